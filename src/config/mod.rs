@@ -1,0 +1,211 @@
+//! The configuration: TOML text comes in, a [`Config`] goes out, and nothing past it is checked a second time.
+//!
+//! ```text
+//! text ──raw──► RawConfig ──resolve──► Config
+//!        keys,            values, DSNs (libpq's),
+//!        types            patterns, passwords
+//! ```
+//!
+//! What always holds: every number is within its named bounds, every endpoint has one host, a user and a database, and
+//! no password is in a `Debug`, a `Display` or an error. What the text says and what it means are different types, so
+//! that no stage meets an `Option` which stands for a default.
+
+mod dsn;
+mod error;
+mod pattern;
+mod raw;
+mod resolve;
+mod secret;
+mod unknown_key;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use dsn::{DsnError, SslMode};
+pub use error::{ConfigError, Key, Problem};
+pub use pattern::{Pattern, PatternError};
+pub use secret::Secret;
+pub use unknown_key::Suggestion;
+
+/// All that the engine is told before it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub name: Name,
+    pub source: Endpoint,
+    /// The server that a standby source replays from: asked for what a standby cannot do.
+    pub primary: Option<Endpoint>,
+    pub target: Endpoint,
+    pub tables: TableSelection,
+    pub stream: StreamConfig,
+    pub apply: ApplyConfig,
+    pub log: LogConfig,
+}
+
+impl Config {
+    /// Reads the file at `path`, the password files it names and the environment variables it names.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+        Config::parse(&text, path, &|variable| std::env::var(variable).ok())
+    }
+
+    /// As [`Config::load`], with the text and the environment as arguments. `path` stands in messages, and its folder
+    /// is where a relative `password_file` is looked for.
+    pub fn parse(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
+        resolve::resolve(raw::parse(text, path)?, text, path, env)
+    }
+
+    /// Where publications are made: on the primary, or on a source that is one.
+    pub fn publisher(&self) -> &Endpoint {
+        self.primary.as_ref().unwrap_or(&self.source)
+    }
+}
+
+/// What this replication is called on every server: 1 to 50 of `a-z`, `0-9` and `_`, the characters that a replication
+/// slot's name may have (`ReplicationSlotValidateName`), short enough that the prefix keeps it below `NAMEDATALEN`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Name(String);
+
+impl Name {
+    const BYTES_MAX: usize = 50;
+
+    fn new(text: &str) -> Option<Name> {
+        let plain = text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+        (plain && (1..=Name::BYTES_MAX).contains(&text.len())).then(|| Name(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The replication slot on the source.
+    pub fn slot(&self) -> String {
+        format!("pgsluice_{}", self.0)
+    }
+
+    /// The publication on the source, or on its primary.
+    pub fn publication(&self) -> String {
+        self.slot()
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One server and how to connect to it: a DSN with its password from wherever it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub role: Role,
+    pub host: Host,
+    pub port: u16,
+    pub dbname: String,
+    pub user: String,
+    pub password: Option<Secret>,
+    pub tls: TlsMode,
+    /// From the first packet to the server's readiness. libpq's "0 waits for ever" is refused.
+    pub connect_timeout: Duration,
+    pub application_name: String,
+}
+
+impl Endpoint {
+    /// `host:port`, or the socket's path: the words of a message that says which server is meant.
+    pub fn address(&self) -> String {
+        match &self.host {
+            Host::Tcp(host) if host.contains(':') => format!("[{host}]:{}", self.port),
+            Host::Tcp(host) => format!("{host}:{}", self.port),
+            Host::Unix(directory) => directory.join(format!(".s.PGSQL.{}", self.port)).display().to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}, database {}, user {}", self.role, self.address(), self.dbname, self.user)
+    }
+}
+
+/// What a server is to the replication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    Source,
+    Primary,
+    Target,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Source => "source",
+            Role::Primary => "primary",
+            Role::Target => "target",
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// A name or an address; IPv6 without brackets.
+    Tcp(String),
+    /// The directory that holds the server's Unix-domain socket.
+    Unix(PathBuf),
+}
+
+/// How a connection is secured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    Disable,
+}
+
+/// Which tables are replicated: those that a pattern includes and none excludes.
+#[derive(Clone, Debug)]
+pub struct TableSelection {
+    include: Vec<Pattern>,
+    exclude: Vec<Pattern>,
+}
+
+impl TableSelection {
+    pub fn selects(&self, schema: &str, table: &str) -> bool {
+        let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(schema, table));
+        any(&self.include) && !any(&self.exclude)
+    }
+
+    /// Never empty.
+    pub fn includes(&self) -> &[Pattern] {
+        &self.include
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct StreamConfig {
+    pub format: ValueFormat,
+    /// Longest pause between two status updates to the source.
+    pub status_interval: Duration,
+    /// Failure that lasts longer than this, without one success between, ends the run.
+    pub retry_limit: Duration,
+}
+
+/// How the source is asked to send column values: pgoutput's option `binary`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ValueFormat {
+    #[default]
+    Auto,
+    Text,
+    Binary,
+}
+
+#[derive(Clone, Debug)]
+pub struct ApplyConfig {
+    /// A batch closes at the end of the transaction in which it reaches this many rows, or `batch_bytes`.
+    pub batch_rows: usize,
+    pub batch_bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// Whether those parts of PostgreSQL's errors are shown that can hold values of rows.
+    pub row_values: bool,
+}

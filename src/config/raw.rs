@@ -1,0 +1,158 @@
+//! What the file says, before anything is made of it: TOML text comes in, a [`RawConfig`] goes out in which every key
+//! is known and every value has its type. Each value keeps its place in the text, so that what is found wrong with it
+//! later still has a line. Nothing here is `Debug`, since a DSN can hold a password.
+
+use std::ops::Range;
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::DeTable;
+
+use super::{ConfigError, Key, Problem, ValueFormat, unknown_key};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    pub name: Option<Spanned<Text>>,
+    #[serde(default)]
+    pub source: RawEndpoint,
+    pub primary: Option<RawEndpoint>,
+    #[serde(default)]
+    pub target: RawEndpoint,
+    #[serde(default)]
+    pub tables: RawTables,
+    #[serde(default)]
+    pub stream: RawStream,
+    #[serde(default)]
+    pub apply: RawApply,
+    #[serde(default)]
+    pub log: RawLog,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEndpoint {
+    pub dsn: Option<Spanned<Text>>,
+    pub password_file: Option<Spanned<Text>>,
+    pub password_env: Option<Spanned<Text>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTables {
+    pub include: Option<Spanned<TextList>>,
+    pub exclude: Option<Spanned<TextList>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawStream {
+    pub format: Option<ValueFormat>,
+    pub status_interval: Option<Spanned<Text>>,
+    pub retry_limit: Option<Spanned<Text>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawApply {
+    pub batch_rows: Option<Spanned<Count>>,
+    pub batch_bytes: Option<Spanned<Size>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLog {
+    pub row_values: Option<bool>,
+}
+
+// `untagged` with `expecting` states what is expected in the words of the documentation and, unlike serde's own
+// message, never repeats what was found.
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a string in quotes")]
+pub(super) enum Text {
+    Text(String),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a list of strings, such as [\"public.*\"]")]
+pub(super) enum TextList {
+    List(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a whole number, such as 10000")]
+pub(super) enum Count {
+    Number(i64),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a size, such as \"16MiB\", or a whole number of bytes")]
+pub(super) enum Size {
+    Number(i64),
+    Text(String),
+}
+
+/// The tables of the file; the empty name is the top.
+pub(super) const TABLES: [&str; 8] = ["", "source", "primary", "target", "tables", "stream", "apply", "log"];
+
+/// The keys of one of [`TABLES`]: the fields of its raw struct.
+pub(super) fn keys_of(table: &str) -> Option<&'static [&'static str]> {
+    Some(match table {
+        "" => &["name", "source", "primary", "target", "tables", "stream", "apply", "log"],
+        "source" | "primary" | "target" => &["dsn", "password_file", "password_env"],
+        "tables" => &["include", "exclude"],
+        "stream" => &["format", "status_interval", "retry_limit"],
+        "apply" => &["batch_rows", "batch_bytes"],
+        "log" => &["row_values"],
+        _ => return None,
+    })
+}
+
+pub(super) fn parse(text: &str, path: &Path) -> Result<RawConfig, ConfigError> {
+    // The error's message alone: its Display quotes the line, which can hold a password.
+    let syntax = |error: toml::de::Error| ConfigError::Syntax {
+        path: path.to_owned(),
+        line: error.span().map_or(1, |span| line_of(text, &span)),
+        message: error.message().replace('\n', ", "),
+    };
+    let document = DeTable::parse(text).map_err(syntax)?;
+    if let Some(stranger) = unknown_key::find(document.get_ref()) {
+        return Err(stranger.into_error(text, path));
+    }
+    let value_error = |key: Key, span: Range<usize>, message: String| ConfigError::Value {
+        path: path.to_owned(),
+        key,
+        line: line_of(text, &span),
+        problem: Box::new(Problem::Type(message)),
+    };
+    for (key, value) in document.get_ref() {
+        let name = key.get_ref().as_ref();
+        if TABLES.contains(&name) && !value.get_ref().is_table() {
+            let message = format!("expected a table, written as [{name}] on a line of its own");
+            return Err(value_error(Key::new("", name), key.span(), message));
+        }
+    }
+    let keys = document.get_ref().clone();
+    RawConfig::deserialize(toml::Deserializer::from(document)).map_err(|error| {
+        match error.span().and_then(|span| Some((key_at(&keys, span.start)?, span))) {
+            Some((key, span)) => value_error(key, span, error.message().to_owned()),
+            None => syntax(error),
+        }
+    })
+}
+
+/// The line, counted from 1, on which a span of the text begins.
+pub(super) fn line_of(text: &str, span: &Range<usize>) -> usize {
+    1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count()
+}
+
+/// The key whose value holds the byte at `offset`.
+fn key_at(document: &DeTable<'_>, offset: usize) -> Option<Key> {
+    let nested = document.iter().filter_map(|(key, value)| Some((key.get_ref().as_ref(), value.get_ref().as_table()?)));
+    let mut keys =
+        nested.chain([("", document)]).flat_map(|(table, keys)| keys.iter().map(move |entry| (table, entry)));
+    keys.find(|(_, (_, value))| value.span().contains(&offset))
+        .map(|(table, (key, _))| Key::new(table, key.get_ref().as_ref()))
+}

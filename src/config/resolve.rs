@@ -1,0 +1,419 @@
+//! From what the file says to what it means: a [`RawConfig`] comes in, with the environment; defaults are filled in,
+//! bounds are checked, passwords are fetched, and a [`Config`] goes out.
+
+use std::ops::{Range, RangeInclusive};
+use std::path::Path;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::raw::{Count, RawConfig, RawEndpoint, Size, Text, TextList, line_of};
+use super::{
+    ApplyConfig, Config, ConfigError, Endpoint, Key, LogConfig, Name, Pattern, Problem, Role, Secret, StreamConfig,
+    TableSelection, dsn,
+};
+
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// Below, updates are a load of their own; above, a source keeps WAL that it need not keep.
+const STATUS_INTERVAL_RANGE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3_600);
+
+const RETRY_LIMIT: Duration = Duration::from_secs(600);
+/// Zero ends the run at the first failure. The upper bound keeps sums of times far from overflow.
+const RETRY_LIMIT_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 86_400);
+
+const BATCH_ROWS: usize = 10_000;
+const BATCH_ROWS_RANGE: RangeInclusive<usize> = 1..=1_000_000;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+const BATCH_BYTES: usize = 16 * MIB as usize;
+/// A row can be larger than the least batch, which then holds that row alone; the most bounds memory per batch.
+const BATCH_BYTES_RANGE: RangeInclusive<u64> = 64 * KIB..=256 * MIB;
+
+pub(super) fn resolve(
+    raw: RawConfig,
+    text: &str,
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, ConfigError> {
+    let file = File { text, path, env };
+    let (name, at) = text_of(file.required(raw.name, "", "name", "name = \"shop\"")?);
+    let (include, include_at) =
+        list_of(file.required(raw.tables.include, "tables", "include", "include = [\"public.*\"] under [tables]")?);
+    if include.is_empty() {
+        return Err(file.value("tables", "include", &include_at, Problem::NoPatterns));
+    }
+    let (exclude, exclude_at) = raw.tables.exclude.map(list_of).unwrap_or_default();
+    Ok(Config {
+        name: Name::new(&name).ok_or_else(|| file.value("", "name", &at, Problem::Name))?,
+        source: file.endpoint(Role::Source, raw.source)?,
+        primary: raw.primary.map(|primary| file.endpoint(Role::Primary, primary)).transpose()?,
+        target: file.endpoint(Role::Target, raw.target)?,
+        tables: TableSelection {
+            include: file.patterns("include", &include, &include_at)?,
+            exclude: file.patterns("exclude", &exclude, &exclude_at)?,
+        },
+        stream: StreamConfig {
+            format: raw.stream.format.unwrap_or_default(),
+            status_interval: file
+                .duration("status_interval", raw.stream.status_interval, STATUS_INTERVAL_RANGE)?
+                .unwrap_or(STATUS_INTERVAL),
+            retry_limit: file
+                .duration("retry_limit", raw.stream.retry_limit, RETRY_LIMIT_RANGE)?
+                .unwrap_or(RETRY_LIMIT),
+        },
+        apply: ApplyConfig {
+            batch_rows: file.batch_rows(raw.apply.batch_rows)?.unwrap_or(BATCH_ROWS),
+            batch_bytes: file.batch_bytes(raw.apply.batch_bytes)?.unwrap_or(BATCH_BYTES),
+        },
+        log: LogConfig { row_values: raw.log.row_values.unwrap_or(false) },
+    })
+}
+
+/// What every value of one file is resolved against.
+struct File<'a> {
+    text: &'a str,
+    path: &'a Path,
+    env: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl File<'_> {
+    fn value(&self, table: &str, key: &str, at: &Range<usize>, problem: Problem) -> ConfigError {
+        let (line, problem) = (line_of(self.text, at), Box::new(problem));
+        ConfigError::Value { path: self.path.to_owned(), key: Key::new(table, key), line, problem }
+    }
+
+    fn required<T>(&self, value: Option<T>, table: &str, key: &str, example: &'static str) -> Result<T, ConfigError> {
+        value.ok_or_else(|| ConfigError::MissingKey { path: self.path.to_owned(), key: Key::new(table, key), example })
+    }
+
+    fn endpoint(&self, role: Role, raw: RawEndpoint) -> Result<Endpoint, ConfigError> {
+        let table = role.to_string();
+        let example = match role {
+            Role::Source => "dsn = \"host=standby dbname=shop user=pgsluice\" under [source]",
+            Role::Primary => "dsn = \"host=primary dbname=shop user=pgsluice\" under [primary]",
+            Role::Target => "dsn = \"host=target dbname=shop user=pgsluice\" under [target]",
+        };
+        let (text, at) = text_of(self.required(raw.dsn, &table, "dsn", example)?);
+        let mut endpoint =
+            dsn::parse(role, &text).map_err(|error| self.value(&table, "dsn", &at, Problem::Dsn(error)))?;
+
+        endpoint.password = match (endpoint.password.take(), raw.password_file, raw.password_env) {
+            (password, None, None) => password,
+            (None, Some(file), None) => Some(self.password_file(&table, file)?),
+            (None, None, Some(variable)) => Some(self.password_env(&table, variable)?),
+            (Some(_), Some(second), _) => return Err(self.second_password(&table, "password_file", second, "dsn")),
+            (Some(_), None, Some(second)) => return Err(self.second_password(&table, "password_env", second, "dsn")),
+            (None, Some(_), Some(second)) => {
+                return Err(self.second_password(&table, "password_env", second, "password_file"));
+            }
+        };
+        Ok(endpoint)
+    }
+
+    fn second_password(&self, table: &str, key: &str, at: Spanned<Text>, other: &'static str) -> ConfigError {
+        self.value(table, key, &at.span(), Problem::SecondPassword { other })
+    }
+
+    /// The file's text without its last line's end, which editors add and nobody means.
+    fn password_file(&self, table: &str, file: Spanned<Text>) -> Result<Secret, ConfigError> {
+        let (file, at) = text_of(file);
+        let path = self.path.parent().unwrap_or(Path::new("")).join(file);
+        let fail = |problem| self.value(table, "password_file", &at, problem);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => return Err(fail(Problem::PasswordFile { path, error })),
+        };
+        let line = text.strip_suffix('\n').unwrap_or(&text);
+        match line.strip_suffix('\r').unwrap_or(line) {
+            "" => Err(fail(Problem::PasswordFileContent { path, fault: "is empty" })),
+            line if line.contains('\0') => {
+                Err(fail(Problem::PasswordFileContent { path, fault: "holds a zero byte, which no password can" }))
+            }
+            line => Ok(Secret::new(line.to_owned())),
+        }
+    }
+
+    fn password_env(&self, table: &str, variable: Spanned<Text>) -> Result<Secret, ConfigError> {
+        let (variable, at) = text_of(variable);
+        match (self.env)(&variable).filter(|password| !password.is_empty()) {
+            Some(password) => Ok(Secret::new(password)),
+            None => Err(self.value(table, "password_env", &at, Problem::PasswordEnv)),
+        }
+    }
+
+    fn patterns(&self, key: &str, list: &[String], at: &Range<usize>) -> Result<Vec<Pattern>, ConfigError> {
+        list.iter()
+            .map(|text| text.parse().map_err(|error| self.value("tables", key, at, Problem::Pattern(error))))
+            .collect()
+    }
+
+    fn duration(
+        &self,
+        key: &str,
+        value: Option<Spanned<Text>>,
+        range: RangeInclusive<Duration>,
+    ) -> Result<Option<Duration>, ConfigError> {
+        let Some((found, at)) = value.map(text_of) else { return Ok(None) };
+        let checked = match humantime::parse_duration(&found) {
+            Ok(duration) => within(duration, &range, |duration| humantime::format_duration(*duration).to_string()),
+            Err(error) => Err(Problem::Duration { found, error }),
+        };
+        checked.map(Some).map_err(|problem| self.value("stream", key, &at, problem))
+    }
+
+    fn batch_rows(&self, value: Option<Spanned<Count>>) -> Result<Option<usize>, ConfigError> {
+        let Some(value) = value else { return Ok(None) };
+        let Count::Number(rows) = *value.get_ref();
+        // A negative number is out of range like 0, and shown as what was written.
+        let checked = match usize::try_from(rows) {
+            Ok(rows) => within(rows, &BATCH_ROWS_RANGE, usize::to_string),
+            Err(_) => Err(out_of_range(rows.to_string(), &BATCH_ROWS_RANGE, usize::to_string)),
+        };
+        checked.map(Some).map_err(|problem| self.value("apply", "batch_rows", &value.span(), problem))
+    }
+
+    fn batch_bytes(&self, value: Option<Spanned<Size>>) -> Result<Option<usize>, ConfigError> {
+        let Some(value) = value else { return Ok(None) };
+        let bytes = match value.get_ref() {
+            Size::Number(bytes) => u64::try_from(*bytes)
+                .map_err(|_| out_of_range(bytes.to_string(), &BATCH_BYTES_RANGE, |bytes| size_text(*bytes))),
+            Size::Text(text) => parse_size(text).ok_or_else(|| Problem::Size { found: text.clone() }),
+        };
+        let checked = bytes.and_then(|bytes| within(bytes, &BATCH_BYTES_RANGE, |bytes| size_text(*bytes)));
+        // The range's upper end fits every usize of 32 bits.
+        checked
+            .map(|bytes| Some(bytes as usize))
+            .map_err(|problem| self.value("apply", "batch_bytes", &value.span(), problem))
+    }
+}
+
+fn text_of(value: Spanned<Text>) -> (String, Range<usize>) {
+    let at = value.span();
+    let Text::Text(text) = value.into_inner();
+    (text, at)
+}
+
+fn list_of(value: Spanned<TextList>) -> (Vec<String>, Range<usize>) {
+    let at = value.span();
+    let TextList::List(list) = value.into_inner();
+    (list, at)
+}
+
+fn within<T: PartialOrd>(value: T, range: &RangeInclusive<T>, show: fn(&T) -> String) -> Result<T, Problem> {
+    if range.contains(&value) { Ok(value) } else { Err(out_of_range(show(&value), range, show)) }
+}
+
+fn out_of_range<T>(found: String, range: &RangeInclusive<T>, show: fn(&T) -> String) -> Problem {
+    Problem::OutOfRange { found, least: show(range.start()), most: show(range.end()) }
+}
+
+/// `KiB` is 1024 bytes and `kB` 1000, as the IEC and the SI have it. (In `postgresql.conf` `kB` is 1024.)
+fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim_start() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => KIB,
+        "MiB" => MIB,
+        "GiB" => GIB,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+fn size_text(bytes: u64) -> String {
+    match bytes {
+        0 => "0".to_owned(),
+        _ if bytes.is_multiple_of(MIB) => format!("{}MiB", bytes / MIB),
+        _ if bytes.is_multiple_of(KIB) => format!("{}KiB", bytes / KIB),
+        _ => format!("{bytes} bytes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Host, ValueFormat};
+
+    const LEAST: &str = "name = \"shop\"\nsource.dsn = \"host=/s user=u\"\ntarget.dsn = \"host=::1 user=u\"\n";
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        let env = |name: &str| (name == "PG_PASSWORD").then(|| "hunter2".to_owned());
+        Config::parse(text, "/etc/p.toml".as_ref(), &env)
+    }
+
+    fn with(text: &str) -> Result<Config, ConfigError> {
+        parse(&format!("{LEAST}tables.include = [\"shop.*\"]\n{text}"))
+    }
+
+    /// The message behind the place, which is the last line of the text.
+    fn complaint(text: &str) -> String {
+        let message = with(text).unwrap_err().to_string();
+        let line = format!("line {}", 4 + text.lines().count());
+        assert!(message.starts_with("/etc/p.toml: ") && message.contains(&line), "{message}");
+        assert!(!message.contains("hunter2"), "{message}");
+        message.split_once(&line).unwrap().1.to_owned()
+    }
+
+    #[test]
+    fn the_least_file_has_the_defaults() {
+        let config = with("").unwrap();
+        assert_eq!((config.name.slot(), config.name.publication()), ("pgsluice_shop".into(), "pgsluice_shop".into()));
+        assert_eq!(config.source.host, Host::Unix("/s".into()));
+        assert_eq!(config.target.to_string(), "target [::1]:5432, database u, user u");
+        assert!(config.primary.is_none() && !config.log.row_values);
+        assert_eq!(config.stream.format, ValueFormat::Auto);
+        assert_eq!(config.stream.status_interval, Duration::from_secs(10));
+        assert_eq!(config.stream.retry_limit, Duration::from_secs(600));
+        assert_eq!((config.apply.batch_rows, config.apply.batch_bytes), (10_000, 16 << 20));
+    }
+
+    #[test]
+    fn every_key_has_its_effect() {
+        let config = parse(
+            r#"
+            name = "a_1"
+            [source]
+            dsn = "host=localhost user=u dbname=d"
+            password_env = "PG_PASSWORD"
+            [primary]
+            dsn = "postgres://u:hunter2@127.0.0.1/d"
+            [target]
+            dsn = "host=localhost user=u"
+            [tables]
+            include = ["shop.*", "\"A\".b"]
+            exclude = ["shop.tmp_*"]
+            [stream]
+            format = "binary"
+            status_interval = "250ms"
+            retry_limit = "0s"
+            [apply]
+            batch_rows = 1
+            batch_bytes = "10MB"
+            [log]
+            row_values = true
+            "#,
+        )
+        .unwrap();
+        let primary = config.primary.as_ref().unwrap();
+        for endpoint in [&config.source, primary] {
+            assert_eq!(endpoint.password.as_ref().unwrap().expose(), "hunter2");
+        }
+        assert!(!format!("{config:?} {primary}").contains("hunter2"));
+        assert!(format!("{config:?}").contains("Secret(…)"));
+        assert!(config.tables.selects("shop", "orders") && config.tables.selects("A", "b"));
+        assert!(!config.tables.selects("shop", "tmp_1") && !config.tables.selects("public", "orders"));
+        assert_eq!(config.tables.includes().len(), 2);
+        assert_eq!(config.stream.format, ValueFormat::Binary);
+        assert_eq!(config.stream.status_interval, Duration::from_millis(250));
+        assert_eq!(config.stream.retry_limit, Duration::ZERO);
+        assert_eq!((config.apply.batch_rows, config.apply.batch_bytes), (1, 10_000_000));
+        assert!(config.log.row_values);
+    }
+
+    #[test]
+    fn sizes_are_exact_or_refused() {
+        for (text, bytes) in [("\"64KiB\"", 65_536), ("65536", 65_536), ("\"70 kB\"", 70_000), ("\"256MiB\"", 1 << 28)]
+        {
+            assert_eq!(with(&format!("apply.batch_bytes = {text}")).unwrap().apply.batch_bytes, bytes, "{text}");
+        }
+        for text in ["\"\"", "\"MiB\"", "\"1.5MiB\"", "\"16M\"", "\"-1MiB\"", "\"99999999999GiB\""] {
+            assert!(complaint(&format!("apply.batch_bytes = {text}")).contains("is not a size"), "{text}");
+        }
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_refused_with_the_bounds() {
+        for (text, message) in [
+            ("apply.batch_rows = 0", ": 0 is outside of 1 to 1000000"),
+            ("apply.batch_rows = -3", ": -3 is outside of 1 to 1000000"),
+            ("apply.batch_bytes = -1", ": -1 is outside of 64KiB to 256MiB"),
+            ("apply.batch_bytes = \"1GiB\"", ": 1024MiB is outside of 64KiB to 256MiB"),
+            ("stream.status_interval = \"99ms\"", ": 99ms is outside of 100ms to 1h"),
+            ("stream.retry_limit = \"31d\"", ": 1month 13h 26m 24s is outside of 0s to 30days"),
+        ] {
+            assert_eq!(complaint(text), message);
+        }
+        assert!(complaint("stream.retry_limit = \"5\"").starts_with(": \"5\" is not a duration: "));
+    }
+
+    #[test]
+    fn values_of_a_wrong_type_are_refused_without_being_shown() {
+        for (text, message) in [
+            ("apply.batch_rows = \"hunter2\"", ": expected a whole number, such as 10000"),
+            ("apply.batch_bytes = [1]", ": expected a size, such as \"16MiB\", or a whole number of bytes"),
+            ("primary.dsn = [\"password=hunter2\"]", ": expected a string in quotes"),
+            ("primary = \"password=hunter2\"", ": expected a table, written as [primary] on a line of its own"),
+            ("tables.exclude = \"a.b\"", ": expected a list of strings, such as [\"public.*\"]"),
+            ("stream.status_interval = 10", ": expected a string in quotes"),
+        ] {
+            assert_eq!(complaint(text), message);
+        }
+        let key = with("[stream]\nformat = 5").unwrap_err().to_string();
+        assert!(key.starts_with("/etc/p.toml: `format` in [stream], line 6: "), "{key}");
+        assert!(complaint("stream.format = \"txt\"").contains("`auto`, `text`, `binary`"));
+        assert!(complaint("log.row_values = 1").contains("expected a boolean"));
+        assert!(complaint("primary.dsn = \"password=hunter2").contains(" is not TOML: "));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_an_example() {
+        for (text, start) in [
+            ("", "`name` is missing; add, for example, name = \"shop\""),
+            ("name = \"a\"\ntables.include = [\"a.b\"]", "`dsn` in [source] is missing; add, for example, dsn ="),
+            (LEAST, "`include` in [tables] is missing; add, for example, include = [\"public.*\"] under [tables]"),
+        ] {
+            let message = parse(text).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("/etc/p.toml: {start}")), "{message}");
+        }
+        assert!(with("[primary]").unwrap_err().to_string().contains("`dsn` in [primary] is missing"));
+        assert!(parse(&format!("{LEAST}tables.include = []")).unwrap_err().to_string().contains("the list is empty"));
+    }
+
+    #[test]
+    fn names_and_patterns_are_checked() {
+        for name in ["", "Shop", "a-b", "ü", &"a".repeat(51)] {
+            let error = parse(&format!("name = \"{name}\"\n{}tables.include = [\"a.b\"]", &LEAST[14..])).unwrap_err();
+            assert!(error.to_string().starts_with("/etc/p.toml: `name`, line 1: a name is 1 to 50 of"), "{error}");
+        }
+        assert!(complaint("tables.exclude = [\"a.b\", \"c\"]").starts_with(": \"c\" names no schema"));
+    }
+
+    #[test]
+    fn a_password_comes_from_one_place() {
+        let folder = std::env::temp_dir().join(format!("pgsluice-config-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        for (content, expected) in [
+            ("s3\n", Ok("s3")),
+            (" s 3\r\n", Ok(" s 3")),
+            ("a\n\n", Ok("a\n")),
+            ("\n", Err("is empty")),
+            ("a\0", Err("zero")),
+        ] {
+            std::fs::write(folder.join("password"), content).unwrap();
+            let text = format!("{LEAST}tables.include = [\"a.b\"]\nsource.password_file = \"password\"");
+            let config = Config::parse(&text, &folder.join("p.toml"), &|_| None);
+            match (config, expected) {
+                (Ok(config), Ok(password)) => assert_eq!(config.source.password.unwrap().expose(), password),
+                (Err(error), Err(message)) => assert!(error.to_string().contains(message), "{error}"),
+                (config, _) => panic!("{content:?}: {config:?}"),
+            }
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+        let missing = format!(": cannot read the password file {}: ", folder.join("x").display());
+        let file = format!("source.password_file = \"{}\"", folder.join("x").display());
+        assert!(complaint(&file).starts_with(&missing));
+        assert!(complaint("source.password_env = \"hunter2\"").contains("is unset"));
+        for text in ["password_file = \"/x\"", "password_env = \"PG_PASSWORD\""] {
+            let text = format!("[primary]\ndsn = \"host=/s user=u password=hunter2\"\n{text}");
+            assert_eq!(complaint(&text), ": the password is also given by `dsn`; keep one of the two");
+        }
+        assert!(complaint("source.password_file = \"/x\"\nsource.password_env = \"X\"").contains("`password_file`"));
+    }
+}
