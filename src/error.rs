@@ -1,0 +1,260 @@
+//! What can go wrong, and what is to be done about it: one type, one decision.
+//!
+//! Stages return errors and say nothing more about them. The supervisor asks [`Error::disposition`], logs once, and
+//! `main` asks [`Error::exit_code`].
+
+use std::fmt;
+use std::io;
+
+use pgsluice_proto::{DecodeError, Lsn};
+
+use crate::config::{ConfigError, Role};
+use crate::postgres::ServerError;
+
+/// Where it happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Config,
+    Setup,
+    Source,
+    Decode,
+    Apply,
+    Checkpoint,
+    Status,
+}
+
+/// What the supervisor does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// It can pass by itself: build everything anew from the progress on the target.
+    Retry,
+    /// A person has to look.
+    Halt,
+}
+
+/// Done; failed while working; usage or configuration; refused by a check or a guardrail.
+pub const EXIT_DONE: u8 = 0;
+pub const EXIT_FAILED: u8 = 1;
+pub const EXIT_USAGE: u8 = 2;
+pub const EXIT_REFUSED: u8 = 3;
+
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    stage: Stage,
+    lsn: Option<Lsn>,
+    relation: Option<String>,
+    kind: Kind,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Kind {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Usage(String),
+    /// A precondition does not hold. Nothing was changed.
+    #[error("{what}\n  to mend it: {mend}")]
+    Refused { what: String, mend: String },
+    #[error("cannot reach the {role} at {address}: {source}; is the server running, and is the address right?")]
+    Unreachable { role: Role, address: String, source: io::Error },
+    #[error("the connection to the {role} was lost: {source}")]
+    Lost { role: Role, source: io::Error },
+    #[error("the {role} refused our authentication: {why}")]
+    Authentication { role: Role, why: String },
+    #[error("the {role} reports: {error}")]
+    Server { role: Role, error: ServerError },
+    #[error("{0}")]
+    Decode(#[from] DecodeError),
+    #[error("the {role} broke the protocol: {what}")]
+    Protocol { role: Role, what: String },
+    /// Another engine has taken over.
+    #[error("fenced: the progress row is at epoch {theirs}, ours is {mine}: another pgsluice has taken over")]
+    Fenced { mine: i64, theirs: i64 },
+    /// The target does not hold what the change starts from.
+    #[error("{operation} hit {rows} rows where it must hit exactly 1: the target has changed by other hands")]
+    RowCount { operation: &'static str, rows: u64 },
+    /// The stream and the table on the target do not fit together.
+    #[error("{what}\n  to mend it: {mend}")]
+    Mismatch { what: String, mend: String },
+    /// Values come in a format that no longer fits; the next session inspects the types again.
+    #[error("column {column} has changed its type to one that must travel as text")]
+    FormatOutdated { column: String },
+    /// Something that has to happen elsewhere did not happen in time. Nothing half-made was left.
+    #[error("{what} did not happen within {limit}\n  to mend it: {mend}")]
+    TimedOut { what: String, limit: String, mend: String },
+    #[error("gave up after {after} of failures in a row; the last one: {last}")]
+    GaveUp { after: String, last: Error },
+    /// A report in which what matters most is unknown.
+    #[error("not all servers could be asked: {0}")]
+    Incomplete(String),
+    #[error("cannot write the output: {0}")]
+    Output(io::Error),
+    #[error("a worker thread panicked; this is a bug in pgsluice")]
+    Panicked,
+}
+
+impl Error {
+    pub fn new(stage: Stage, kind: Kind) -> Error {
+        Error(Box::new(Inner { stage, lsn: None, relation: None, kind }))
+    }
+
+    pub fn refused(stage: Stage, what: impl Into<String>, mend: impl Into<String>) -> Error {
+        Error::new(stage, Kind::Refused { what: what.into(), mend: mend.into() })
+    }
+
+    pub fn from_postgres(stage: Stage, role: Role, error: tokio_postgres::Error) -> Error {
+        Error::new(stage, Kind::from_postgres(role, error))
+    }
+
+    /// The commit LSN of the transaction, or the LSN of the message.
+    pub fn at(mut self, lsn: Lsn) -> Error {
+        self.0.lsn = Some(lsn);
+        self
+    }
+
+    pub fn on(mut self, relation: impl Into<String>) -> Error {
+        self.0.relation = Some(relation.into());
+        self
+    }
+
+    pub fn kind(&self) -> &Kind {
+        &self.0.kind
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.0.stage
+    }
+
+    pub fn disposition(&self) -> Disposition {
+        match &self.0.kind {
+            Kind::Unreachable { .. } | Kind::Lost { .. } | Kind::FormatOutdated { .. } => Disposition::Retry,
+            Kind::Server { error, .. } => server_disposition(error),
+            Kind::Config(_)
+            | Kind::Usage(_)
+            | Kind::Refused { .. }
+            | Kind::Authentication { .. }
+            | Kind::Decode(_)
+            | Kind::Protocol { .. }
+            | Kind::Fenced { .. }
+            | Kind::RowCount { .. }
+            | Kind::Mismatch { .. }
+            | Kind::TimedOut { .. }
+            | Kind::GaveUp { .. }
+            | Kind::Incomplete(_)
+            | Kind::Output(_)
+            | Kind::Panicked => Disposition::Halt,
+        }
+    }
+
+    pub fn exit_code(&self) -> u8 {
+        match &self.0.kind {
+            Kind::Config(_) | Kind::Usage(_) => EXIT_USAGE,
+            Kind::Refused { .. } | Kind::Fenced { .. } => EXIT_REFUSED,
+            Kind::Unreachable { .. }
+            | Kind::Lost { .. }
+            | Kind::Authentication { .. }
+            | Kind::Server { .. }
+            | Kind::Decode(_)
+            | Kind::Protocol { .. }
+            | Kind::RowCount { .. }
+            | Kind::Mismatch { .. }
+            | Kind::FormatOutdated { .. }
+            | Kind::TimedOut { .. }
+            | Kind::GaveUp { .. }
+            | Kind::Incomplete(_)
+            | Kind::Output(_)
+            | Kind::Panicked => EXIT_FAILED,
+        }
+    }
+
+    /// The slot is in use by another walsender, which may be about to end.
+    pub fn is_slot_active(&self) -> bool {
+        matches!(&self.0.kind, Kind::Server { role: Role::Source, error } if error.code == "55006")
+    }
+
+    /// The same error without anything that could hold a value of a row.
+    pub fn without_row_values(mut self) -> Error {
+        if let Kind::Server { error, .. } = &mut self.0.kind {
+            *error = error.without_row_values();
+        }
+        self
+    }
+}
+
+impl Kind {
+    pub fn from_postgres(role: Role, error: tokio_postgres::Error) -> Kind {
+        if let Some(db) = error.as_db_error() {
+            let error = ServerError::from_db_error(db);
+            return match error.class() {
+                "28" => Kind::Authentication { role, why: error.to_string() },
+                _ => Kind::Server { role, error },
+            };
+        }
+        let source = io_source(&error).unwrap_or_else(|| io::Error::other(error.to_string()));
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => Kind::Authentication { role, why: source.to_string() },
+            _ if error.is_closed() || is_io(&error) => Kind::Lost { role, source },
+            _ => Kind::Protocol { role, what: chain(&error) },
+        }
+    }
+}
+
+fn is_io(error: &tokio_postgres::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<io::Error>())
+}
+
+/// The I/O error inside, as an error of our own: the library does not give it away.
+fn io_source(error: &tokio_postgres::Error) -> Option<io::Error> {
+    let source = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
+    Some(io::Error::new(source.kind(), source.to_string()))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
+}
+
+/// Which server errors pass by themselves ("PostgreSQL Error Codes").
+fn server_disposition(error: &ServerError) -> Disposition {
+    match (error.class(), error.code.as_str()) {
+        // Connection exceptions; insufficient resources, a full disk among them; the server shuts down, has crashed,
+        // or starts; somebody cancelled us; errors of its file system.
+        ("08" | "53" | "57" | "58", _)
+        // Serialization failure, deadlock, lock not available, object in use, and a target that is read-only because
+        // it is just failing over.
+        | (_, "40001" | "40P01" | "55P03" | "55006" | "25006") => Disposition::Retry,
+        _ => Disposition::Halt,
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(relation) = &self.0.relation {
+            write!(f, "table {relation}: ")?;
+        }
+        write!(f, "{}", self.0.kind)?;
+        if let Some(lsn) = self.0.lsn {
+            write!(f, " (at LSN {lsn})")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("stage", &self.0.stage)
+            .field("lsn", &self.0.lsn)
+            .field("relation", &self.0.relation)
+            .field("kind", &self.0.kind)
+            .finish()
+    }
+}
+
+impl std::error::Error for Error {}
