@@ -1,0 +1,352 @@
+//! A replication connection until its stream starts: startup, authentication, commands.
+//!
+//! In: an [`Endpoint`] of the source. Out: answers to commands, and at last a [`ReplicationStream`].
+//!
+//! ```text
+//!  connect ──► startup ──► trust | SCRAM-SHA-256 ──► ready ──command──► ready
+//!                                                      └──START_REPLICATION──► CopyBoth: ReplicationStream
+//! ```
+//!
+//! Why not the SQL client library: it knows neither `replication=database` nor CopyBoth.
+
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use fallible_iterator::FallibleIterator;
+use pgsluice_proto::command::{Command, CreateLogicalSlot, SlotSnapshot, StartLogical};
+use pgsluice_proto::wire::{self, Split};
+use pgsluice_proto::{Lsn, TimelineId};
+use postgres_protocol::authentication::sasl::{self, ChannelBinding, ScramSha256};
+use postgres_protocol::message::backend::Message;
+use postgres_protocol::message::frontend;
+
+use super::stream::{ReplicationStream, StreamOptions};
+use super::transport::Transport;
+use crate::config::{Endpoint, Role};
+use crate::error::{Error, Kind, Stage};
+use crate::postgres::{AUTHENTICATION_REFUSED, SESSION_SETTINGS, ServerError};
+
+/// One row of an answer, all values as text.
+pub type Row = Vec<Option<String>>;
+
+const COPY_BOTH_RESPONSE: u8 = b'W';
+const READ_BYTES: usize = 8 * 1024;
+
+/// What IDENTIFY_SYSTEM says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Shared by all servers that descend from one initdb.
+    pub system_identifier: String,
+    pub timeline: TimelineId,
+    /// On a primary the end of flushed WAL, on a standby of replayed WAL.
+    pub wal_position: Lsn,
+}
+
+/// A new slot.
+#[derive(Clone, Debug)]
+pub struct CreatedSlot {
+    /// Transactions whose commit lies after this are in the stream, all others are not.
+    pub consistent_point: Lsn,
+}
+
+#[derive(Debug)]
+pub struct Connection {
+    transport: Transport,
+    inbox: BytesMut,
+    role: Role,
+    backend_pid: i32,
+    read_timeout: Duration,
+}
+
+impl Connection {
+    /// Connects, authenticates and applies the session settings.
+    ///
+    /// # Errors
+    /// [`Kind::Unreachable`], [`Kind::Authentication`], or what the server reports.
+    pub fn connect(endpoint: &Endpoint) -> Result<Connection, Error> {
+        let transport = Transport::connect(endpoint).map_err(|source| {
+            let address = endpoint.address();
+            Error::new(Stage::Source, Kind::Unreachable { role: endpoint.role, address, source })
+        })?;
+        let read_timeout = endpoint.connect_timeout;
+        let mut connection =
+            Connection { transport, inbox: BytesMut::new(), role: endpoint.role, backend_pid: 0, read_timeout };
+        connection.limit_reads(Some(read_timeout))?;
+        connection.start_up(endpoint)?;
+        connection.query(SESSION_SETTINGS)?;
+        Ok(connection)
+    }
+
+    /// The process that serves us, as in `pg_stat_replication.pid`.
+    pub fn backend_pid(&self) -> i32 {
+        self.backend_pid
+    }
+
+    pub fn identify_system(&mut self) -> Result<Identity, Error> {
+        let rows = self.query(&Command::IdentifySystem.to_string())?;
+        let identity = rows.first().and_then(|row| {
+            Some(Identity {
+                system_identifier: text(row, 0)?.to_owned(),
+                timeline: TimelineId(text(row, 1)?.parse().ok()?),
+                wal_position: text(row, 2)?.parse().ok()?,
+            })
+        });
+        identity.ok_or_else(|| self.protocol("IDENTIFY_SYSTEM has no such row"))
+    }
+
+    /// Where each timeline before `timeline` ended, oldest first.
+    pub fn timeline_history(&mut self, timeline: TimelineId) -> Result<Vec<(TimelineId, Lsn)>, Error> {
+        let rows = self.query(&Command::TimelineHistory(timeline).to_string())?;
+        let content = rows.first().and_then(|row| text(row, 1));
+        let history = content.and_then(parse_timeline_history);
+        history.ok_or_else(|| self.protocol("TIMELINE_HISTORY has no history that can be read"))
+    }
+
+    /// Creates the slot; blocks until the server has seen every transaction that was open end. On a standby this also
+    /// needs a running-xacts record from the primary.
+    pub fn create_slot(&mut self, slot: &str, snapshot: SlotSnapshot, server_major: u32) -> Result<CreatedSlot, Error> {
+        self.limit_reads(None)?;
+        let rows =
+            self.query(&Command::CreateLogicalSlot(CreateLogicalSlot { slot, snapshot, server_major }).to_string());
+        self.limit_reads(Some(self.read_timeout))?;
+        let rows = rows?;
+        let consistent_point = rows.first().and_then(|row| text(row, 1)?.parse().ok());
+        match consistent_point {
+            Some(consistent_point) => Ok(CreatedSlot { consistent_point }),
+            None => Err(self.protocol("CREATE_REPLICATION_SLOT has no consistent_point")),
+        }
+    }
+
+    /// Drops the slot, after waiting for whoever uses it.
+    pub fn drop_slot(&mut self, slot: &str) -> Result<(), Error> {
+        self.query(&Command::DropSlot { slot }.to_string()).map(drop)
+    }
+
+    /// Starts the stream.
+    pub fn start(mut self, start: StartLogical<'_>, options: StreamOptions) -> Result<ReplicationStream, Error> {
+        let round_trip = self.measure_round_trip()?;
+        self.send(|out| frontend::query(&Command::StartLogical(start).to_string(), out))?;
+        loop {
+            match self.peek_tag()? {
+                COPY_BOTH_RESPONSE => {
+                    self.skip_message();
+                    break;
+                }
+                _ => {
+                    // Notices and settings; an error ends here.
+                    if let Message::ReadyForQuery(_) = self.read_message()? {
+                        return Err(self.protocol("START_REPLICATION ended without a stream"));
+                    }
+                }
+            }
+        }
+        ReplicationStream::new(self.transport, self.inbox, start.start_lsn, round_trip, options)
+            .map_err(|source| Error::new(Stage::Source, Kind::Lost { role: Role::Source, source }))
+    }
+
+    /// Runs one command or SQL text and returns the rows of its last answer.
+    pub fn query(&mut self, command: &str) -> Result<Vec<Row>, Error> {
+        self.send(|out| frontend::query(command, out))?;
+        let mut rows = Vec::new();
+        let mut failure = None;
+        loop {
+            match self.read_message_or_error()? {
+                Ok(Message::RowDescription(_)) => rows.clear(),
+                Ok(Message::DataRow(row)) => rows.push(self.parse_row(&row)?),
+                Ok(Message::ReadyForQuery(_)) => break,
+                Ok(_) => {}
+                // ReadyForQuery still follows.
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or(Ok(rows), Err)
+    }
+
+    fn parse_row(&self, row: &postgres_protocol::message::backend::DataRowBody) -> Result<Row, Error> {
+        let buffer = row.buffer();
+        let values = row
+            .ranges()
+            .map(|range| Ok(range.map(|range| String::from_utf8_lossy(&buffer[range]).into_owned())))
+            .collect();
+        values.map_err(|source| self.lost(source))
+    }
+
+    fn start_up(&mut self, endpoint: &Endpoint) -> Result<(), Error> {
+        let parameters = [
+            ("user", endpoint.user.as_str()),
+            ("database", endpoint.dbname.as_str()),
+            ("replication", "database"),
+            ("application_name", endpoint.application_name.as_str()),
+            ("client_encoding", "UTF8"),
+        ];
+        self.send(|out| frontend::startup_message(parameters, out))?;
+        loop {
+            match self.read_message()? {
+                Message::AuthenticationOk => break,
+                Message::AuthenticationSasl(body) => {
+                    let mut mechanisms = body.mechanisms();
+                    let mut offered = false;
+                    while let Some(name) = mechanisms.next().map_err(|source| self.lost(source))? {
+                        offered |= name == sasl::SCRAM_SHA_256;
+                    }
+                    if !offered {
+                        return Err(self.authentication("the server does not offer SCRAM-SHA-256"));
+                    }
+                    self.authenticate_scram(endpoint)?;
+                }
+                Message::AuthenticationCleartextPassword | Message::AuthenticationMd5Password(_) => {
+                    return Err(self.authentication(AUTHENTICATION_REFUSED));
+                }
+                _ => return Err(self.authentication("the server asks for a method that is not supported")),
+            }
+        }
+        loop {
+            match self.read_message()? {
+                Message::BackendKeyData(body) => self.backend_pid = body.process_id(),
+                Message::ReadyForQuery(_) => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
+    fn authenticate_scram(&mut self, endpoint: &Endpoint) -> Result<(), Error> {
+        let Some(password) = &endpoint.password else {
+            let why = "the server asks for a password and none is configured; set password_file or password_env";
+            return Err(self.authentication(why));
+        };
+        let mut scram = ScramSha256::new(password.expose().as_bytes(), ChannelBinding::unsupported());
+        self.send(|out| frontend::sasl_initial_response(sasl::SCRAM_SHA_256, scram.message(), out))?;
+        let Message::AuthenticationSaslContinue(body) = self.read_message()? else {
+            return Err(self.protocol("no SASL challenge where one must come"));
+        };
+        scram.update(body.data()).map_err(|error| self.authentication(&error.to_string()))?;
+        self.send(|out| frontend::sasl_response(scram.message(), out))?;
+        let Message::AuthenticationSaslFinal(body) = self.read_message()? else {
+            return Err(self.protocol("no SASL outcome where one must come"));
+        };
+        scram.finish(body.data()).map_err(|error| self.authentication(&error.to_string()))
+    }
+
+    /// The least of a few empty round trips: what the network takes, not the server.
+    fn measure_round_trip(&mut self) -> Result<Duration, Error> {
+        const PROBES: usize = 3;
+        let mut least = Duration::MAX;
+        for _ in 0..PROBES {
+            let start = Instant::now();
+            self.query("SELECT")?;
+            least = least.min(start.elapsed());
+        }
+        Ok(least)
+    }
+
+    fn send(&mut self, write: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> Result<(), Error> {
+        let mut out = BytesMut::new();
+        write(&mut out).and_then(|()| self.transport.write_all(&out)).map_err(|source| self.lost(source))
+    }
+
+    /// The next message; an ErrorResponse is an error.
+    fn read_message(&mut self) -> Result<Message, Error> {
+        self.read_message_or_error()?
+    }
+
+    /// The next message; an ErrorResponse is the inner error, after which the connection goes on.
+    fn read_message_or_error(&mut self) -> Result<Result<Message, Error>, Error> {
+        loop {
+            match Message::parse(&mut self.inbox).map_err(|source| self.lost(source))? {
+                Some(Message::ErrorResponse(body)) => {
+                    let error = ServerError::from_response(&body).map_err(|source| self.lost(source))?;
+                    return Ok(Err(self.server(error)));
+                }
+                Some(message) => return Ok(Ok(message)),
+                None => self.fill_inbox()?,
+            }
+        }
+    }
+
+    fn peek_tag(&mut self) -> Result<u8, Error> {
+        loop {
+            match wire::split(&self.inbox).map_err(|error| Error::new(Stage::Source, Kind::Decode(error)))? {
+                Split::Whole(message) => return Ok(message.tag),
+                Split::NeedsBytes(_) => self.fill_inbox()?,
+            }
+        }
+    }
+
+    /// Removes the message that `peek_tag` has found whole.
+    fn skip_message(&mut self) {
+        if let Ok(Split::Whole(message)) = wire::split(&self.inbox) {
+            let bytes = message.total_bytes();
+            bytes::Buf::advance(&mut self.inbox, bytes);
+        }
+    }
+
+    fn fill_inbox(&mut self) -> Result<(), Error> {
+        let mut chunk = [0; READ_BYTES];
+        match self.transport.read(&mut chunk) {
+            Ok(0) => Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
+            Ok(read) => {
+                self.inbox.extend_from_slice(&chunk[..read]);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let seconds = self.read_timeout.as_secs();
+                Err(self.lost(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {seconds} s"))))
+            }
+            Err(error) => Err(self.lost(error)),
+        }
+    }
+
+    fn limit_reads(&self, timeout: Option<Duration>) -> Result<(), Error> {
+        self.transport.set_read_timeout(timeout).map_err(|source| self.lost(source))
+    }
+
+    fn lost(&self, source: io::Error) -> Error {
+        Error::new(Stage::Source, Kind::Lost { role: self.role, source })
+    }
+
+    fn protocol(&self, what: &str) -> Error {
+        Error::new(Stage::Source, Kind::Protocol { role: self.role, what: what.to_owned() })
+    }
+
+    fn authentication(&self, why: &str) -> Error {
+        Error::new(Stage::Source, Kind::Authentication { role: self.role, why: why.to_owned() })
+    }
+
+    fn server(&self, error: ServerError) -> Error {
+        match error.class() {
+            "28" => self.authentication(&error.to_string()),
+            _ => Error::new(Stage::Source, Kind::Server { role: self.role, error }),
+        }
+    }
+}
+
+fn text(row: &Row, column: usize) -> Option<&str> {
+    row.get(column)?.as_deref()
+}
+
+/// Lines of timeline, switch point and reason, with comments and empty lines between (`timeline.c`).
+fn parse_timeline_history(content: &str) -> Option<Vec<(TimelineId, Lsn)>> {
+    content
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| {
+            let mut fields = line.split_whitespace();
+            Some((TimelineId(fields.next()?.parse().ok()?), fields.next()?.parse().ok()?))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeline_history_is_read_with_its_comments() {
+        let content = "1\t0/3000148\tno recovery target specified\n\n# note\n2\t1/A0\tbefore 2026-01-01\n";
+        let expected = vec![(TimelineId(1), Lsn::new(0x300_0148)), (TimelineId(2), Lsn::new(0x1_0000_00A0))];
+        assert_eq!(parse_timeline_history(content), Some(expected));
+        assert_eq!(parse_timeline_history("1\tnowhere\tx\n"), None);
+    }
+}

@@ -1,0 +1,173 @@
+//! The publication: which tables are in the stream.
+//!
+//! It is made on the primary and reaches a standby through WAL. A slot made before the standby has it would start with
+//! a stream in which the tables' rows are missing, so its contents are always read on the server that decodes.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+
+use crate::config::{Pattern, Role, TableSelection};
+use crate::error::{Error, Stage};
+use crate::postgres::{quote_ident, quote_qualified};
+
+/// A table by its exact name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TableName {
+    pub schema: String,
+    pub name: String,
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&quote_qualified(&self.schema, &self.name))
+    }
+}
+
+/// A published table, with what of it is published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedTable {
+    pub table: TableName,
+    /// Name and type of each column that rows carry.
+    pub columns: Vec<(String, u32)>,
+    /// Updates and deletes are published with an old row or key: there is a replica identity that can be used.
+    pub has_identity: bool,
+}
+
+/// One row a table, from a FROM clause that gives each a `pg_class` row `c` with its `pg_namespace` row `n`, and in
+/// `listed` the names of the columns that are published, or NULL for all. Generated columns are not sent.
+const TABLES_SQL: &str = "\
+SELECT n.nspname::text, c.relname::text, array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attnum > 0),
+    array_agg(a.atttypid ORDER BY a.attnum) FILTER (WHERE a.attnum > 0),
+    c.relreplident = 'f' OR EXISTS (
+        SELECT FROM pg_index i WHERE i.indrelid = c.oid
+        AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END)
+{from}
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+    AND (listed IS NULL OR listed ? a.attname::text)
+{where}
+GROUP BY n.nspname, c.relname, c.relreplident, c.oid
+ORDER BY 1, 2";
+
+/// The tables that the configuration selects, of those that can be published. A partitioned table stands for its
+/// partitions, so that the target may be partitioned otherwise.
+///
+/// # Errors
+/// A refusal if a pattern selects nothing: it is misspelt, or too early.
+pub async fn select_tables(
+    client: &Client,
+    role: Role,
+    selection: &TableSelection,
+    stage: Stage,
+) -> Result<Vec<PublishedTable>, Error> {
+    let from =
+        "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN (SELECT NULL::jsonb) l (listed)";
+    let filter = "WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition \
+                  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_toast'";
+    let mut tables = query_tables(client, role, from, filter, &[], stage).await?;
+    tables.retain(|published| selection.selects(&published.table.schema, &published.table.name));
+    let matched = |pattern: &&Pattern| {
+        tables.iter().any(|published| pattern.matches(&published.table.schema, &published.table.name))
+    };
+    let unmatched: Vec<_> = selection
+        .includes()
+        .iter()
+        .filter(|pattern| !matched(pattern))
+        .map(|pattern| format!("\"{pattern}\""))
+        .collect();
+    if unmatched.is_empty() {
+        return Ok(tables);
+    }
+    Err(Error::refused(
+        stage,
+        format!("no table on the {role} matches {} of `include` in [tables]", unmatched.join(", ")),
+        "correct the pattern (names are compared exactly, upper and lower case included), or make the table",
+    ))
+}
+
+/// What the publication holds on this server; `None` where there is no such publication.
+pub async fn read(
+    client: &Client,
+    role: Role,
+    publication: &str,
+    stage: Stage,
+) -> Result<Option<Vec<PublishedTable>>, Error> {
+    let exists = "SELECT FROM pg_publication WHERE pubname = $1";
+    let found = client.query_opt(exists, &[&publication]).await;
+    if found.map_err(|error| Error::from_postgres(stage, role, error))?.is_none() {
+        return Ok(None);
+    }
+    // `attnames` exists from 15 on; before, there were no column lists.
+    let from = "FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname \
+                JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
+                CROSS JOIN LATERAL (SELECT to_jsonb(p) -> 'attnames') l (listed)";
+    query_tables(client, role, from, "WHERE p.pubname = $1", &[&publication], stage).await.map(Some)
+}
+
+async fn query_tables(
+    client: &Client,
+    role: Role,
+    from: &str,
+    filter: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+    stage: Stage,
+) -> Result<Vec<PublishedTable>, Error> {
+    let failed = |error| Error::from_postgres(stage, role, error);
+    let sql = TABLES_SQL.replace("{from}", from).replace("{where}", filter);
+    let mut tables = Vec::new();
+    for row in client.query(&sql, parameters).await.map_err(failed)? {
+        let names: Option<Vec<String>> = row.try_get(2).map_err(failed)?;
+        let types: Option<Vec<u32>> = row.try_get(3).map_err(failed)?;
+        tables.push(PublishedTable {
+            table: TableName { schema: row.try_get(0).map_err(failed)?, name: row.try_get(1).map_err(failed)? },
+            columns: names.unwrap_or_default().into_iter().zip(types.unwrap_or_default()).collect(),
+            has_identity: row.try_get(4).map_err(failed)?,
+        });
+    }
+    Ok(tables)
+}
+
+/// The statement that makes the publication.
+pub fn create_sql(publication: &str, tables: &[PublishedTable]) -> String {
+    let list: Vec<_> = tables.iter().map(|published| published.table.to_string()).collect();
+    format!(
+        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
+        quote_ident(publication),
+        list.join(", ")
+    )
+}
+
+/// # Errors
+/// A refusal that names the tables in which publication and configuration differ, with the statement that makes them
+/// the same.
+pub fn check_contents(
+    publication: &str,
+    published: &[PublishedTable],
+    wanted: &[PublishedTable],
+    stage: Stage,
+) -> Result<(), Error> {
+    let names = |tables: &[PublishedTable]| tables.iter().map(|one| one.table.clone()).collect::<BTreeSet<_>>();
+    let (published, wanted) = (names(published), names(wanted));
+    if published == wanted {
+        return Ok(());
+    }
+    let list = |tables: Vec<&TableName>| tables.iter().map(|table| table.to_string()).collect::<Vec<_>>().join(", ");
+    let missing = list(wanted.difference(&published).collect());
+    let extra = list(published.difference(&wanted).collect());
+    let mut what = format!("publication \"{publication}\" does not hold the tables that [tables] selects");
+    if !missing.is_empty() {
+        what = format!("{what}; it lacks {missing}");
+    }
+    if !extra.is_empty() {
+        what = format!("{what}; it has besides {extra}");
+    }
+    let all = list(wanted.iter().collect());
+    let mend = format!(
+        "change [tables], or on the primary: ALTER PUBLICATION {} SET TABLE {all}; rows that a table gained before \
+         that are not in the stream and have to be copied",
+        quote_ident(publication)
+    );
+    Err(Error::refused(stage, what, mend))
+}

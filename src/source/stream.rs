@@ -1,0 +1,297 @@
+//! The running replication stream: paced reads, frames, feedback.
+//!
+//! In: the socket of a connection in CopyBoth, and what is durable on the target. Out: frames in their order.
+//!
+//! **Always holds:**
+//! - The thread that owns the stream never waits for the target: every wait here ends at the next status update.
+//! - At most [`GULP_BYTES`] are buffered, or one message if that is larger.
+//! - A frame that was returned is not returned again, and none is left out.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::BytesMut;
+use pgsluice_proto::feedback::Feedback;
+use pgsluice_proto::frame::Frame;
+use pgsluice_proto::wire::{self, Split};
+use pgsluice_proto::{Lsn, PgTimestamp};
+use postgres_protocol::message::backend::Message;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+
+use super::pacing::{Pacer, Wait};
+use super::transport::Transport;
+use crate::config::Role;
+use crate::error::{Error, Kind, Stage};
+use crate::postgres::ServerError;
+
+/// What one read may bring. Large enough that a drain of a full window is few calls, small enough to stay in cache.
+const GULP_BYTES: usize = 256 * 1024;
+
+/// A small window fills within a short pause, and the walsender's rows coalesce while it is closed.
+const WINDOW_BYTES: usize = 64 * 1024;
+
+/// Above this round trip a small window would throttle the stream, so the kernel sizes it.
+const SMALL_WINDOW_ROUND_TRIP_MAX: Duration = Duration::from_millis(1);
+
+const TCP_PAUSE_MAX: Duration = Duration::from_millis(8);
+/// A Unix socket has no slow state; a short pause only saves wake-ups.
+const UNIX_PAUSE_MAX: Duration = Duration::from_micros(200);
+
+#[derive(Clone, Copy, Debug)]
+pub struct StreamOptions {
+    /// Silence towards the walsender never lasts longer; far below its `wal_sender_timeout`.
+    pub status_interval: Duration,
+}
+
+/// Ends the waits of a [`ReplicationStream`] from other threads.
+#[derive(Clone, Debug)]
+pub struct Waker(Arc<rustix::fd::OwnedFd>);
+
+impl Waker {
+    /// # Errors
+    /// If the process has no file descriptors left.
+    pub fn new() -> io::Result<Waker> {
+        Ok(Waker(Arc::new(rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)))
+    }
+
+    pub fn wake(&self) {
+        // The only failure is a counter that is full, which wakes as well.
+        let full_counter_wakes_too = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        debug_assert!(full_counter_wakes_too.is_ok() || full_counter_wakes_too == Err(rustix::io::Errno::AGAIN));
+    }
+
+    fn reset(&self) {
+        let mut counter = [0; 8];
+        // Empty is what we want.
+        let empty_is_fine = rustix::io::read(&self.0, &mut counter);
+        debug_assert!(empty_is_fine.is_ok() || empty_is_fine == Err(rustix::io::Errno::AGAIN));
+    }
+}
+
+/// What a read has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// More may be waiting in the socket.
+    More,
+    /// The socket is empty.
+    Drained,
+}
+
+#[derive(Debug)]
+pub struct ReplicationStream {
+    transport: Transport,
+    /// `buffer[start..end]` has been read and not returned yet.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    outbox: Vec<u8>,
+    feedback: Feedback,
+    pacer: Pacer,
+    opened_at: Instant,
+    /// Of the cycle that runs: the bytes it has brought, and when the one before ended.
+    cycle_bytes: usize,
+    cycle_since: Instant,
+}
+
+impl ReplicationStream {
+    pub(super) fn new(
+        transport: Transport,
+        inbox: BytesMut,
+        start_lsn: Lsn,
+        round_trip: Duration,
+        options: StreamOptions,
+    ) -> io::Result<ReplicationStream> {
+        transport.set_nonblocking()?;
+        let small_window = round_trip <= SMALL_WINDOW_ROUND_TRIP_MAX;
+        if small_window {
+            transport.set_receive_buffer(WINDOW_BYTES)?;
+        }
+        let pause_max = match (transport.is_unix(), small_window) {
+            (true, _) => UNIX_PAUSE_MAX,
+            (false, true) => TCP_PAUSE_MAX,
+            // The link coalesces by itself.
+            (false, false) => UNIX_PAUSE_MAX,
+        };
+        let mut buffer = vec![0; GULP_BYTES.max(inbox.len())];
+        buffer[..inbox.len()].copy_from_slice(&inbox);
+        Ok(ReplicationStream {
+            transport,
+            buffer,
+            start: 0,
+            end: inbox.len(),
+            outbox: Vec::new(),
+            feedback: Feedback::new(start_lsn, options.status_interval, Duration::ZERO),
+            pacer: Pacer::new(WINDOW_BYTES, pause_max),
+            opened_at: Instant::now(),
+            cycle_bytes: 0,
+            cycle_since: Instant::now(),
+        })
+    }
+
+    /// The positions that the next status update reports.
+    pub fn feedback(&mut self) -> &mut Feedback {
+        &mut self.feedback
+    }
+
+    /// Reads what the socket has, as far as the buffer takes it.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`] where the connection has ended.
+    pub fn fill(&mut self) -> Result<Filled, Error> {
+        self.make_room();
+        // Frames that were read before have to be taken first; a read into no room would look like the end.
+        if self.end == self.buffer.len() {
+            return Ok(Filled::More);
+        }
+        loop {
+            match self.transport.read(&mut self.buffer[self.end..]) {
+                Ok(0) => return Err(lost(io::ErrorKind::UnexpectedEof.into())),
+                Ok(read) => {
+                    self.end += read;
+                    self.cycle_bytes += read;
+                    if self.end == self.buffer.len() {
+                        return Ok(Filled::More);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Filled::Drained),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(lost(error)),
+            }
+        }
+    }
+
+    /// The next whole frame of those that were read, or `None` where more has to be read first.
+    ///
+    /// # Errors
+    /// What the server reports, the end of the stream, or bytes that do not parse.
+    pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, Error> {
+        loop {
+            let unread = &self.buffer[self.start..self.end];
+            let Split::Whole(message) = wire::split(unread).map_err(decode_error)? else { return Ok(None) };
+            let total = message.total_bytes();
+            match message.tag {
+                wire::COPY_DATA => {
+                    let body = self.start + wire::HEADER_BYTES..self.start + total;
+                    self.start += total;
+                    return Frame::decode(&self.buffer[body]).map(Some).map_err(decode_error);
+                }
+                wire::NOTICE_RESPONSE | wire::PARAMETER_STATUS => self.start += total,
+                wire::ERROR_RESPONSE => return Err(server_error(&unread[..total])),
+                wire::COPY_DONE | wire::COMMAND_COMPLETE | wire::READY_FOR_QUERY => {
+                    return Err(lost(io::Error::new(io::ErrorKind::ConnectionAborted, "the server ended the stream")));
+                }
+                tag => {
+                    let what = format!("message {:?} in a replication stream", char::from(tag));
+                    return Err(Error::new(Stage::Source, Kind::Protocol { role: Role::Source, what }));
+                }
+            }
+        }
+    }
+
+    /// Sends a status update if one is due, and whatever could not be sent before.
+    pub fn transmit(&mut self) -> Result<(), Error> {
+        let now = self.opened_at.elapsed();
+        if let Some(update) = self.feedback.poll_transmit(now, PgTimestamp::from_system_time(SystemTime::now())) {
+            update.encode(&mut self.outbox);
+        }
+        while !self.outbox.is_empty() {
+            match self.transport.write(&self.outbox) {
+                Ok(written) => drop(self.outbox.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(lost(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// After a drain: waits for input, or pauses, `at_most` so long, or until the waker or the next status update ends
+    /// it.
+    pub fn wait_after_drain(&mut self, waker: &Waker, at_most: Duration) -> Result<(), Error> {
+        let now = Instant::now();
+        let wait = self.pacer.after_drain(self.cycle_bytes, now - self.cycle_since);
+        self.cycle_bytes = 0;
+        self.cycle_since = now;
+        match wait {
+            Wait::ForInput => self.poll(waker, true, at_most),
+            Wait::Pause(pause) => self.poll(waker, false, pause.min(at_most)),
+        }
+    }
+
+    /// Waits for the waker or the next status update, and leaves the input where it is.
+    pub fn wait_for_waker(&mut self, waker: &Waker, at_most: Duration) -> Result<(), Error> {
+        self.poll(waker, false, at_most)
+    }
+
+    /// Sends a last status update and ends our half of the stream.
+    pub fn close(mut self) -> Result<(), Error> {
+        self.feedback.send_now();
+        self.transmit()?;
+        wire::put_copy_done(&mut self.outbox);
+        self.transmit()
+    }
+
+    fn poll(&mut self, waker: &Waker, input: bool, at_most: Duration) -> Result<(), Error> {
+        let until_status = self.feedback.poll_timeout().saturating_sub(self.opened_at.elapsed());
+        let timeout = until_status.min(at_most);
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+        let mut flags = PollFlags::empty();
+        if input {
+            flags |= PollFlags::IN;
+        }
+        if !self.outbox.is_empty() {
+            flags |= PollFlags::OUT;
+        }
+        let mut fds = [PollFd::new(&waker.0, PollFlags::IN), PollFd::new(&self.transport, flags)];
+        // A socket without flags would still end the wait with POLLHUP, in a pause as well as before a locked table.
+        let watched = if flags.is_empty() { 1 } else { 2 };
+        match rustix::event::poll(&mut fds[..watched], Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(lost(error.into())),
+        }
+        if fds[0].revents().contains(PollFlags::IN) {
+            waker.reset();
+        }
+        Ok(())
+    }
+
+    /// Moves what is unread to the front, and grows the buffer for a message that does not fit.
+    fn make_room(&mut self) {
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        let needed = match wire::split(&self.buffer[..self.end]) {
+            Ok(Split::NeedsBytes(bytes)) => bytes,
+            // Whole messages are returned, and broken ones refused, before more is needed.
+            Ok(Split::Whole(_)) | Err(_) => 0,
+        };
+        let wanted = needed.max(GULP_BYTES);
+        if self.buffer.len() < wanted {
+            self.buffer.resize(wanted, 0);
+        } else if self.buffer.len() > wanted && self.end <= wanted {
+            self.buffer.truncate(wanted);
+            self.buffer.shrink_to_fit();
+        }
+    }
+}
+
+fn lost(source: io::Error) -> Error {
+    Error::new(Stage::Source, Kind::Lost { role: Role::Source, source })
+}
+
+fn decode_error(error: pgsluice_proto::DecodeError) -> Error {
+    Error::new(Stage::Source, Kind::Decode(error))
+}
+
+fn server_error(message: &[u8]) -> Error {
+    let parsed = match Message::parse(&mut BytesMut::from(message)) {
+        Ok(Some(Message::ErrorResponse(body))) => ServerError::from_response(&body),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "an ErrorResponse that is none")),
+        Err(error) => Err(error),
+    };
+    match parsed {
+        Ok(error) => Error::new(Stage::Source, Kind::Server { role: Role::Source, error }),
+        Err(error) => lost(error),
+    }
+}
