@@ -1,0 +1,252 @@
+//! A run of source transactions on its way to the target, and the pool that such runs circulate in.
+//!
+//! In: decoded changes. Out: the same changes in the same order, in memory of their own.
+//!
+//! **Always holds:**
+//! - A batch ends where a source transaction ends, unless that transaction alone is larger than a batch: then
+//!   [`Batch::is_open`] says that the next batch goes on with it, and nothing of it may be committed before.
+//! - The bytes of all rows lie in one arena, the cells are offsets into it: no row allocates.
+//! - There are [`POOL_BATCHES`] batches and no more. Waiting for an empty one is the back-pressure of the pipeline.
+
+mod row;
+
+use std::sync::Arc;
+
+use pgsluice_proto::pgoutput::{Begin, Commit, OldTuple};
+use pgsluice_proto::{Lsn, PgTimestamp, Xid};
+
+pub use self::row::{OldRow, Row};
+use self::row::{Rows, Span};
+use crate::decode::{Change, Operation, Relation, Truncate};
+
+/// One being filled, one waiting, one being applied.
+pub const POOL_BATCHES: usize = 3;
+
+/// A transaction is only handed over in parts when it is this many times larger than a batch may be: most that pass
+/// the limit end soon after.
+const OPEN_TRANSACTION_FACTOR: usize = 2;
+
+/// An empty batch keeps at most this multiple of the byte limit, so that one large row does not stay allocated.
+const KEEP_CAPACITY_FACTOR: usize = 2;
+
+/// When a batch is full. Both count before any netting.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub rows: usize,
+    pub bytes: usize,
+}
+
+/// A source transaction, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    pub xid: Xid,
+    pub commit_lsn: Lsn,
+    pub commit_time: PgTimestamp,
+}
+
+#[derive(Debug)]
+struct Entry {
+    relation: u32,
+    transaction: u32,
+    operation: StoredOperation,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum StoredOperation {
+    Insert { new: Span },
+    Update { old: Option<StoredOld>, new: Span },
+    Delete { old: StoredOld },
+    Truncate { index: u32 },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum StoredOld {
+    Key(Span),
+    Full(Span),
+}
+
+/// A change, as it lies in a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchedChange<'a> {
+    pub transaction: &'a Transaction,
+    pub operation: BatchedOperation<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum BatchedOperation<'a> {
+    Insert { relation: &'a Arc<Relation>, new: Row<'a> },
+    Update { relation: &'a Arc<Relation>, old: Option<OldRow<'a>>, new: Row<'a> },
+    Delete { relation: &'a Arc<Relation>, old: OldRow<'a> },
+    Truncate(&'a Truncate),
+}
+
+#[derive(Debug, Default)]
+pub struct Batch {
+    rows: Rows,
+    entries: Vec<Entry>,
+    relations: Vec<Arc<Relation>>,
+    truncates: Vec<Truncate>,
+    transactions: Vec<Transaction>,
+    /// A transaction has begun and not committed.
+    open: bool,
+    end_lsn: Option<Lsn>,
+}
+
+impl Batch {
+    /// Empties the batch for its next use.
+    pub fn clear(&mut self, limits: Limits) {
+        self.rows.clear(limits.bytes * KEEP_CAPACITY_FACTOR);
+        self.entries.clear();
+        self.relations.clear();
+        self.truncates.clear();
+        self.transactions.clear();
+        self.open = false;
+        self.end_lsn = None;
+    }
+
+    pub fn begin(&mut self, begin: Begin) {
+        debug_assert!(!self.open, "transactions do not overlap");
+        self.open = true;
+        self.transactions.push(Transaction {
+            xid: begin.xid,
+            commit_lsn: begin.commit_lsn,
+            commit_time: begin.commit_time,
+        });
+    }
+
+    /// Goes on with a transaction whose first part another batch has taken.
+    pub fn resume(&mut self, transaction: Transaction) {
+        debug_assert!(self.transactions.is_empty());
+        self.open = true;
+        self.transactions.push(transaction);
+    }
+
+    #[inline]
+    pub fn push(&mut self, change: &Change<'_>) {
+        let operation = match change.operation {
+            Operation::Insert { new } => StoredOperation::Insert { new: self.rows.push(&new) },
+            Operation::Update { old, new } => {
+                StoredOperation::Update { old: old.map(|old| self.push_old(old)), new: self.rows.push(&new) }
+            }
+            Operation::Delete { old } => StoredOperation::Delete { old: self.push_old(old) },
+        };
+        let relation = self.relation_index(change.relation);
+        self.push_entry(relation, operation);
+    }
+
+    pub fn push_truncate(&mut self, truncate: Truncate) {
+        let index = self.truncates.len() as u32;
+        self.truncates.push(truncate);
+        self.push_entry(0, StoredOperation::Truncate { index });
+    }
+
+    pub fn commit(&mut self, commit: Commit) {
+        debug_assert!(self.open, "a Commit ends a transaction");
+        self.open = false;
+        self.end_lsn = Some(commit.end_lsn);
+    }
+
+    /// The source has nothing for us before `lsn`, with no transaction open: progress can move there.
+    pub fn advance(&mut self, lsn: Lsn) {
+        debug_assert!(!self.open, "progress does not move past an open transaction");
+        self.end_lsn = self.end_lsn.max(Some(lsn));
+    }
+
+    /// The last transaction goes on in the next batch.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// The transaction that goes on in the next batch.
+    pub fn open_transaction(&self) -> Option<Transaction> {
+        if self.open { self.transactions.last().copied() } else { None }
+    }
+
+    /// Where progress stands once this batch is committed; `None` where no transaction ends in it.
+    pub fn end_lsn(&self) -> Option<Lsn> {
+        self.end_lsn
+    }
+
+    /// Of the last transaction that ends here.
+    pub fn commit_time(&self) -> Option<PgTimestamp> {
+        self.transactions[..self.transaction_count()].last().map(|transaction| transaction.commit_time)
+    }
+
+    pub fn has_changes(&self) -> bool {
+        !self.entries.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Nothing at all has happened, not even an empty transaction.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.transactions.is_empty() && self.end_lsn.is_none()
+    }
+
+    /// Transactions that end in this batch.
+    pub fn transaction_count(&self) -> usize {
+        self.transactions.len() - usize::from(self.open)
+    }
+
+    /// It is time to hand over: at the end of a transaction, or in the midst of one that is far larger than a batch.
+    #[inline]
+    pub fn is_full(&self, limits: Limits) -> bool {
+        let factor = if self.open { OPEN_TRANSACTION_FACTOR } else { 1 };
+        self.entries.len() >= limits.rows * factor || self.rows.bytes() >= limits.bytes * factor
+    }
+
+    /// The changes, in the order of the source.
+    pub fn changes(&self) -> impl Iterator<Item = BatchedChange<'_>> {
+        self.entries.iter().map(|entry| {
+            let relation = || &self.relations[entry.relation as usize];
+            let operation = match entry.operation {
+                StoredOperation::Insert { new } => {
+                    BatchedOperation::Insert { relation: relation(), new: self.rows.row(new) }
+                }
+                StoredOperation::Update { old, new } => BatchedOperation::Update {
+                    relation: relation(),
+                    old: old.map(|old| self.old_row(old)),
+                    new: self.rows.row(new),
+                },
+                StoredOperation::Delete { old } => {
+                    BatchedOperation::Delete { relation: relation(), old: self.old_row(old) }
+                }
+                StoredOperation::Truncate { index } => BatchedOperation::Truncate(&self.truncates[index as usize]),
+            };
+            BatchedChange { transaction: &self.transactions[entry.transaction as usize], operation }
+        })
+    }
+
+    #[inline]
+    fn push_entry(&mut self, relation: u32, operation: StoredOperation) {
+        let transaction = self.transactions.len().checked_sub(1).expect("a change belongs to a transaction") as u32;
+        self.entries.push(Entry { relation, transaction, operation });
+    }
+
+    fn push_old(&mut self, old: OldTuple<'_>) -> StoredOld {
+        match old {
+            OldTuple::Key(tuple) => StoredOld::Key(self.rows.push(&tuple)),
+            OldTuple::Full(tuple) => StoredOld::Full(self.rows.push(&tuple)),
+        }
+    }
+
+    fn old_row(&self, old: StoredOld) -> OldRow<'_> {
+        match old {
+            StoredOld::Key(span) => OldRow::Key(self.rows.row(span)),
+            StoredOld::Full(span) => OldRow::Full(self.rows.row(span)),
+        }
+    }
+
+    /// The place of the relation in this batch. Runs of one relation are the rule, so the newest is looked at first.
+    #[inline]
+    fn relation_index(&mut self, relation: &Arc<Relation>) -> u32 {
+        let known = self.relations.iter().rposition(|known| Arc::ptr_eq(known, relation));
+        let index = known.unwrap_or_else(|| {
+            self.relations.push(Arc::clone(relation));
+            self.relations.len() - 1
+        });
+        index as u32
+    }
+}

@@ -1,0 +1,137 @@
+//! Rows in an arena: their bytes one after the other as they came, their cells as offsets.
+
+use pgsluice_proto::pgoutput::{Cell, Tuple};
+
+/// A row's cells: a run in [`Rows::cells`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    first_cell: u32,
+    cells: u16,
+}
+
+/// Where a cell's value lies in the arena. A value is below 1 GiB, so its length leaves two bits for the kind.
+#[derive(Clone, Copy, Debug)]
+struct StoredCell {
+    start: u32,
+    kind_and_length: u32,
+}
+
+const KIND_SHIFT: u32 = 30;
+const LENGTH_MASK: u32 = (1 << KIND_SHIFT) - 1;
+const NULL: u32 = 0;
+const UNCHANGED: u32 = 1;
+const TEXT: u32 = 2;
+const BINARY: u32 = 3;
+
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    arena: Vec<u8>,
+    cells: Vec<StoredCell>,
+}
+
+impl Rows {
+    pub fn clear(&mut self, keep_bytes: usize) {
+        self.arena.clear();
+        self.arena.shrink_to(keep_bytes);
+        self.cells.clear();
+        self.cells.shrink_to(keep_bytes / size_of::<StoredCell>());
+    }
+
+    /// Bytes that the rows take.
+    pub fn bytes(&self) -> usize {
+        self.arena.len() + self.cells.len() * size_of::<StoredCell>()
+    }
+
+    #[inline]
+    pub fn push(&mut self, tuple: &Tuple<'_>) -> Span {
+        let encoded = tuple.encoded();
+        let base = self.arena.len();
+        self.arena.extend_from_slice(encoded);
+        // Batches are bounded by 256 MiB and one message of at most 1 GiB, so offsets fit.
+        assert!(self.arena.len() <= u32::MAX as usize, "an arena is addressed by 32 bits");
+        let first_cell = self.cells.len() as u32;
+        let mut cells = tuple.cells();
+        self.cells.reserve(cells.len());
+        while let Some(cell) = cells.next() {
+            let end = base + encoded.len() - cells.remaining_bytes();
+            let (kind, length) = match cell {
+                Cell::Null => (NULL, 0),
+                Cell::Unchanged => (UNCHANGED, 0),
+                Cell::Text(value) => (TEXT, value.len()),
+                Cell::Binary(value) => (BINARY, value.len()),
+            };
+            let kind_and_length = kind << KIND_SHIFT | length as u32;
+            self.cells.push(StoredCell { start: (end - length) as u32, kind_and_length });
+        }
+        Span { first_cell, cells: tuple.len() as u16 }
+    }
+
+    #[inline]
+    pub fn row(&self, span: Span) -> Row<'_> {
+        let first = span.first_cell as usize;
+        Row { arena: &self.arena, cells: &self.cells[first..first + usize::from(span.cells)] }
+    }
+}
+
+/// One row in a batch.
+#[derive(Clone, Copy)]
+pub struct Row<'a> {
+    arena: &'a [u8],
+    cells: &'a [StoredCell],
+}
+
+/// What is known of a row as it was.
+#[derive(Clone, Copy, Debug)]
+pub enum OldRow<'a> {
+    /// The replica identity; the other cells mean nothing.
+    Key(Row<'a>),
+    Full(Row<'a>),
+}
+
+impl<'a> Row<'a> {
+    pub fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+
+    /// The value of the column with this position in the relation.
+    #[inline]
+    pub fn cell(&self, column: usize) -> Cell<'a> {
+        let StoredCell { start, kind_and_length } = self.cells[column];
+        let start = start as usize;
+        let value = start..start + (kind_and_length & LENGTH_MASK) as usize;
+        match kind_and_length >> KIND_SHIFT {
+            NULL => Cell::Null,
+            UNCHANGED => Cell::Unchanged,
+            TEXT => Cell::Text(&self.arena[value]),
+            BINARY.. => Cell::Binary(&self.arena[value]),
+        }
+    }
+
+    pub fn cells(&self) -> impl ExactSizeIterator<Item = Cell<'a>> + use<'a> {
+        let row = *self;
+        (0..row.len()).map(move |column| row.cell(column))
+    }
+
+    /// Bytes of all values.
+    pub fn value_bytes(&self) -> usize {
+        self.cells.iter().map(|cell| (cell.kind_and_length & LENGTH_MASK) as usize).sum()
+    }
+}
+
+impl<'a> OldRow<'a> {
+    pub fn row(&self) -> Row<'a> {
+        match *self {
+            OldRow::Key(row) | OldRow::Full(row) => row,
+        }
+    }
+}
+
+impl std::fmt::Debug for Row<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.cells()).finish()
+    }
+}

@@ -1,0 +1,196 @@
+//! From frames to changes: keeps what the source has said of its relations, and where the stream is in a transaction.
+//!
+//! In: the payloads of XLogData frames, in order. Out: one [`Decoded`] each, borrowing from the payload.
+//!
+//! ```text
+//!              Begin, commit_lsn ≥ progress            Commit
+//!   Outside ───────────────────────────────► Inside ───────────► Outside      Decoded::Change, Decoded::Commit
+//!      │       Begin, commit_lsn < progress             Commit
+//!      └───────────────────────────────────► Skipping ──────────► Outside     nothing: the target has it already
+//! ```
+//!
+//! **Always holds:** a transaction is passed on whole or not at all. It is skipped exactly if its `end_lsn` is at or
+//! before the progress of the target. Commit records do not overlap, so that is so exactly if its `commit_lsn` is
+//! before it, which is known at Begin; Commit asserts that the two agree.
+//!
+//! Streamed and two-phase transactions are not asked for, so their messages are out of sequence here.
+
+mod relation;
+
+use std::sync::Arc;
+
+use pgsluice_proto::pgoutput::{self, Begin, Commit, Message, OldTuple, Tuple};
+use pgsluice_proto::{DecodeError, DecodeErrorKind, Lsn, Oid, Xid};
+
+use self::relation::RelationMap;
+pub use self::relation::{Column, Relation};
+use crate::error::{Error, Kind, Stage};
+
+/// One row change, as the source sent it.
+#[derive(Debug)]
+pub struct Change<'a> {
+    pub relation: &'a Arc<Relation>,
+    pub operation: Operation<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Operation<'a> {
+    Insert { new: Tuple<'a> },
+    Update { old: Option<OldTuple<'a>>, new: Tuple<'a> },
+    Delete { old: OldTuple<'a> },
+}
+
+/// One statement that emptied these relations.
+#[derive(Debug)]
+pub struct Truncate {
+    pub relations: Vec<Arc<Relation>>,
+    pub restart_identity: bool,
+}
+
+#[derive(Debug)]
+pub enum Decoded<'a> {
+    Begin(Begin),
+    Change(Change<'a>),
+    Truncate(Truncate),
+    Commit(Commit),
+    /// What has no effect on the target: part of a skipped transaction, a relation, a type, an origin, a logical message.
+    Nothing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Outside,
+    Inside { xid: Xid, commit_lsn: Lsn },
+    Skipping { commit_lsn: Lsn },
+}
+
+#[derive(Debug)]
+pub struct Decoder {
+    messages: pgoutput::Decoder,
+    relations: RelationMap,
+    state: State,
+    progress: Lsn,
+}
+
+impl Decoder {
+    /// A stream that has just started, towards a target that has all transactions whose `end_lsn` is ≤ `progress`.
+    pub fn new(progress: Lsn) -> Decoder {
+        Decoder {
+            messages: pgoutput::Decoder::new(),
+            relations: RelationMap::default(),
+            state: State::Outside,
+            progress,
+        }
+    }
+
+    /// Whether the next message belongs to a transaction that has begun, skipped or not.
+    pub fn in_transaction(&self) -> bool {
+        self.state != State::Outside
+    }
+
+    /// # Errors
+    /// [`Kind::Decode`] for what does not parse, or cannot come where it came.
+    #[inline]
+    pub fn decode<'a>(&'a mut self, lsn: Lsn, payload: &'a [u8]) -> Result<Decoded<'a>, Error> {
+        let message = self.messages.decode(lsn, payload).map_err(decode_error)?;
+        let out_of_sequence = |message: &Message<'_>, state: &'static str| {
+            let kind = DecodeErrorKind::OutOfSequence { message: message.name(), state };
+            Err(decode_error(DecodeError { lsn, offset: 0, kind }))
+        };
+        match message {
+            Message::Insert(insert) => self.change(lsn, insert.relation, Operation::Insert { new: insert.new }),
+            Message::Update(update) => {
+                self.change(lsn, update.relation, Operation::Update { old: update.old, new: update.new })
+            }
+            Message::Delete(delete) => self.change(lsn, delete.relation, Operation::Delete { old: delete.old }),
+            Message::Begin(begin) => match self.state {
+                State::Outside => Ok(self.begin(begin)),
+                State::Inside { .. } | State::Skipping { .. } => out_of_sequence(&message, "inside of a transaction"),
+            },
+            Message::Commit(commit) => self.commit(lsn, commit),
+            Message::Truncate(truncate) => match self.state {
+                State::Skipping { .. } => Ok(Decoded::Nothing),
+                State::Outside => out_of_sequence(&message, "outside of a transaction"),
+                State::Inside { .. } => {
+                    let relations = truncate.relations().map(|id| self.relations.get(lsn, id).cloned());
+                    Ok(Decoded::Truncate(Truncate {
+                        relations: relations.collect::<Result<_, _>>().map_err(decode_error)?,
+                        restart_identity: truncate.restart_identity,
+                    }))
+                }
+            },
+            Message::Relation(relation) => {
+                self.relations.replace(&relation);
+                Ok(Decoded::Nothing)
+            }
+            // Types are looked up on the target, where values of them go; origins and logical messages carry no row.
+            Message::Type(_) | Message::Origin(_) | Message::Logical(_) => Ok(Decoded::Nothing),
+            Message::StreamStart(_)
+            | Message::StreamStop
+            | Message::StreamCommit(_)
+            | Message::StreamAbort(_)
+            | Message::BeginPrepare(_)
+            | Message::Prepare(_)
+            | Message::CommitPrepared(_)
+            | Message::RollbackPrepared(_)
+            | Message::StreamPrepare(_) => out_of_sequence(&message, "in a stream that did not ask for it"),
+        }
+    }
+
+    fn begin<'a>(&mut self, begin: Begin) -> Decoded<'a> {
+        if begin.commit_lsn < self.progress {
+            self.state = State::Skipping { commit_lsn: begin.commit_lsn };
+            return Decoded::Nothing;
+        }
+        self.state = State::Inside { xid: begin.xid, commit_lsn: begin.commit_lsn };
+        Decoded::Begin(begin)
+    }
+
+    fn commit<'a>(&mut self, lsn: Lsn, commit: Commit) -> Result<Decoded<'a>, Error> {
+        let (begun, skipping) = match self.state {
+            State::Inside { commit_lsn, .. } => (Some(commit_lsn), false),
+            State::Skipping { commit_lsn } => (Some(commit_lsn), true),
+            State::Outside => (None, false),
+        };
+        let known = commit.end_lsn <= self.progress;
+        if begun != Some(commit.commit_lsn) || commit.end_lsn <= commit.commit_lsn || known != skipping {
+            let kind = DecodeErrorKind::OutOfSequence { message: "Commit", state: "with these LSNs" };
+            return Err(decode_error(DecodeError { lsn, offset: 0, kind }));
+        }
+        self.state = State::Outside;
+        self.progress = self.progress.max(commit.end_lsn);
+        Ok(if skipping { Decoded::Nothing } else { Decoded::Commit(commit) })
+    }
+
+    #[inline]
+    fn change<'a>(&'a self, lsn: Lsn, id: Oid, operation: Operation<'a>) -> Result<Decoded<'a>, Error> {
+        match self.state {
+            State::Inside { .. } => {}
+            State::Skipping { .. } => return Ok(Decoded::Nothing),
+            State::Outside => {
+                let kind = DecodeErrorKind::OutOfSequence { message: "row", state: "outside of a transaction" };
+                return Err(decode_error(DecodeError { lsn, offset: 0, kind }));
+            }
+        }
+        let relation = self.relations.get(lsn, id).map_err(decode_error)?;
+        let columns = relation.columns.len();
+        let fits = |tuple: &Tuple<'_>| tuple.len() == columns;
+        let old_fits = |old: &OldTuple<'_>| match old {
+            OldTuple::Key(tuple) | OldTuple::Full(tuple) => fits(tuple),
+        };
+        let whole = match &operation {
+            Operation::Insert { new } => fits(new),
+            Operation::Update { old, new } => fits(new) && old.as_ref().is_none_or(old_fits),
+            Operation::Delete { old } => old_fits(old),
+        };
+        if !whole {
+            let kind = DecodeErrorKind::InvalidValue { field: "tuple column count", value: columns as u64 };
+            return Err(decode_error(DecodeError { lsn, offset: 0, kind }).on(relation.to_string()));
+        }
+        Ok(Decoded::Change(Change { relation, operation }))
+    }
+}
+
+fn decode_error(error: DecodeError) -> Error {
+    Error::new(Stage::Decode, Kind::Decode(error))
+}

@@ -1,0 +1,74 @@
+//! What the source has said of its relations so far in this stream.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use pgsluice_proto::pgoutput::{RelationMessage, ReplicaIdentity};
+use pgsluice_proto::{DecodeError, DecodeErrorKind, Lsn, Oid};
+
+use crate::postgres::quote_qualified;
+
+/// A table of the source as one Relation message described it. It never changes: the next message makes a new one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relation {
+    pub id: Oid,
+    /// Counts the Relation messages of the stream: another number is another description.
+    pub version: u64,
+    pub namespace: String,
+    pub name: String,
+    pub replica_identity: ReplicaIdentity,
+    /// In the order in which rows carry them.
+    pub columns: Vec<Column>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: String,
+    pub type_oid: Oid,
+    /// Part of the replica identity; true for every column under FULL.
+    pub is_identity: bool,
+}
+
+impl fmt::Display for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&quote_qualified(&self.namespace, &self.name))
+    }
+}
+
+/// The newest description of each relation. Whoever holds an older `Arc` holds rows that were sent under it.
+#[derive(Debug, Default)]
+pub(super) struct RelationMap {
+    relations: HashMap<Oid, Arc<Relation>>,
+    versions: u64,
+}
+
+impl RelationMap {
+    /// Every message replaces what was known, so that statements made for the old shape are not used for the new.
+    pub fn replace(&mut self, message: &RelationMessage<'_>) {
+        self.versions += 1;
+        let columns = message.columns().map(|column| Column {
+            name: column.name.to_owned(),
+            type_oid: column.type_oid,
+            is_identity: column.is_identity,
+        });
+        let relation = Relation {
+            id: message.id,
+            version: self.versions,
+            // The protocol shortens this one name.
+            namespace: if message.namespace.is_empty() { "pg_catalog" } else { message.namespace }.to_owned(),
+            name: message.name.to_owned(),
+            replica_identity: message.replica_identity,
+            columns: columns.collect(),
+        };
+        self.relations.insert(message.id, Arc::new(relation));
+    }
+
+    #[inline]
+    pub fn get(&self, lsn: Lsn, id: Oid) -> Result<&Arc<Relation>, DecodeError> {
+        self.relations.get(&id).ok_or_else(|| {
+            let kind = DecodeErrorKind::InvalidValue { field: "relation id without a Relation", value: id.0.into() };
+            DecodeError { lsn, offset: 1, kind }
+        })
+    }
+}
