@@ -1,0 +1,100 @@
+//! What the target's catalog says of a table.
+
+use tokio_postgres::{Client, Row};
+
+use crate::config::Role;
+use crate::error::{Error, Stage};
+use crate::postgres::quote_qualified;
+
+/// A table of the target, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetTable {
+    /// Quoted, with its schema.
+    pub name: String,
+    /// Rows may lie in partitions, and TRUNCATE reaches them.
+    pub is_partitioned: bool,
+    pub columns: Vec<TargetColumn>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetColumn {
+    pub name: String,
+    pub type_oid: u32,
+    /// The type as a cast takes it: quoted, with its schema, without modifier.
+    pub type_name: String,
+    /// Computed by the target, so nobody can write it.
+    pub is_generated: bool,
+    /// GENERATED ALWAYS AS IDENTITY: an insert can override it, an update cannot.
+    pub is_identity_always: bool,
+    pub is_primary_key: bool,
+    /// The operator that the type's default btree calls equality, where it does not lie in `pg_catalog`.
+    pub foreign_equality: Option<String>,
+    /// `IS NOT DISTINCT FROM` means equality of values. Not so for json (no equality), box (equal areas) and composites
+    /// of such.
+    pub has_equality: bool,
+}
+
+/// One row a column; a table without columns is one row of NULLs. Domains are followed to their base type.
+const COLUMNS_SQL: &str = "\
+WITH RECURSIVE base AS (
+    SELECT a.attrelid, a.attnum, t.oid AS type, t.typtype, t.typbasetype
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
+  UNION ALL
+    SELECT b.attrelid, b.attnum, t.oid, t.typtype, t.typbasetype
+    FROM base b JOIN pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd'
+)
+SELECT c.relkind::text, a.attname::text, a.atttypid, tn.nspname::text, t.typname::text,
+    a.attgenerated <> '', a.attidentity = 'a',
+    COALESCE(a.attnum = ANY (pk.indkey), false),
+    (SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+     FROM pg_opclass k
+     JOIN pg_amop m ON m.amopfamily = k.opcfamily AND m.amopstrategy = 3
+                   AND m.amoplefttype = k.opcintype AND m.amoprighttype = k.opcintype
+     JOIN pg_am am ON am.oid = k.opcmethod AND am.amname = 'btree'
+     JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace n ON n.oid = o.oprnamespace
+     WHERE k.opcdefault AND k.opcintype = bt.oid AND n.nspname <> 'pg_catalog' LIMIT 1),
+    et.typtype IN ('e', 'r', 'm') OR EXISTS (
+        SELECT FROM pg_opclass k JOIN pg_am am ON am.oid = k.opcmethod AND am.amname IN ('btree', 'hash')
+        WHERE k.opcdefault AND et.typnamespace = 'pg_catalog'::regnamespace AND (k.opcintype = et.oid OR EXISTS (
+            SELECT FROM pg_cast f WHERE f.castsource = et.oid AND f.casttarget = k.opcintype
+                                    AND f.castmethod = 'b' AND f.castcontext = 'i')))
+FROM pg_class c
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_namespace tn ON tn.oid = t.typnamespace
+LEFT JOIN base b ON b.attrelid = c.oid AND b.attnum = a.attnum AND b.typtype <> 'd'
+LEFT JOIN pg_type bt ON bt.oid = b.type
+LEFT JOIN pg_type et ON et.oid = CASE WHEN bt.typelem <> 0 AND bt.typlen = -1 THEN bt.typelem ELSE bt.oid END
+LEFT JOIN pg_index pk ON pk.indrelid = c.oid AND pk.indisprimary
+WHERE c.oid = to_regclass($1)
+ORDER BY a.attnum";
+
+/// Reads what the catalog says; `None` where there is no such table.
+pub async fn load(client: &Client, schema: &str, name: &str) -> Result<Option<TargetTable>, Error> {
+    let qualified = quote_qualified(schema, name);
+    let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error).on(qualified.clone());
+    let rows = client.query(COLUMNS_SQL, &[&qualified]).await.map_err(failed)?;
+    let Some(first) = rows.first() else { return Ok(None) };
+    let kind: String = first.try_get(0).map_err(failed)?;
+    if !matches!(kind.as_str(), "r" | "p") {
+        let what = format!("{qualified} on the target is not a table (relkind {kind})");
+        return Err(Error::refused(Stage::Apply, what, "make it a table, or exclude it in [tables]"));
+    }
+    let columns = rows.iter().filter_map(|row| column(row).transpose()).collect::<Result<_, _>>().map_err(failed)?;
+    Ok(Some(TargetTable { name: qualified.clone(), is_partitioned: kind == "p", columns }))
+}
+
+fn column(row: &Row) -> Result<Option<TargetColumn>, tokio_postgres::Error> {
+    let Some(name) = row.try_get::<_, Option<String>>(1)? else { return Ok(None) };
+    Ok(Some(TargetColumn {
+        name,
+        type_oid: row.try_get(2)?,
+        type_name: quote_qualified(row.try_get(3)?, row.try_get(4)?),
+        is_generated: row.try_get(5)?,
+        is_identity_always: row.try_get(6)?,
+        is_primary_key: row.try_get(7)?,
+        foreign_equality: row.try_get(8)?,
+        has_equality: row.try_get(9)?,
+    }))
+}

@@ -1,0 +1,240 @@
+//! How the rows of one relation go to one table: found once per description of the relation.
+//!
+//! In: a relation of the source and the table of the same name on the target. Out: statements, prepared when first
+//! needed, with where each parameter comes from.
+//!
+//! Columns are matched by name. A column of the source that the target lacks is an error that names it; further
+//! columns of the target keep their values or defaults.
+
+use std::collections::HashMap;
+
+use pgsluice_proto::Oid;
+use pgsluice_proto::pgoutput::{Cell, ReplicaIdentity};
+use tokio_postgres::{Client, Statement};
+
+use super::catalog::{TargetColumn, TargetTable};
+use super::parameter::Parameter;
+use super::sql::{self, Match};
+use crate::batch::{OldRow, Row};
+use crate::config::Role;
+use crate::decode::Relation;
+use crate::error::{Error, Kind, Stage};
+
+/// Different sets of columns that updates leave unchanged, per table. Beyond it the statements are prepared anew.
+const STATEMENTS_MAX: usize = 64;
+
+/// A statement with the origin of each parameter.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    pub statement: Statement,
+    slots: Vec<Slot>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Slot {
+    /// The column with this position, of the new row.
+    New(usize),
+    /// The column with this position, of the row that is looked for.
+    Old(usize),
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Shape {
+    Insert,
+    /// The columns that are set or guarded: all but unchanged TOAST values.
+    Update(Box<[bool]>),
+    Delete,
+}
+
+#[derive(Debug)]
+enum Identity {
+    /// Positions of the columns by which a row is found.
+    Key(Vec<usize>),
+    WholeRow,
+    /// The source sends no old rows; updates and deletes cannot come.
+    None,
+}
+
+#[derive(Debug)]
+pub(super) struct TablePlan {
+    /// Of the relation's description that this is made for.
+    pub version: u64,
+    table: TargetTable,
+    /// For each column of the relation, its column in `table`.
+    columns: Vec<usize>,
+    identity: Identity,
+    statements: HashMap<Shape, Prepared>,
+}
+
+impl TablePlan {
+    /// # Errors
+    /// [`Kind::Mismatch`] if the table lacks a column.
+    pub fn new(relation: &Relation, table: TargetTable) -> Result<TablePlan, Error> {
+        let columns = match_columns(relation, &table)?;
+        let identity = identity(relation, &table, &columns);
+        Ok(TablePlan { version: relation.version, table, columns, identity, statements: HashMap::new() })
+    }
+
+    pub fn table(&self) -> (&str, bool) {
+        (&self.table.name, self.table.is_partitioned)
+    }
+
+    pub async fn insert(&mut self, client: &Client, relation: &Relation) -> Result<Prepared, Error> {
+        if let Some(prepared) = self.statements.get(&Shape::Insert) {
+            return Ok(prepared.clone());
+        }
+        let written: Vec<_> = (0..self.columns.len()).filter(|&position| !self.column(position).is_generated).collect();
+        let text = sql::insert(&self.table.name, &self.pick(&written));
+        let slots = written.into_iter().map(Slot::New).collect();
+        self.prepare(client, relation, Shape::Insert, &text, slots).await
+    }
+
+    /// The statement for an update whose new row has these cells known.
+    pub async fn update(&mut self, client: &Client, relation: &Relation, new: Row<'_>) -> Result<Prepared, Error> {
+        let known: Box<[bool]> = new.cells().map(|cell| cell != Cell::Unchanged).collect();
+        let shape = Shape::Update(known);
+        if let Some(prepared) = self.statements.get(&shape) {
+            return Ok(prepared.clone());
+        }
+        let Shape::Update(known) = &shape else { unreachable!("made above") };
+        let writable = |&position: &usize| known[position] && !self.column(position).is_generated;
+        let (guards, set): (Vec<_>, Vec<_>) =
+            (0..self.columns.len()).filter(writable).partition(|&position| self.column(position).is_identity_always);
+        let matched = self.matched(relation)?;
+        let picked = self.pick(&matched);
+        let text = sql::update(&self.table.name, &self.pick(&set), self.by(&picked), &self.pick(&guards));
+        let slots = set.into_iter().map(Slot::New).chain(matched.into_iter().map(Slot::Old));
+        let slots = slots.chain(guards.into_iter().map(Slot::New)).collect();
+        self.prepare(client, relation, shape, &text, slots).await
+    }
+
+    pub async fn delete(&mut self, client: &Client, relation: &Relation) -> Result<Prepared, Error> {
+        if let Some(prepared) = self.statements.get(&Shape::Delete) {
+            return Ok(prepared.clone());
+        }
+        let matched = self.matched(relation)?;
+        let text = sql::delete(&self.table.name, self.by(&self.pick(&matched)));
+        let slots = matched.into_iter().map(Slot::Old).collect();
+        self.prepare(client, relation, Shape::Delete, &text, slots).await
+    }
+
+    /// Binary values fit only a column of the very same type, which must mean the same in every cluster.
+    pub fn check_format(&self, relation: &Relation, row: Row<'_>) -> Result<(), Error> {
+        for (position, cell) in row.cells().enumerate() {
+            let same_type = self.column(position).type_oid == relation.columns[position].type_oid.0;
+            if matches!(cell, Cell::Binary(_)) && !same_type {
+                let column = relation.columns[position].name.clone();
+                return Err(Error::new(Stage::Apply, Kind::FormatOutdated { column }).on(relation.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn prepare(
+        &mut self,
+        client: &Client,
+        relation: &Relation,
+        shape: Shape,
+        text: &str,
+        slots: Vec<Slot>,
+    ) -> Result<Prepared, Error> {
+        let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error).on(relation.to_string());
+        let prepared = Prepared { statement: client.prepare(text).await.map_err(failed)?, slots };
+        if self.statements.len() >= STATEMENTS_MAX {
+            self.statements.clear();
+        }
+        self.statements.insert(shape, prepared.clone());
+        Ok(prepared)
+    }
+
+    /// Positions of the columns by which a row is found.
+    fn matched(&self, relation: &Relation) -> Result<Vec<usize>, Error> {
+        match &self.identity {
+            Identity::Key(positions) => Ok(positions.clone()),
+            Identity::WholeRow => Ok((0..self.columns.len()).collect()),
+            Identity::None => {
+                let what = "the source sent an update or delete of a table without replica identity";
+                let kind = Kind::Protocol { role: Role::Source, what: what.to_owned() };
+                Err(Error::new(Stage::Apply, kind).on(relation.to_string()))
+            }
+        }
+    }
+
+    fn by<'a>(&self, columns: &'a [&'a TargetColumn]) -> Match<'a> {
+        match self.identity {
+            Identity::Key(_) | Identity::None => Match::Key(columns),
+            Identity::WholeRow => Match::WholeRow(columns),
+        }
+    }
+
+    fn column(&self, position: usize) -> &TargetColumn {
+        &self.table.columns[self.columns[position]]
+    }
+
+    fn pick(&self, positions: &[usize]) -> Vec<&TargetColumn> {
+        positions.iter().map(|&position| self.column(position)).collect()
+    }
+}
+
+impl Prepared {
+    /// The values for one change. The row that is looked for is the old one, or the new where the source left the old
+    /// out because its key is the same.
+    pub fn parameters<'a>(&self, new: Option<Row<'a>>, old: Option<OldRow<'a>>) -> Vec<Parameter<'a>> {
+        let looked_for = old.map(|old| old.row()).or(new);
+        let value = |slot: &Slot| match *slot {
+            Slot::New(position) => new.map(|row| row.cell(position)),
+            Slot::Old(position) => looked_for.map(|row| row.cell(position)),
+        };
+        self.slots.iter().map(|slot| Parameter(value(slot).unwrap_or(Cell::Unchanged))).collect()
+    }
+}
+
+/// The position in `table` of each column of the relation.
+fn match_columns(relation: &Relation, table: &TargetTable) -> Result<Vec<usize>, Error> {
+    let names: Vec<_> = relation.columns.iter().map(|column| column.name.as_str()).collect();
+    check_columns(&names, table).map_err(|what| {
+        let mend = "ALTER TABLE … ADD COLUMN on the target, then start again: nothing is lost meanwhile";
+        Error::new(Stage::Apply, Kind::Mismatch { what, mend: mend.to_owned() }).on(relation.to_string())
+    })
+}
+
+/// The position in `table` of each name, or which ones it lacks.
+pub fn check_columns(names: &[&str], table: &TargetTable) -> Result<Vec<usize>, String> {
+    let position = |name: &&str| table.columns.iter().position(|column| column.name == **name);
+    let missing: Vec<_> =
+        names.iter().filter(|name| position(name).is_none()).map(|name| format!("\"{name}\"")).collect();
+    if missing.is_empty() {
+        return Ok(names.iter().filter_map(position).collect());
+    }
+    Err(format!("the target's table {} has no column {}", table.name, missing.join(", ")))
+}
+
+fn identity(relation: &Relation, table: &TargetTable, columns: &[usize]) -> Identity {
+    let flagged = || {
+        let positions: Vec<_> = (0..columns.len()).filter(|&position| relation.columns[position].is_identity).collect();
+        if positions.is_empty() { Identity::None } else { Identity::Key(positions) }
+    };
+    match relation.replica_identity {
+        ReplicaIdentity::Default | ReplicaIdentity::Index => flagged(),
+        ReplicaIdentity::Nothing => Identity::None,
+        // The whole old row is known. If the target has a primary key among its columns, that finds it by an index.
+        ReplicaIdentity::Full => {
+            let is_key = |&position: &usize| table.columns[columns[position]].is_primary_key;
+            let key: Vec<_> = (0..columns.len()).filter(is_key).collect();
+            let of_target = table.columns.iter().filter(|column| column.is_primary_key).count();
+            if key.is_empty() || key.len() < of_target { Identity::WholeRow } else { Identity::Key(key) }
+        }
+    }
+}
+
+/// Whether values of this type are the same bytes in binary in every cluster: built in, and no name of an object that
+/// travels as its OID.
+pub fn is_stable_in_binary(type_oid: Oid) -> bool {
+    /// `regproc`, `regprocedure`, `regoper`, `regoperator`, `regclass`, `regtype`, `regconfig`, `regdictionary`,
+    /// `regnamespace`, `regrole`, `regcollation` and their arrays (`pg_type.dat`).
+    const OBJECT_NAMES: [u32; 22] = [
+        24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191, 1008, 2207, 2208, 2209, 2210, 2211, 3735, 3770,
+        4090, 4097, 4192,
+    ];
+    type_oid < Oid::FIRST_UNPINNED && !OBJECT_NAMES.contains(&type_oid.0)
+}

@@ -1,0 +1,190 @@
+//! The text of the statements, from what the plan has found. Nothing here asks the server.
+//!
+//! Every parameter is cast to the type of its column, so that the server reads its bytes as that type whatever stands
+//! around it.
+
+use super::catalog::TargetColumn;
+use crate::postgres::quote_ident;
+
+/// How a statement finds its one row.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Match<'a> {
+    /// By columns that identify it.
+    Key(&'a [&'a TargetColumn]),
+    /// By all columns that are known, one row of those that are alike.
+    WholeRow(&'a [&'a TargetColumn]),
+}
+
+/// Numbers parameters in the order in which they are written.
+#[derive(Default)]
+struct Parameters(usize);
+
+impl Parameters {
+    fn next(&mut self, column: &TargetColumn) -> String {
+        self.0 += 1;
+        format!("${}::{}", self.0, column.type_name)
+    }
+}
+
+/// Parameters: the columns.
+pub(super) fn insert(table: &str, columns: &[&TargetColumn]) -> String {
+    if columns.is_empty() {
+        return format!("INSERT INTO {table} DEFAULT VALUES");
+    }
+    let mut parameters = Parameters::default();
+    let names = join(columns, ", ", |column| quote_ident(&column.name));
+    let values = join(columns, ", ", |column| parameters.next(column));
+    format!("INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE VALUES ({values})")
+}
+
+/// Parameters: the columns to set, the columns to match, and the `guards`, which nobody can set and which must already
+/// be what they are to become.
+pub(super) fn update(table: &str, set: &[&TargetColumn], row: Match<'_>, guards: &[&TargetColumn]) -> String {
+    let mut parameters = Parameters::default();
+    let assignments = if set.is_empty() {
+        // Nothing is to be written, but the row has to be there, and counted.
+        None
+    } else {
+        Some(join(set, ", ", |column| format!("{} = {}", quote_ident(&column.name), parameters.next(column))))
+    };
+    let (with, from, condition) = find(table, row, &mut parameters);
+    let guarded = join(guards, "", |column| format!(" AND {}", same(column, &mut parameters)));
+    match assignments {
+        Some(assignments) => {
+            format!("{with}UPDATE {table} AS target SET {assignments}{from} WHERE {condition}{guarded}")
+        }
+        None => format!(
+            "{with}SELECT FROM {table} AS target{} WHERE {condition}{guarded} FOR UPDATE OF target",
+            from.replace(" FROM ", ", ")
+        ),
+    }
+}
+
+/// Parameters: the columns to match.
+pub(super) fn delete(table: &str, row: Match<'_>) -> String {
+    let mut parameters = Parameters::default();
+    let (with, from, condition) = find(table, row, &mut parameters);
+    format!("{with}DELETE FROM {table} AS target{} WHERE {condition}", from.replace(" FROM ", " USING "))
+}
+
+/// Each table with whether it is partitioned. Never CASCADE: what the source emptied is listed.
+pub(super) fn truncate<'a>(tables: impl Iterator<Item = (&'a str, bool)>, restart_identity: bool) -> String {
+    let list: Vec<_> =
+        tables.map(|(name, partitioned)| if partitioned { name.to_owned() } else { format!("ONLY {name}") }).collect();
+    let identity = if restart_identity { "RESTART IDENTITY" } else { "CONTINUE IDENTITY" };
+    format!("TRUNCATE TABLE {} {identity} RESTRICT", list.join(", "))
+}
+
+/// The parts of a statement that find the row: what stands before it, a further FROM item, and the condition.
+fn find(table: &str, row: Match<'_>, parameters: &mut Parameters) -> (String, &'static str, String) {
+    match row {
+        Match::Key(columns) => {
+            let condition = join(columns, " AND ", |column| {
+                let operator = column.foreign_equality.as_deref().unwrap_or("=");
+                format!("target.{} {operator} {}", quote_ident(&column.name), parameters.next(column))
+            });
+            (String::new(), "", condition)
+        }
+        Match::WholeRow(columns) => {
+            let mut condition = join(columns, " AND ", |column| same(column, parameters));
+            if condition.is_empty() {
+                condition.push_str("true");
+            }
+            // A ctid is unique within one partition only.
+            let with = format!(
+                "WITH found AS MATERIALIZED (SELECT target.tableoid, target.ctid FROM {table} AS target \
+                 WHERE {condition} LIMIT 1 FOR UPDATE) "
+            );
+            (with, " FROM found", "target.tableoid = found.tableoid AND target.ctid = found.ctid".to_owned())
+        }
+    }
+}
+
+/// The column holds the parameter's value, or both are NULL.
+fn same(column: &TargetColumn, parameters: &mut Parameters) -> String {
+    let parameter = parameters.next(column);
+    let name = quote_ident(&column.name);
+    if column.has_equality {
+        format!("target.{name} IS NOT DISTINCT FROM {parameter}")
+    } else {
+        // Copies of one value have one text.
+        format!("target.{name}::text IS NOT DISTINCT FROM {parameter}::text")
+    }
+}
+
+fn join(columns: &[&TargetColumn], separator: &str, text: impl FnMut(&&TargetColumn) -> String) -> String {
+    columns.iter().map(text).collect::<Vec<_>>().join(separator)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, type_name: &str) -> TargetColumn {
+        TargetColumn {
+            name: name.to_owned(),
+            type_oid: 0,
+            type_name: type_name.to_owned(),
+            is_generated: false,
+            is_identity_always: false,
+            is_primary_key: false,
+            foreign_equality: None,
+            has_equality: true,
+        }
+    }
+
+    #[test]
+    fn statements_by_key() {
+        let (id, note) = (column("id", "int4"), column("no\"te", "text"));
+        assert_eq!(
+            insert("s.t", &[&id, &note]),
+            "INSERT INTO s.t (\"id\", \"no\"\"te\") OVERRIDING SYSTEM VALUE VALUES ($1::int4, $2::text)"
+        );
+        assert_eq!(insert("s.t", &[]), "INSERT INTO s.t DEFAULT VALUES");
+        assert_eq!(
+            update("s.t", &[&id, &note], Match::Key(&[&id]), &[]),
+            "UPDATE s.t AS target SET \"id\" = $1::int4, \"no\"\"te\" = $2::text WHERE target.\"id\" = $3::int4"
+        );
+        assert_eq!(delete("s.t", Match::Key(&[&id])), "DELETE FROM s.t AS target WHERE target.\"id\" = $1::int4");
+    }
+
+    #[test]
+    fn an_update_that_sets_nothing_still_counts_its_row() {
+        let id = column("id", "int4");
+        assert_eq!(
+            update("s.t", &[], Match::Key(&[&id]), &[]),
+            "SELECT FROM s.t AS target WHERE target.\"id\" = $1::int4 FOR UPDATE OF target"
+        );
+    }
+
+    #[test]
+    fn a_column_that_cannot_be_set_guards_the_update() {
+        let (id, note) = (column("id", "int4"), column("note", "text"));
+        assert_eq!(
+            update("s.t", &[&note], Match::Key(&[&id]), &[&id]),
+            "UPDATE s.t AS target SET \"note\" = $1::text WHERE target.\"id\" = $2::int4 \
+             AND target.\"id\" IS NOT DISTINCT FROM $3::int4"
+        );
+    }
+
+    #[test]
+    fn whole_rows_touch_one_of_those_that_are_alike() {
+        let (id, mut doc) = (column("id", "int4"), column("doc", "json"));
+        doc.has_equality = false;
+        assert_eq!(
+            delete("s.t", Match::WholeRow(&[&id, &doc])),
+            "WITH found AS MATERIALIZED (SELECT target.tableoid, target.ctid FROM s.t AS target \
+             WHERE target.\"id\" IS NOT DISTINCT FROM $1::int4 \
+             AND target.\"doc\"::text IS NOT DISTINCT FROM $2::json::text LIMIT 1 FOR UPDATE) \
+             DELETE FROM s.t AS target USING found WHERE target.tableoid = found.tableoid AND target.ctid = found.ctid"
+        );
+    }
+
+    #[test]
+    fn truncate_is_one_statement_without_cascade() {
+        assert_eq!(
+            truncate([("s.a", false), ("s.b", true)].into_iter(), true),
+            "TRUNCATE TABLE ONLY s.a, s.b RESTART IDENTITY RESTRICT"
+        );
+    }
+}

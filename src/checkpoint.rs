@@ -1,0 +1,182 @@
+//! Progress: the row on the target that says how much of the source is there.
+//!
+//! In: the target's SQL session. Out: the position to go on from, and a fence around it.
+//!
+//! **Always holds:**
+//! - The target owns progress; the slot's `confirmed_flush_lsn` is only a hint, and may even go back when the standby
+//!   crashes.
+//! - `end_lsn` moves in the transaction that holds the data it speaks of, and never back.
+//! - Whoever starts raises `epoch`; whoever applies does so only under its own epoch. A transaction whose outcome is in
+//!   doubt still holds the lock on its progress row, so the fence of the next start waits until the outcome is known.
+
+use std::time::SystemTime;
+
+use pgsluice_proto::{Lsn, PgTimestamp, TimelineId};
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Row, Statement};
+
+use crate::config::Role;
+use crate::error::{Error, Kind, Stage};
+
+/// The schema and its tables, for `setup` and for whoever runs the SQL by hand. Safe to run again.
+pub const SCHEMA_SQL: &str = "\
+CREATE SCHEMA IF NOT EXISTS pgsluice;
+CREATE TABLE IF NOT EXISTS pgsluice.progress (
+    name text PRIMARY KEY,
+    system_identifier text NOT NULL,
+    timeline integer NOT NULL,
+    slot text NOT NULL,
+    consistent_point pg_lsn NOT NULL,
+    end_lsn pg_lsn NOT NULL,
+    commit_time timestamptz,
+    epoch bigint NOT NULL DEFAULT 0,
+    updated_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+";
+
+/// Where a replication stands, as its row on the target says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub system_identifier: String,
+    pub timeline: TimelineId,
+    pub slot: String,
+    /// Where the slot was made; its `confirmed_flush_lsn` was never lower.
+    pub consistent_point: Lsn,
+    /// Every source transaction whose commit record ends at or before this is on the target, no other is.
+    pub end_lsn: Lsn,
+    /// Of the last transaction applied; `None` before the first.
+    pub commit_time: Option<SystemTime>,
+    pub epoch: i64,
+}
+
+const COLUMNS: &str = "system_identifier, timeline, slot, consistent_point, end_lsn, commit_time, epoch";
+
+impl Progress {
+    fn from_row(row: &Row) -> Result<Progress, tokio_postgres::Error> {
+        let lsn = |column| row.try_get::<_, PgLsn>(column).map(|lsn| Lsn::new(lsn.into()));
+        Ok(Progress {
+            system_identifier: row.try_get(0)?,
+            // Timelines are below 2³¹ for as long as anybody has seen.
+            timeline: TimelineId(row.try_get::<_, i32>(1)?.cast_unsigned()),
+            slot: row.try_get(2)?,
+            consistent_point: lsn(3)?,
+            end_lsn: lsn(4)?,
+            commit_time: row.try_get(5)?,
+            epoch: row.try_get(6)?,
+        })
+    }
+}
+
+/// Reads the row; `None` where there is none, or no table to hold it.
+pub async fn read(client: &Client, name: &str) -> Result<Option<Progress>, Error> {
+    let exists = client.query_one("SELECT to_regclass('pgsluice.progress') IS NOT NULL", &[]).await.map_err(failed)?;
+    if !exists.try_get::<_, bool>(0).map_err(failed)? {
+        return Ok(None);
+    }
+    let sql = format!("SELECT {COLUMNS} FROM pgsluice.progress WHERE name = $1");
+    let row = client.query_opt(&sql, &[&name]).await.map_err(failed)?;
+    row.map(|row| Progress::from_row(&row).map_err(failed)).transpose()
+}
+
+/// Makes the row of a new slot, from whose consistent point on everything is in the stream.
+pub async fn create(client: &Client, name: &str, progress: &Progress) -> Result<(), Error> {
+    let sql = "INSERT INTO pgsluice.progress (name, system_identifier, timeline, slot, consistent_point, end_lsn) \
+               VALUES ($1, $2, $3, $4, $5, $6)";
+    let timeline = progress.timeline.0.cast_signed();
+    let consistent_point = PgLsn::from(progress.consistent_point.as_u64());
+    let end_lsn = PgLsn::from(progress.end_lsn.as_u64());
+    let inserted = client
+        .execute(sql, &[&name, &progress.system_identifier, &timeline, &progress.slot, &consistent_point, &end_lsn])
+        .await
+        .map_err(failed)?;
+    debug_assert_eq!(inserted, 1);
+    Ok(())
+}
+
+/// Removes the row, and the schema where no other row is left. Returns what of the two was there to be removed.
+pub async fn remove(client: &Client, name: &str) -> Result<(bool, bool), Error> {
+    if read(client, name).await?.is_none() {
+        return Ok((false, false));
+    }
+    let removed = client.execute("DELETE FROM pgsluice.progress WHERE name = $1", &[&name]).await.map_err(failed)?;
+    let others = client.query_opt("SELECT FROM pgsluice.progress LIMIT 1", &[]).await.map_err(failed)?;
+    if others.is_none() {
+        client.batch_execute("DROP TABLE pgsluice.progress; DROP SCHEMA pgsluice").await.map_err(failed)?;
+    }
+    Ok((removed > 0, others.is_none()))
+}
+
+/// Takes over: raises the epoch, so that no other engine commits from here on, and returns where to go on.
+///
+/// Waits for a transaction of another engine that holds the row, whichever way it ends.
+pub async fn fence(client: &Client, name: &str, timeline: TimelineId) -> Result<Option<Progress>, Error> {
+    let sql = format!(
+        "UPDATE pgsluice.progress SET epoch = epoch + 1, timeline = $2, updated_at = now() \
+         WHERE name = $1 RETURNING {COLUMNS}"
+    );
+    let row = client.query_opt(&sql, &[&name, &timeline.0.cast_signed()]).await.map_err(failed)?;
+    row.map(|row| Progress::from_row(&row).map_err(failed)).transpose()
+}
+
+/// The statements with which one engine moves its progress, under its epoch.
+#[derive(Debug)]
+pub struct Checkpoint {
+    name: String,
+    epoch: i64,
+    advance: Statement,
+    hold: Statement,
+}
+
+impl Checkpoint {
+    pub async fn prepare(client: &Client, name: &str, epoch: i64) -> Result<Checkpoint, Error> {
+        let advance = "UPDATE pgsluice.progress SET end_lsn = GREATEST(end_lsn, $3), \
+                       commit_time = COALESCE($4, commit_time), updated_at = now() WHERE name = $1 AND epoch = $2";
+        let hold = "SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR UPDATE";
+        Ok(Checkpoint {
+            name: name.to_owned(),
+            epoch,
+            advance: client.prepare(advance).await.map_err(failed)?,
+            hold: client.prepare(hold).await.map_err(failed)?,
+        })
+    }
+
+    /// Moves progress, in the transaction that is open on `client`.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`] if another engine has taken over; the transaction must not commit then.
+    pub async fn advance(&self, client: &Client, end_lsn: Lsn, commit_time: Option<PgTimestamp>) -> Result<(), Error> {
+        let end_lsn = PgLsn::from(end_lsn.as_u64());
+        let commit_time = commit_time.and_then(PgTimestamp::to_system_time);
+        let moved =
+            client.execute(&self.advance, &[&self.name, &self.epoch, &end_lsn, &commit_time]).await.map_err(failed)?;
+        if moved == 1 { Ok(()) } else { Err(self.fenced(client).await) }
+    }
+
+    /// Holds the row against other engines until the end of the transaction that is open on `client`. Outside of a
+    /// transaction it only looks whether we are still the one.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`], as [`Checkpoint::advance`].
+    pub async fn hold(&self, client: &Client) -> Result<(), Error> {
+        let held = client.execute(&self.hold, &[&self.name, &self.epoch]).await.map_err(failed)?;
+        if held == 1 { Ok(()) } else { Err(self.fenced(client).await) }
+    }
+
+    async fn fenced(&self, client: &Client) -> Error {
+        match read(client, &self.name).await {
+            Ok(Some(progress)) => {
+                Error::new(Stage::Checkpoint, Kind::Fenced { mine: self.epoch, theirs: progress.epoch })
+            }
+            Ok(None) => Error::refused(
+                Stage::Checkpoint,
+                format!("the progress row \"{}\" on the target is gone", self.name),
+                "find out who removed it; `pgsluice teardown` and `pgsluice setup` start from nothing",
+            ),
+            Err(error) => error,
+        }
+    }
+}
+
+fn failed(error: tokio_postgres::Error) -> Error {
+    Error::from_postgres(Stage::Checkpoint, Role::Target, error)
+}
