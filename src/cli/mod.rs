@@ -1,0 +1,116 @@
+//! The command line: one file a command, results on stdout, logs on stderr, exit codes as `error` gives them.
+
+mod output;
+mod run;
+mod setup;
+mod status;
+mod tail;
+mod teardown;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
+
+use crate::config::Config;
+use crate::error::{EXIT_DONE, Error, Kind, Stage};
+
+#[derive(Debug, Parser)]
+#[command(name = "pgsluice", version, about, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed while working, 2 usage or configuration, 3 refused by a check")]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// How results are printed on stdout
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// How the log is printed on stderr
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// More in the log: -v for details, -vv for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the publication, the slot and the schema for progress; safe to run again
+    Setup(setup::SetupArguments),
+    /// Replicate until stopped; SIGTERM and SIGINT end on a commit
+    Run(run::RunArguments),
+    /// Show slot, progress and the lag of every hop
+    Status(status::StatusArguments),
+    /// Print decoded changes as JSON lines, without applying or confirming them
+    Tail(tail::TailArguments),
+    /// Remove the slot, the publication and the schema for progress
+    Teardown(teardown::TeardownArguments),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgument {
+    /// The configuration file
+    #[arg(short, long = "config", value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl ConfigArgument {
+    fn load(&self) -> Result<Config, Error> {
+        Config::load(&self.config).map_err(|error| Error::new(Stage::Config, Kind::Config(error)))
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log(&arguments.global);
+    let format = arguments.global.format;
+    let result = match &arguments.command {
+        Command::Setup(arguments) => setup::run(arguments, format),
+        Command::Run(arguments) => run::run(arguments, format),
+        Command::Status(arguments) => status::run(arguments, format),
+        Command::Tail(arguments) => tail::run(arguments),
+        Command::Teardown(arguments) => teardown::run(arguments, format),
+    };
+    match result {
+        Ok(()) => ExitCode::from(EXIT_DONE),
+        Err(error) => {
+            tracing::error!(stage = ?error.stage(), "{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn start_log(global: &Global) {
+    let level = match global.verbose {
+        0 => LevelFilter::INFO,
+        1 => LevelFilter::DEBUG,
+        2.. => LevelFilter::TRACE,
+    };
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(LevelFilter::WARN.into())
+        .parse_lossy(format!("pgsluice={level}"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match global.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

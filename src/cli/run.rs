@@ -1,0 +1,78 @@
+use std::str::FromStr;
+use std::thread;
+
+use clap::Args;
+use crossbeam_channel::{Receiver, TrySendError};
+use pgsluice_proto::Lsn;
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::{ConfigArgument, Format, output};
+use crate::error::Error;
+use crate::pipeline::{self, StopAt};
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Stop by itself: `current` for where the source is now, or an LSN, before which all commits are applied and
+    /// none after
+    #[arg(long, value_name = "current|LSN", value_parser = parse_stop_at, default_value = "never", hide_default_value = true)]
+    stop_at: StopAt,
+}
+
+fn parse_stop_at(text: &str) -> Result<StopAt, String> {
+    match text {
+        "never" => Ok(StopAt::Never),
+        "current" => Ok(StopAt::Current),
+        lsn => Lsn::from_str(lsn).map(StopAt::Lsn).map_err(|error| format!("{error}, or \"current\"")),
+    }
+}
+
+#[derive(Serialize)]
+struct RunResult {
+    end_lsn: String,
+    transactions: u64,
+    changes: u64,
+    sessions: u64,
+}
+
+pub fn run(arguments: &RunArguments, format: Format) -> Result<(), Error> {
+    let config = arguments.config.load()?;
+    let stop = stop_signals()?;
+    let summary = pipeline::run(&config, arguments.stop_at, &stop)
+        .map_err(|error| if config.log.row_values { error } else { error.without_row_values() })?;
+    let result = RunResult {
+        end_lsn: summary.end_lsn.to_string(),
+        transactions: summary.transactions,
+        changes: summary.changes,
+        sessions: summary.sessions,
+    };
+    match format {
+        Format::Json => output::json(&result),
+        Format::Table => output::pairs(&[
+            ("end_lsn".to_owned(), result.end_lsn),
+            ("transactions".to_owned(), result.transactions.to_string()),
+            ("changes".to_owned(), result.changes.to_string()),
+            ("sessions".to_owned(), result.sessions.to_string()),
+        ]),
+    }
+}
+
+/// A message for each SIGTERM or SIGINT.
+pub fn stop_signals() -> Result<Receiver<()>, Error> {
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(output::failed)?;
+    let (asked, stop) = crossbeam_channel::bounded(1);
+    let forward = move || {
+        for _ in signals.forever() {
+            match asked.try_send(()) {
+                // One request is enough.
+                Ok(()) | Err(TrySendError::Full(())) => {}
+                Err(TrySendError::Disconnected(())) => return,
+            }
+        }
+    };
+    thread::Builder::new().name("pgsluice-signals".to_owned()).spawn(forward).map_err(output::failed)?;
+    Ok(stop)
+}

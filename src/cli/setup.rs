@@ -1,0 +1,45 @@
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{ConfigArgument, Format, output};
+use crate::error::Error;
+use crate::pipeline::new_runtime;
+use crate::setup::{self, Step, StepState};
+
+#[derive(Debug, Args)]
+pub struct SetupArguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Print what a DBA would run on each server, and change nothing
+    #[arg(long)]
+    print_sql: bool,
+    /// How long to wait for the standby to replay and for open transactions to end
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+pub fn run(arguments: &SetupArguments, format: Format) -> Result<(), Error> {
+    let config = arguments.config.load()?;
+    let runtime = new_runtime()?;
+    if arguments.print_sql {
+        return output::text_line(runtime.block_on(setup::sql(&config))?.trim_end());
+    }
+    print_steps(&runtime.block_on(setup::set_up(&config, arguments.timeout))?, format)
+}
+
+pub fn print_steps(steps: &[Step], format: Format) -> Result<(), Error> {
+    match format {
+        Format::Json => output::json(&steps),
+        Format::Table => {
+            let state = |step: &Step| match step.state {
+                StepState::Created => "created",
+                StepState::Present => "present",
+                StepState::Removed => "removed",
+                StepState::Absent => "absent",
+            };
+            let rows: Vec<_> = steps.iter().map(|step| (step.object.clone(), state(step).to_owned())).collect();
+            output::pairs(&rows)
+        }
+    }
+}

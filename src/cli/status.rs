@@ -1,0 +1,122 @@
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{ConfigArgument, Format, output};
+use crate::config::Config;
+use crate::error::{Error, Kind, Stage};
+use crate::pipeline::new_runtime;
+use crate::status::{self, Lag, State, Status};
+
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Again and again, until interrupted
+    #[arg(long)]
+    watch: bool,
+    /// Between two looks of --watch
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
+    interval: Duration,
+}
+
+pub fn run(arguments: &StatusArguments, format: Format) -> Result<(), Error> {
+    let config = arguments.config.load()?;
+    loop {
+        let status = print_one(&config, format)?;
+        if !arguments.watch {
+            return match status.state {
+                State::Unknown => {
+                    let what = status.errors.join("; ");
+                    Err(Error::new(Stage::Status, Kind::Incomplete(what)))
+                }
+                _ => Ok(()),
+            };
+        }
+        thread::sleep(arguments.interval);
+    }
+}
+
+fn print_one(config: &Config, format: Format) -> Result<Status, Error> {
+    let status = new_runtime()?.block_on(status::read(config));
+    match format {
+        Format::Json => output::json(&status)?,
+        Format::Table => output::pairs(&table(&status))?,
+    }
+    Ok(status)
+}
+
+fn table(status: &Status) -> Vec<(String, String)> {
+    let mut rows = vec![row("name", &status.name), row("state", state_text(status.state))];
+    if let Some(slot) = &status.slot {
+        let wal = slot.wal_status.as_deref().unwrap_or(UNKNOWN);
+        let active = if slot.active { "active" } else { "inactive" };
+        rows.push(row("slot", format!("{} ({active}, WAL {wal})", slot.name)));
+        if let Some(reason) = &slot.invalidation_reason {
+            rows.push(row("  invalidated", reason));
+        }
+        rows.push(row("  confirmed_flush_lsn", known(slot.confirmed_flush_lsn)));
+        rows.push(row("  retained WAL", slot.retained_bytes.map_or(UNKNOWN.to_owned(), bytes_text)));
+    }
+    if let Some(progress) = &status.progress {
+        rows.push(row("progress", known(progress.end_lsn)));
+        rows.push(row("  commit_time", progress.commit_time.as_deref().unwrap_or(UNKNOWN)));
+        rows.push(row("  epoch", progress.epoch.to_string()));
+    }
+    let lag = &status.lag;
+    let hops = [
+        ("lag: A to B", lag.receive),
+        ("lag: replay on B", lag.replay),
+        ("lag: B to engine", lag.decode),
+        ("lag: engine to C", lag.apply),
+        ("lag: total", lag.total),
+    ];
+    rows.extend(hops.map(|(label, lag)| row(label, lag_text(lag))));
+    rows.extend(status.errors.iter().map(|error| row("error", error)));
+    rows
+}
+
+const UNKNOWN: &str = "unknown";
+
+fn row(label: &str, value: impl Into<String>) -> (String, String) {
+    (label.to_owned(), value.into())
+}
+
+fn known(value: Option<impl ToString>) -> String {
+    value.map_or(UNKNOWN.to_owned(), |value| value.to_string())
+}
+
+fn state_text(state: State) -> &'static str {
+    match state {
+        State::Streaming => "streaming",
+        State::Stopped => "stopped: set up, no engine reads from the slot",
+        State::SlotInvalidated => "slot invalidated: it can never be used again",
+        State::SlotMissing => "slot missing: the target has progress, the slot for it is gone",
+        State::NotSetUp => "not set up",
+        State::Unknown => UNKNOWN,
+    }
+}
+
+fn lag_text(lag: Lag) -> String {
+    let bytes = lag.bytes.map_or(UNKNOWN.to_owned(), bytes_text);
+    let seconds = lag.seconds.map_or(UNKNOWN.to_owned(), |seconds| format!("{seconds:.1} s"));
+    format!("{bytes}, {seconds}")
+}
+
+fn bytes_text(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut amount = bytes as f64 / 1024.0;
+    let mut unit = UNITS[0];
+    for larger in &UNITS[1..] {
+        if amount < 1024.0 {
+            break;
+        }
+        amount /= 1024.0;
+        unit = larger;
+    }
+    format!("{amount:.1} {unit}")
+}

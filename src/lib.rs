@@ -1,0 +1,27 @@
+//! A logical-decoding replication engine for PostgreSQL: decodes on a standby, writes to a target exactly once.
+//!
+//! The modules in the order in which a byte of WAL passes through them:
+//!
+//! ```text
+//!            ┌──────────────────── pipeline (wiring, back-pressure, the only retry loop) ────────────────────┐
+//!  B ──TCP──► source ──frames──► decode ──changes──► batch ──whole transactions──► apply ──SQL──► C
+//!            ▲                                                                       │
+//!            └────────── feedback ◄───────────── checkpoint ◄─── progress row in the same commit
+//! ```
+//!
+//! **Architecture invariants.** A stage knows the type that it is handed and none of its neighbours; only `pipeline`
+//! sees all. Bytes of the protocol are read in `pgsluice-proto` alone. What to do about an error is decided in `error`
+//! alone.
+
+pub mod apply;
+pub mod batch;
+pub mod checkpoint;
+pub mod cli;
+pub mod config;
+pub mod decode;
+pub mod error;
+pub mod pipeline;
+pub mod postgres;
+pub mod setup;
+pub mod source;
+pub mod status;

@@ -1,0 +1,288 @@
+//! Wires the stages together, and holds the only retry loop.
+//!
+//! ```text
+//!  run ──► session::open ──► thread "source": socket ─► decode ─► batch ══ full batches ══► thread "apply": target
+//!   ▲                                ▲                     ║                                      │
+//!   │                                └── flushed LSN ◄─────╫────────── empty batches ═════════════╝
+//!   └── on Disposition::Retry, after a pause: everything anew from the progress on the target
+//! ```
+//!
+//! **Always holds:**
+//! - The source thread never waits for the target without serving the walsender: its waits end with the next status
+//!   update, and the pool of batches bounds what it reads ahead.
+//! - What is confirmed to the source is committed on the target.
+//! - A session that ends leaves nothing behind that the next one needs: progress is on the target.
+
+mod reader;
+mod session;
+mod shared;
+mod writer;
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
+use pgsluice_proto::Lsn;
+
+use self::reader::Reader;
+use self::session::Session;
+pub use self::session::{check_gap, check_identity, new_runtime, read_position, stream_options};
+use self::shared::Shared;
+use self::writer::Writer;
+use crate::batch::{Limits, POOL_BATCHES};
+use crate::config::Config;
+use crate::error::{Disposition, Error, Kind, Stage};
+
+/// After a stop is asked for, what the target is doing may take this long to end on a commit; then it is cancelled.
+const STOP_GRACE: Duration = Duration::from_millis(600);
+/// A thread that was told to end, and whose connections are closed, is given up for dead after this.
+const JOIN_LIMIT: Duration = Duration::from_secs(10);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// How long a slot may be in use by another walsender before that is an error: longer than the default
+/// `wal_sender_timeout`, after which the walsender of a client that is gone ends.
+const SLOT_WAIT_MAX: Duration = Duration::from_secs(90);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Where to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopAt {
+    Never,
+    /// Where the source is when the run starts.
+    Current,
+    /// All transactions whose commit lies before this, and no other.
+    Lsn(Lsn),
+}
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Summary {
+    /// Progress on the target.
+    pub end_lsn: Lsn,
+    pub transactions: u64,
+    pub changes: u64,
+    pub sessions: u64,
+}
+
+/// Replicates until `stop` says so, `stop_at` is reached, or an error needs a person.
+///
+/// # Errors
+/// The error that ended it, after the retries that its disposition allows.
+pub fn run(config: &Config, stop_at: StopAt, stop: &Receiver<()>) -> Result<Summary, Error> {
+    let stop_lsn = match stop_at {
+        StopAt::Never => None,
+        StopAt::Lsn(lsn) => Some(lsn),
+        StopAt::Current => Some(read_position(config)?),
+    };
+    let mut retry = Retry::new(config.stream.retry_limit);
+    let mut summary = Summary { end_lsn: Lsn::INVALID, transactions: 0, changes: 0, sessions: 0 };
+    loop {
+        let error = match session::open(config) {
+            Ok(session) => {
+                retry.session_opened();
+                summary.sessions += 1;
+                let (outcome, shared) = run_session(config, session, stop_lsn, stop)?;
+                summary.end_lsn = shared.flushed();
+                summary.transactions += shared.transactions();
+                summary.changes += shared.changes();
+                if shared.has_advanced() {
+                    retry.progressed();
+                }
+                match outcome {
+                    Ok(()) => return Ok(summary),
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        let pause = retry.after(error)?;
+        if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+            return Ok(summary);
+        }
+    }
+}
+
+/// Decides how long to wait after an error, and when it is enough.
+#[derive(Debug)]
+struct Retry {
+    limit: Duration,
+    /// A session was opened once: the configuration is right, and what fails now may pass.
+    opened: bool,
+    failing_since: Option<Instant>,
+    backoff: Duration,
+}
+
+impl Retry {
+    fn new(limit: Duration) -> Retry {
+        Retry { limit, opened: false, failing_since: None, backoff: BACKOFF_MIN }
+    }
+
+    fn session_opened(&mut self) {
+        self.opened = true;
+    }
+
+    fn progressed(&mut self) {
+        self.failing_since = None;
+        self.backoff = BACKOFF_MIN;
+    }
+
+    /// The pause before the next try, or the error where there is to be none.
+    fn after(&mut self, error: Error) -> Result<Duration, Error> {
+        let limit = match (error.disposition(), self.opened) {
+            (Disposition::Halt, _) => return Err(error),
+            (Disposition::Retry, true) => self.limit,
+            (Disposition::Retry, false) if error.is_slot_active() => SLOT_WAIT_MAX.min(self.limit),
+            (Disposition::Retry, false) => return Err(error),
+        };
+        let since = *self.failing_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > limit {
+            let after = humantime::format_duration(Duration::from_secs(since.elapsed().as_secs())).to_string();
+            return Err(Error::new(error.stage(), Kind::GaveUp { after, last: error }));
+        }
+        let pause = self.backoff;
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        tracing::warn!(%error, retry_in = ?pause, "session ended; it will be built anew");
+        Ok(pause)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worker {
+    Source,
+    Apply,
+}
+
+type Ended = Result<(), Error>;
+
+/// Runs one session to its end. The outer error is a bug or a lack of resources, the inner one the session's.
+fn run_session(
+    config: &Config,
+    session: Session,
+    stop_lsn: Option<Lsn>,
+    stop: &Receiver<()>,
+) -> Result<(Result<(), Error>, Arc<Shared>), Error> {
+    let shared = Arc::new(Shared::new(session.progress.end_lsn).map_err(no_resources)?);
+    let (full, filled) = crossbeam_channel::bounded(POOL_BATCHES);
+    let (give_back, empty) = crossbeam_channel::bounded(POOL_BATCHES);
+    for _ in 0..POOL_BATCHES {
+        // The channel holds as many as there are.
+        give_back.try_send(Box::default()).map_err(|_| Error::new(Stage::Apply, Kind::Panicked))?;
+    }
+    let limits = Limits { rows: config.apply.batch_rows, bytes: config.apply.batch_bytes };
+    let (endings, ended) = crossbeam_channel::bounded(2);
+    let writer = Writer::new(session.runtime, session.applier, filled, give_back, shared.clone());
+    let reader = Reader::new(session.stream, session.progress.end_lsn, limits, full, empty, shared.clone(), stop_lsn);
+    spawn(Worker::Apply, "pgsluice-apply", endings.clone(), shared.clone(), move || writer.run())?;
+    spawn(Worker::Source, "pgsluice-source", endings, shared.clone(), move || reader.run())?;
+    Ok((supervise(&shared, &ended, stop), shared))
+}
+
+fn no_resources(source: std::io::Error) -> Error {
+    Error::new(Stage::Source, Kind::Lost { role: crate::config::Role::Source, source })
+}
+
+/// Runs a stage on a thread of its own that reports its end, whichever way it ends.
+fn spawn(
+    worker: Worker,
+    name: &str,
+    endings: Sender<Ended>,
+    shared: Arc<Shared>,
+    work: impl FnOnce() -> Result<(), Error> + Send + 'static,
+) -> Result<(), Error> {
+    let run = move || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+            .unwrap_or_else(|_| Err(Error::new(Stage::Apply, Kind::Panicked)));
+        if result.is_err() {
+            shared.drain();
+        }
+        if worker == Worker::Apply {
+            shared.writer_ended();
+        }
+        // The supervisor has given up waiting if nobody listens.
+        drop(endings.send(result));
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(run).map(drop).map_err(no_resources)
+}
+
+/// How far the end of a session has come.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    NotAsked,
+    /// The batch at work may still commit.
+    Draining {
+        since: Instant,
+    },
+    /// Connections are closed; the threads only have to notice.
+    Aborting {
+        since: Instant,
+    },
+}
+
+/// Waits for both threads; the first error is the session's. A stop, or the error of one, gives the other a short time
+/// to end on a commit.
+fn supervise(shared: &Shared, ended: &Receiver<Ended>, stop: &Receiver<()>) -> Result<(), Error> {
+    let mut running = 2;
+    let mut outcome = Ok(());
+    let mut ending = Ending::NotAsked;
+    let mut report = Report::new();
+    let never = crossbeam_channel::never();
+    while running > 0 {
+        let (tick, stop) = match ending {
+            Ending::NotAsked => (REPORT_INTERVAL, stop),
+            Ending::Draining { since } => (STOP_GRACE.saturating_sub(since.elapsed()), &never),
+            Ending::Aborting { since } => (JOIN_LIMIT.saturating_sub(since.elapsed()), &never),
+        };
+        select! {
+            recv(ended) -> result => {
+                running -= 1;
+                let result = result.unwrap_or_else(|_| Err(Error::new(Stage::Apply, Kind::Panicked)));
+                if result.is_err() && matches!(ending, Ending::NotAsked) {
+                    ending = Ending::Draining { since: Instant::now() };
+                }
+                outcome = outcome.and(result);
+            }
+            recv(stop) -> _ => {
+                tracing::info!("stopping");
+                ending = Ending::Draining { since: Instant::now() };
+                shared.drain();
+            }
+            default(tick) => match ending {
+                Ending::NotAsked => report.log(shared),
+                Ending::Draining { .. } => {
+                    ending = Ending::Aborting { since: Instant::now() };
+                    shared.abort();
+                }
+                Ending::Aborting { .. } => return outcome.and(Err(Error::new(Stage::Apply, Kind::Panicked))),
+            },
+        }
+    }
+    outcome
+}
+
+/// A line in the log at intervals, of what was done since the last.
+struct Report {
+    at: Instant,
+    changes: u64,
+    transactions: u64,
+}
+
+impl Report {
+    fn new() -> Report {
+        Report { at: Instant::now(), changes: 0, transactions: 0 }
+    }
+
+    fn log(&mut self, shared: &Shared) {
+        let (changes, transactions) = (shared.changes(), shared.transactions());
+        let seconds = self.at.elapsed().as_secs_f64();
+        let changes_per_s = (changes - self.changes) as f64 / seconds;
+        tracing::info!(
+            end_lsn = %shared.flushed(),
+            transactions = transactions - self.transactions,
+            changes = changes - self.changes,
+            changes_per_s = changes_per_s.round(),
+            "streaming"
+        );
+        *self = Report { at: Instant::now(), changes, transactions };
+    }
+}

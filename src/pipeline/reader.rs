@@ -1,0 +1,252 @@
+//! The thread that reads: from the socket to full batches, and the walsender's feedback beside it.
+//!
+//! ```text
+//!             ┌──────────── no empty batch ───► wait for one, serving the walsender
+//!   loop: take a batch ──► read the socket ──► frames into the batch ──full──► hand over
+//!             ▲                                        │
+//!             └── wait for input, or pause ◄── idle? hand over ◄── socket drained
+//! ```
+//!
+//! A batch is handed over when it is full, or when the input is idle and so is the target. No timer closes a batch.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use pgsluice_proto::Lsn;
+use pgsluice_proto::frame::{Frame, PrimaryKeepalive};
+
+use super::shared::{Phase, Shared};
+use crate::batch::{Batch, Limits, POOL_BATCHES, Transaction};
+use crate::decode::{Decoded, Decoder};
+use crate::error::Error;
+use crate::source::{Filled, ReplicationStream};
+
+/// With nothing to apply, progress on the target follows the source's WAL this often, so that an idle slot does not
+/// hold WAL back.
+const IDLE_ADVANCE_INTERVAL: Duration = Duration::from_secs(1);
+/// With nothing at all to do, this often is looked whether another engine has taken over.
+const FENCE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) struct Reader {
+    stream: ReplicationStream,
+    decoder: Decoder,
+    /// The batch that is being filled.
+    batch: Option<Box<Batch>>,
+    /// The transaction that the last batch handed over was cut in.
+    resumes: Option<Transaction>,
+    full: Option<Sender<Box<Batch>>>,
+    empty: Receiver<Box<Batch>>,
+    limits: Limits,
+    shared: Arc<Shared>,
+    stop_at: Option<Lsn>,
+    /// All before this was received, with no transaction open.
+    received: Lsn,
+    handed_over_at: Instant,
+    /// The walsender waits for an answer, perhaps for its end: progress must not wait for the timer.
+    reply_requested: bool,
+}
+
+/// What taking frames came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// All that was read.
+    All,
+    /// There is no batch to take more.
+    NoBatch,
+    /// What was to be replicated is in batches.
+    Finished,
+}
+
+impl Reader {
+    pub fn new(
+        stream: ReplicationStream,
+        progress: Lsn,
+        limits: Limits,
+        full: Sender<Box<Batch>>,
+        empty: Receiver<Box<Batch>>,
+        shared: Arc<Shared>,
+        stop_at: Option<Lsn>,
+    ) -> Reader {
+        Reader {
+            stream,
+            decoder: Decoder::new(progress),
+            batch: None,
+            resumes: None,
+            full: Some(full),
+            empty,
+            limits,
+            shared,
+            stop_at,
+            received: progress,
+            handed_over_at: Instant::now(),
+            reply_requested: false,
+        }
+    }
+
+    /// Reads until the stream ends, the session ends, or `stop_at` is reached.
+    pub fn run(mut self) -> Result<(), Error> {
+        self.read_to_end()?;
+        self.close()
+    }
+
+    fn read_to_end(&mut self) -> Result<(), Error> {
+        while self.shared.phase() == Phase::Running {
+            self.serve_walsender()?;
+            if self.has_reached(self.received) && !self.decoder.in_transaction() {
+                return self.finish();
+            }
+            if self.batch.is_none() && !self.take_batch() {
+                self.stream.wait_for_waker(&self.shared.waker, Duration::MAX)?;
+                continue;
+            }
+            let filled = self.stream.fill()?;
+            match (self.take_frames()?, filled) {
+                (Taken::Finished, _) => return self.finish(),
+                (Taken::NoBatch, _) | (Taken::All, Filled::More) => {}
+                (Taken::All, Filled::Drained) => {
+                    self.hand_over_if_idle();
+                    let at_most = self.until_idle_work();
+                    self.stream.wait_after_drain(&self.shared.waker, at_most)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over what is there, and waits until the target has it.
+    fn finish(&mut self) -> Result<(), Error> {
+        if self.batch.as_ref().is_some_and(|batch| !batch.is_empty()) {
+            self.hand_over();
+        }
+        Ok(())
+    }
+
+    /// Ends the batches, waits for the target's last commit, and confirms it.
+    fn close(mut self) -> Result<(), Error> {
+        self.full = None;
+        while !self.shared.has_writer_ended() {
+            self.serve_walsender()?;
+            self.stream.wait_for_waker(&self.shared.waker, Duration::MAX)?;
+        }
+        self.stream.feedback().set_flushed(self.shared.flushed());
+        self.stream.close()
+    }
+
+    fn serve_walsender(&mut self) -> Result<(), Error> {
+        self.stream.feedback().set_flushed(self.shared.flushed());
+        self.stream.transmit()
+    }
+
+    fn take_batch(&mut self) -> bool {
+        match self.empty.try_recv() {
+            Ok(mut batch) => {
+                batch.clear(self.limits);
+                if let Some(transaction) = self.resumes.take() {
+                    batch.resume(transaction);
+                }
+                self.batch = Some(batch);
+                true
+            }
+            // A writer that has ended has changed the phase, which ends the loop.
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => false,
+        }
+    }
+
+    fn take_frames(&mut self) -> Result<Taken, Error> {
+        loop {
+            if self.batch.is_none() && !self.take_batch() {
+                return Ok(Taken::NoBatch);
+            }
+            let Some(batch) = &mut self.batch else { return Ok(Taken::NoBatch) };
+            let frame = match self.stream.next_frame()? {
+                None => return Ok(Taken::All),
+                Some(Frame::PrimaryKeepalive(keepalive)) => {
+                    self.keepalive(&keepalive);
+                    continue;
+                }
+                Some(Frame::XLogData(frame)) => frame,
+            };
+            match self.decoder.decode(frame.start_lsn, frame.data)? {
+                Decoded::Change(change) => batch.push(&change),
+                Decoded::Begin(begin) if self.stop_at.is_some_and(|stop| begin.commit_lsn >= stop) => {
+                    return Ok(Taken::Finished);
+                }
+                Decoded::Begin(begin) => batch.begin(begin),
+                Decoded::Commit(commit) => {
+                    batch.commit(commit);
+                    self.received = commit.end_lsn;
+                }
+                Decoded::Truncate(truncate) => batch.push_truncate(truncate),
+                Decoded::Nothing => {}
+            }
+            if batch.is_full(self.limits) {
+                self.hand_over();
+            }
+            if self.has_reached(self.received) && !self.decoder.in_transaction() {
+                return Ok(Taken::Finished);
+            }
+        }
+    }
+
+    fn keepalive(&mut self, keepalive: &PrimaryKeepalive) {
+        self.stream.feedback().handle_keepalive(keepalive);
+        self.reply_requested |= keepalive.reply_requested;
+        // In the midst of a transaction its position says nothing about what is whole.
+        if !self.decoder.in_transaction() && keepalive.wal_end > self.received {
+            self.received = keepalive.wal_end;
+            if let Some(batch) = &mut self.batch {
+                batch.advance(keepalive.wal_end);
+            }
+        }
+    }
+
+    fn has_reached(&self, lsn: Lsn) -> bool {
+        self.stop_at.is_some_and(|stop| lsn >= stop)
+    }
+
+    fn hand_over(&mut self) {
+        let (Some(batch), Some(full)) = (self.batch.take(), &self.full) else { return };
+        self.resumes = batch.open_transaction();
+        self.handed_over_at = Instant::now();
+        self.reply_requested = false;
+        // There is room for all batches there are; a writer that has ended has changed the phase.
+        drop(full.send(batch));
+    }
+
+    /// Every batch but ours is back.
+    fn is_target_idle(&self) -> bool {
+        self.empty.len() == POOL_BATCHES - 1
+    }
+
+    fn hand_over_if_idle(&mut self) {
+        let Some(batch) = &self.batch else { return };
+        if self.decoder.in_transaction() || !self.is_target_idle() {
+            return;
+        }
+        let ready = if batch.has_changes() {
+            true
+        } else if batch.is_empty() {
+            self.handed_over_at.elapsed() >= FENCE_CHECK_INTERVAL
+        } else {
+            self.reply_requested || self.handed_over_at.elapsed() >= IDLE_ADVANCE_INTERVAL
+        };
+        if ready {
+            self.hand_over();
+        }
+    }
+
+    /// How long to wait for input before there is something to do without it.
+    fn until_idle_work(&self) -> Duration {
+        if self.decoder.in_transaction() || !self.is_target_idle() {
+            // Input, or the target's commit, ends the wait.
+            return Duration::MAX;
+        }
+        let interval = match &self.batch {
+            Some(batch) if !batch.is_empty() => IDLE_ADVANCE_INTERVAL,
+            Some(_) | None => FENCE_CHECK_INTERVAL,
+        };
+        interval.saturating_sub(self.handed_over_at.elapsed())
+    }
+}

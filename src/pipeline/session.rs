@@ -1,0 +1,277 @@
+//! Opens a session: everything that is checked and said before the first row.
+//!
+//! ```text
+//!  target: progress ─► source: server, slot, publication ─► identity, timeline ─► fence ─► gap ─► format ─► START
+//! ```
+//!
+//! The order is what makes it safe. Whatever refuses, refuses before the fence, so that a configuration that cannot run
+//! does not stop an engine that can. The gap is looked for after the fence, when no other engine moves progress any more.
+//!
+//! The gap: a server whose slot has `confirmed_flush_lsn` above the requested start silently starts at the former. Were
+//! progress behind it, the changes between would be lost without an error. So progress that is behind the slot is
+//! refused, and with it a slot that was dropped and made again.
+
+use std::time::Duration;
+
+use pgsluice_proto::command::{ProtoVersion, StartLogical};
+use pgsluice_proto::{Lsn, Oid, TimelineId};
+use tokio::runtime::Runtime;
+use tokio_postgres::Client;
+
+use crate::apply::{self, Applier, is_stable_in_binary};
+use crate::checkpoint::{self, Checkpoint, Progress};
+use crate::config::{Config, Role, ValueFormat};
+use crate::error::{Error, Kind, Stage};
+use crate::postgres;
+use crate::source::publication::{self, PublishedTable};
+use crate::source::server::Server;
+use crate::source::slot::SlotState;
+use crate::source::{Connection, Identity, ReplicationStream, StreamOptions};
+
+const STAGE: Stage = Stage::Source;
+/// At least this many status updates fit into a `wal_sender_timeout`.
+const UPDATES_PER_TIMEOUT: u32 = 4;
+
+/// A stream that flows, and a target that is ours.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub runtime: Runtime,
+    pub applier: Applier,
+    pub stream: ReplicationStream,
+    pub progress: Progress,
+}
+
+/// # Errors
+/// A refusal with its mend, or whatever a server reports.
+pub(super) fn open(config: &Config) -> Result<Session, Error> {
+    let runtime = new_runtime()?;
+    let (applier, stream, progress) = runtime.block_on(open_on_runtime(config))?;
+    Ok(Session { runtime, applier, stream, progress })
+}
+
+/// A runtime that runs on the thread that waits for it.
+pub fn new_runtime() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::new(STAGE, Kind::Lost { role: Role::Target, source }))
+}
+
+async fn open_on_runtime(config: &Config) -> Result<(Applier, ReplicationStream, Progress), Error> {
+    let target = postgres::connect(&config.target, Stage::Apply).await?;
+    let Some(before) = checkpoint::read(&target, config.name.as_str()).await? else {
+        return Err(no_progress(config));
+    };
+    let source = postgres::connect(&config.source, STAGE).await?;
+    let server = Server::inspect(&source, Role::Source, STAGE).await?;
+    server.check_decodable(STAGE)?;
+    let slot = read_slot(config, &source, &server).await?;
+    let tables = read_publication(config, &source).await?;
+    let mut connection = Connection::connect(&config.source)?;
+    let identity = connection.identify_system()?;
+    check_identity(&before, &identity.system_identifier)?;
+    if identity.timeline != before.timeline {
+        let history = connection.timeline_history(identity.timeline)?;
+        check_timeline(&before, &identity, &history, &slot)?;
+    }
+    check_gap(config, &before, &slot)?;
+
+    set_up_target_session(&target).await?;
+    let fenced = checkpoint::fence(&target, config.name.as_str(), identity.timeline).await?;
+    let progress = fenced.ok_or_else(|| no_progress(config))?;
+    let slot = read_slot(config, &source, &server).await?;
+    check_gap(config, &progress, &slot)?;
+
+    let binary = use_binary(config, &tables, &target).await?;
+    let publication = config.name.publication();
+    let start = StartLogical {
+        slot: &config.name.slot(),
+        start_lsn: progress.end_lsn,
+        proto_version: ProtoVersion::newest_of(server.major()),
+        publications: &[&publication],
+        binary,
+    };
+    let stream = connection.start(start, stream_options(config, &server))?;
+    let checkpoint = Checkpoint::prepare(&target, config.name.as_str(), progress.epoch).await?;
+    tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
+    Ok((Applier::new(target, checkpoint), stream, progress))
+}
+
+/// Where the source of all changes is now: the primary if it is configured, else the server that decodes.
+pub fn read_position(config: &Config) -> Result<Lsn, Error> {
+    let endpoint = config.publisher();
+    new_runtime()?.block_on(async {
+        let client = postgres::connect(endpoint, STAGE).await?;
+        Ok(Server::inspect(&client, endpoint.role, STAGE).await?.position)
+    })
+}
+
+/// How often the walsender hears of us: as configured, and well within its patience.
+pub fn stream_options(config: &Config, server: &Server) -> StreamOptions {
+    let patience = match server.wal_sender_timeout_ms {
+        0 => Duration::MAX,
+        milliseconds => Duration::from_millis(milliseconds),
+    };
+    StreamOptions { status_interval: config.stream.status_interval.min(patience / UPDATES_PER_TIMEOUT) }
+}
+
+async fn read_slot(config: &Config, source: &Client, server: &Server) -> Result<SlotState, Error> {
+    let name = config.name.slot();
+    let Some(slot) = SlotState::read(source, Role::Source, &name, STAGE).await? else {
+        return Err(Error::refused(
+            STAGE,
+            format!("slot \"{name}\" does not exist on the source, but the target has progress for it"),
+            "changes since then may be lost to a new slot; `pgsluice teardown`, `pgsluice setup`, and copy the tables \
+             again",
+        ));
+    };
+    slot.check(&server.database, STAGE)?;
+    Ok(slot)
+}
+
+async fn read_publication(config: &Config, source: &Client) -> Result<Vec<PublishedTable>, Error> {
+    let name = config.name.publication();
+    publication::read(source, Role::Source, &name, STAGE).await?.ok_or_else(|| {
+        Error::refused(
+            STAGE,
+            format!("publication \"{name}\" does not exist on the source"),
+            "it was dropped after setup: `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
+        )
+    })
+}
+
+fn no_progress(config: &Config) -> Error {
+    let name = config.name.as_str();
+    Error::refused(
+        STAGE,
+        format!("the target has no progress row \"{name}\" in pgsluice.progress"),
+        "run `pgsluice setup` first; if it was run, check that [target] names the same database",
+    )
+}
+
+/// # Errors
+/// A refusal if the target's progress speaks of another cluster.
+pub fn check_identity(progress: &Progress, found: &str) -> Result<(), Error> {
+    if progress.system_identifier == found {
+        return Ok(());
+    }
+    let known = &progress.system_identifier;
+    Err(Error::refused(
+        STAGE,
+        format!("the source is another cluster: its system identifier is {found}, the target's progress is of {known}"),
+        "correct [source] or [target]; for a new source, `pgsluice teardown` and `pgsluice setup`",
+    ))
+}
+
+/// # Errors
+/// A refusal if the target may hold changes that the source's history does not.
+///
+/// A source that was promoted under our stream has confirmed positions on its new timeline, and its slot shows them.
+fn check_timeline(
+    progress: &Progress,
+    identity: &Identity,
+    history: &[(TimelineId, Lsn)],
+    slot: &SlotState,
+) -> Result<(), Error> {
+    let ours = progress.timeline;
+    let left_at = history.iter().find(|(timeline, _)| *timeline == ours).map(|(_, lsn)| *lsn);
+    let confirmed_since = |lsn| slot.confirmed_flush_lsn.is_some_and(|confirmed| confirmed > lsn);
+    match left_at {
+        Some(lsn) if progress.end_lsn <= lsn || confirmed_since(lsn) => Ok(()),
+        Some(lsn) => Err(Error::refused(
+            STAGE,
+            format!(
+                "the source has left timeline {ours} at {lsn}, and the target has changes up to {}: it may hold what \
+                 the source has lost",
+                progress.end_lsn
+            ),
+            "compare source and target; then `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
+        )),
+        None => Err(Error::refused(
+            STAGE,
+            format!("the source is on timeline {}, which does not descend from timeline {ours}", identity.timeline),
+            "the source was restored or failed back; compare it with the target, then set up anew",
+        )),
+    }
+}
+
+/// # Errors
+/// A refusal if the slot no longer holds what follows the target's progress.
+pub fn check_gap(config: &Config, progress: &Progress, slot: &SlotState) -> Result<(), Error> {
+    let name = config.name.slot();
+    let Some(confirmed) = slot.confirmed_flush_lsn else {
+        let what = format!("slot \"{name}\" has no confirmed_flush_lsn: it was never completed");
+        return Err(Error::refused(STAGE, what, "`pgsluice teardown`, then `pgsluice setup`"));
+    };
+    let remade = confirmed < progress.consistent_point;
+    if confirmed <= progress.end_lsn && !remade {
+        return Ok(());
+    }
+    let what = if remade {
+        format!(
+            "slot \"{name}\" stands at {confirmed}, before {} where setup made it: it is another slot",
+            progress.consistent_point
+        )
+    } else {
+        format!(
+            "slot \"{name}\" has moved to {confirmed}, past the target's progress {}: changes between the two are gone \
+             from the slot; it was dropped and made again, advanced by hand, or the target was restored",
+            progress.end_lsn
+        )
+    };
+    let mend = "the target is whole up to its progress but cannot go on; `pgsluice teardown`, `pgsluice setup`, and \
+                copy the tables again";
+    Err(Error::refused(STAGE, what, mend))
+}
+
+/// Settings of the session that applies, beyond those of every session.
+async fn set_up_target_session(target: &Client) -> Result<(), Error> {
+    let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error);
+    // A backend that waits for a lock notices that we are gone, and lets go of the progress row.
+    let check = "SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'";
+    target.batch_execute(check).await.map_err(failed)?;
+    match target.batch_execute("SET session_replication_role = 'replica'").await {
+        Ok(()) => Ok(()),
+        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) => {
+            tracing::warn!(
+                "foreign keys and triggers of the target fire while changes are applied: the role may not set \
+                 session_replication_role (GRANT SET ON PARAMETER session_replication_role TO the role, PostgreSQL 15 \
+                 and later)"
+            );
+            Ok(())
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Binary where every published column has a type that means the same bytes on both ends.
+async fn use_binary(config: &Config, tables: &[PublishedTable], target: &Client) -> Result<bool, Error> {
+    if config.stream.format == ValueFormat::Text {
+        return Ok(false);
+    }
+    for published in tables {
+        let table = apply::load_table(target, &published.table.schema, &published.table.name).await?;
+        // A table that is missing is named when its first row comes; it may be made until then.
+        let Some(table) = table else { continue };
+        for (name, type_oid) in &published.columns {
+            let on_target = table.columns.iter().find(|column| column.name == *name).map(|column| column.type_oid);
+            let same = on_target.is_none_or(|on_target| on_target == *type_oid);
+            if is_stable_in_binary(Oid(*type_oid)) && same {
+                continue;
+            }
+            if config.stream.format == ValueFormat::Auto {
+                tracing::info!(table = %published.table, column = name, "values travel as text because of this column");
+                return Ok(false);
+            }
+            return Err(Error::refused(
+                STAGE,
+                format!(
+                    "column \"{name}\" of {} cannot travel in binary: its type differs between clusters",
+                    published.table
+                ),
+                "set format = \"auto\" or \"text\" in [stream]",
+            ));
+        }
+    }
+    Ok(true)
+}

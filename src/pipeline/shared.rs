@@ -1,0 +1,111 @@
+//! What the threads of a session know of each other.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use pgsluice_proto::Lsn;
+use tokio::sync::Notify;
+
+use crate::source::Waker;
+
+/// How the session is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Phase {
+    Running = 0,
+    /// End on the commit of the batch that is being applied.
+    Draining = 1,
+    /// End now; what is not committed is rolled back.
+    Aborting = 2,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    phase: AtomicU8,
+    started_at: Lsn,
+    flushed: AtomicU64,
+    changes: AtomicU64,
+    transactions: AtomicU64,
+    writer_ended: AtomicBool,
+    pub waker: Waker,
+    abort: Notify,
+}
+
+impl Shared {
+    pub fn new(progress: Lsn) -> io::Result<Shared> {
+        Ok(Shared {
+            phase: AtomicU8::new(Phase::Running as u8),
+            started_at: progress,
+            flushed: AtomicU64::new(progress.as_u64()),
+            changes: AtomicU64::new(0),
+            transactions: AtomicU64::new(0),
+            writer_ended: AtomicBool::new(false),
+            waker: Waker::new()?,
+            abort: Notify::new(),
+        })
+    }
+
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Running,
+            1 => Phase::Draining,
+            _ => Phase::Aborting,
+        }
+    }
+
+    /// A phase is never left for an earlier one.
+    fn enter(&self, phase: Phase) {
+        self.phase.fetch_max(phase as u8, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    pub fn drain(&self) {
+        self.enter(Phase::Draining);
+    }
+
+    /// Ends the wait for the target, whatever it is doing for us.
+    pub fn abort(&self) {
+        self.enter(Phase::Aborting);
+        self.abort.notify_one();
+    }
+
+    /// Ends when the session is to be aborted.
+    pub async fn aborted(&self) {
+        self.abort.notified().await;
+    }
+
+    pub fn committed(&self, end_lsn: Option<Lsn>, changes: usize, transactions: usize) {
+        if let Some(end_lsn) = end_lsn {
+            self.flushed.fetch_max(end_lsn.as_u64(), Ordering::AcqRel);
+        }
+        self.changes.fetch_add(changes as u64, Ordering::Relaxed);
+        self.transactions.fetch_add(transactions as u64, Ordering::Relaxed);
+        self.waker.wake();
+    }
+
+    /// All before this is committed on the target.
+    pub fn flushed(&self) -> Lsn {
+        Lsn::new(self.flushed.load(Ordering::Acquire))
+    }
+
+    pub fn has_advanced(&self) -> bool {
+        self.flushed() > self.started_at
+    }
+
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    pub fn transactions(&self) -> u64 {
+        self.transactions.load(Ordering::Relaxed)
+    }
+
+    pub fn writer_ended(&self) {
+        self.writer_ended.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    pub fn has_writer_ended(&self) -> bool {
+        self.writer_ended.load(Ordering::Acquire)
+    }
+}

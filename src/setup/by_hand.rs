@@ -1,0 +1,53 @@
+//! What setup does, as SQL for somebody else to run.
+
+use pgsluice_proto::TimelineId;
+
+use super::STAGE;
+use crate::checkpoint::SCHEMA_SQL;
+use crate::config::{Config, Role};
+use crate::error::{Error, Kind};
+use crate::postgres::{self, quote_ident, quote_literal};
+use crate::source::Connection;
+use crate::source::publication;
+use crate::source::server::Server;
+
+/// The SQL that a DBA would run instead of [`set_up`], for the tables that the source has now.
+pub async fn sql(config: &Config) -> Result<String, Error> {
+    let source = postgres::connect(&config.source, STAGE).await?;
+    let facts = Server::inspect(&source, Role::Source, STAGE).await?;
+    let tables = publication::select_tables(&source, Role::Source, &config.tables, STAGE).await?;
+    let timeline = read_timeline(config).await?;
+    let name = config.name.slot();
+    let create = publication::create_sql(&config.name.publication(), &tables);
+    let slot = quote_literal(&name);
+    let (standby_note, snapshot) = if facts.in_recovery {
+        (
+            "\n-- It waits for the primary; run there, in another session, until it returns:\n\
+             --   SELECT pg_log_standby_snapshot();",
+            " It must have replayed the publication:\n--   SELECT * FROM pg_publication_tables;",
+        )
+    } else {
+        ("", "")
+    };
+    let identifier = quote_literal(&facts.system_identifier);
+    Ok(format!(
+        "-- 1. On the primary, database {database}, as the owner of the tables:\n{create};\n\n\
+         -- 2. On the source, as a role with REPLICATION.{snapshot}{standby_note}\n\
+         SELECT lsn FROM pg_create_logical_replication_slot({slot}, 'pgoutput');\n\n\
+         -- 3. On the target:\n{SCHEMA_SQL}\n\
+         -- With the lsn of step 2 in place of <LSN>:\n\
+         INSERT INTO pgsluice.progress (name, system_identifier, timeline, slot, consistent_point, end_lsn)\n\
+         VALUES ({progress_name}, {identifier}, {timeline}, {slot}, '<LSN>', '<LSN>');\n\
+         GRANT USAGE ON SCHEMA pgsluice TO {user};\n\
+         GRANT SELECT, INSERT, UPDATE, DELETE ON pgsluice.progress TO {user};\n",
+        database = quote_ident(&facts.database),
+        progress_name = quote_literal(config.name.as_str()),
+        user = quote_ident(&config.target.user),
+    ))
+}
+
+async fn read_timeline(config: &Config) -> Result<TimelineId, Error> {
+    let endpoint = config.source.clone();
+    let asking = tokio::task::spawn_blocking(move || Ok(Connection::connect(&endpoint)?.identify_system()?.timeline));
+    asking.await.unwrap_or_else(|_| Err(Error::new(STAGE, Kind::Panicked)))
+}

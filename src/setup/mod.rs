@@ -1,0 +1,289 @@
+//! Makes what a replication needs on the three servers, and takes it away again.
+//!
+//! ```text
+//!  check everything ──► publication on A ──► replayed by B ──► schema on C ──► slot on B ──► progress row on C
+//! ```
+//!
+//! **Always holds:**
+//! - Nothing is made before every check that can be made has passed.
+//! - The publication is seen on the server that decodes before the slot is made there: a slot that is older than its
+//!   publication would stream without the tables' rows, and say no more than a warning.
+//! - The progress row is the last thing made. `run` refuses without it, so nothing starts from half a setup.
+
+mod by_hand;
+mod slot;
+mod teardown;
+
+use std::time::{Duration, Instant};
+
+use pgsluice_proto::{Lsn, TimelineId};
+use tokio_postgres::Client;
+
+pub use self::by_hand::sql;
+pub use self::teardown::tear_down;
+use crate::apply;
+use crate::checkpoint::{self, Progress, SCHEMA_SQL};
+use crate::config::{Config, Role};
+use crate::error::{Error, Kind, Stage};
+use crate::pipeline;
+use crate::postgres;
+use crate::source::CreatedSlot;
+use crate::source::publication::{self, PublishedTable};
+use crate::source::server::Server;
+use crate::source::slot::SlotState;
+
+const STAGE: Stage = Stage::Setup;
+/// How often a condition on another server is looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// One thing that setup or teardown looked after.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Step {
+    /// What and where.
+    pub object: String,
+    pub state: StepState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepState {
+    Created,
+    Present,
+    Removed,
+    Absent,
+}
+
+/// The servers, connected and found to fit together.
+struct Servers {
+    source: Client,
+    source_facts: Server,
+    /// A session to the server that publishes, where we have one: the primary, or a source that is one.
+    publisher: Option<(Client, Server)>,
+    target: Client,
+}
+
+impl Servers {
+    async fn connect(config: &Config) -> Result<Servers, Error> {
+        let source = postgres::connect(&config.source, STAGE).await?;
+        let source_facts = Server::inspect(&source, Role::Source, STAGE).await?;
+        source_facts.check_decodable(STAGE)?;
+        for warning in source_facts.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let publisher = match &config.primary {
+            Some(endpoint) => {
+                let client = postgres::connect(endpoint, STAGE).await?;
+                let facts = Server::inspect(&client, Role::Primary, STAGE).await?;
+                check_primary(&facts, &source_facts)?;
+                Some((client, facts))
+            }
+            None if source_facts.in_recovery => None,
+            None => {
+                let client = postgres::connect(&config.source, STAGE).await?;
+                Some((client, source_facts.clone()))
+            }
+        };
+        let target = postgres::connect(&config.target, STAGE).await?;
+        Ok(Servers { source, source_facts, publisher, target })
+    }
+}
+
+/// # Errors
+/// A refusal if the source does not descend from this server, or this server cannot feed a decoder.
+fn check_primary(primary: &Server, source: &Server) -> Result<(), Error> {
+    if primary.system_identifier != source.system_identifier {
+        return Err(Error::refused(
+            STAGE,
+            format!(
+                "the source is not a standby of the primary: their system identifiers are {} and {}",
+                source.system_identifier, primary.system_identifier
+            ),
+            "correct the dsn in [source] or [primary]",
+        ));
+    }
+    if primary.in_recovery {
+        return Err(Error::refused(
+            STAGE,
+            "[primary] names a server that is a standby itself",
+            "name the server that takes writes; a cascading standby is a [source]",
+        ));
+    }
+    primary.check_wal_level(STAGE)
+}
+
+/// Makes whatever is missing; what is there already is checked.
+///
+/// # Errors
+/// A refusal before anything is made; [`Kind::TimedOut`] if another server does not get there within `limit`.
+pub async fn set_up(config: &Config, limit: Duration) -> Result<Vec<Step>, Error> {
+    let deadline = Instant::now() + limit;
+    let servers = Servers::connect(config).await?;
+    let tables = publication::select_tables(&servers.source, Role::Source, &config.tables, STAGE).await?;
+    warn_of_missing_identity(&tables);
+    check_target_tables(&servers.target, &tables).await?;
+    let existing = SlotState::read(&servers.source, Role::Source, &config.name.slot(), STAGE).await?;
+    let progress = checkpoint::read(&servers.target, config.name.as_str()).await?;
+    check_slot_and_progress(config, &servers, existing.as_ref(), progress.as_ref())?;
+
+    let mut steps = Vec::new();
+    steps.push(ensure_publication(config, &servers, &tables, deadline, limit).await?);
+    servers.target.batch_execute(SCHEMA_SQL).await.map_err(|error| Error::from_postgres(STAGE, Role::Target, error))?;
+    steps.push(step("schema pgsluice on the target", progress.is_some()));
+    let slot_name = format!("slot {} on the source", config.name.slot());
+    let row_name = format!("progress row {} on the target", config.name.as_str());
+    if existing.is_some() {
+        steps.extend([step(slot_name, true), step(row_name, true)]);
+        return Ok(steps);
+    }
+    let (slot, timeline) = slot::create(config, &servers, deadline, limit).await?;
+    steps.push(step(slot_name, false));
+    if let Err(error) = create_progress(config, &servers, &slot, timeline).await {
+        slot::remove(config).await?;
+        return Err(error);
+    }
+    steps.push(step(row_name, false));
+    Ok(steps)
+}
+
+fn step(object: impl Into<String>, present: bool) -> Step {
+    Step { object: object.into(), state: if present { StepState::Present } else { StepState::Created } }
+}
+
+fn warn_of_missing_identity(tables: &[PublishedTable]) {
+    for published in tables.iter().filter(|published| !published.has_identity) {
+        let table = &published.table;
+        tracing::warn!(
+            "{table} has no replica identity: once it is published, PostgreSQL refuses every UPDATE and DELETE of it on \
+             the primary. If there are any: ALTER TABLE {table} REPLICA IDENTITY FULL, or give it a primary key"
+        );
+    }
+}
+
+/// # Errors
+/// A refusal that names every table and column that the target lacks.
+async fn check_target_tables(target: &Client, tables: &[PublishedTable]) -> Result<(), Error> {
+    let mut missing = Vec::new();
+    for published in tables {
+        let name = &published.table;
+        match apply::load_table(target, &name.schema, &name.name).await? {
+            None => missing.push(format!("the target has no table {name}")),
+            Some(table) => {
+                let columns: Vec<_> = published.columns.iter().map(|(column, _)| column.as_str()).collect();
+                missing.extend(apply::check_columns(&columns, &table).err());
+            }
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::refused(
+        STAGE,
+        missing.join("; "),
+        "make them on the target as they are on the source (pg_dump --schema-only shows how), or exclude the tables",
+    ))
+}
+
+/// # Errors
+/// A refusal if a slot or a progress row from before cannot be gone on with.
+fn check_slot_and_progress(
+    config: &Config,
+    servers: &Servers,
+    slot: Option<&SlotState>,
+    progress: Option<&Progress>,
+) -> Result<(), Error> {
+    let name = config.name.slot();
+    match (slot, progress) {
+        (None, None) => Ok(()),
+        (Some(slot), Some(progress)) => {
+            slot.check(&servers.source_facts.database, STAGE)?;
+            pipeline::check_identity(progress, &servers.source_facts.system_identifier)?;
+            pipeline::check_gap(config, progress, slot)
+        }
+        (Some(_), None) => Err(Error::refused(
+            STAGE,
+            format!("slot \"{name}\" exists on the source, but the target has no progress for it"),
+            "it is left from a setup that was broken off, or from another target: `pgsluice teardown`, then setup; or \
+             change `name`",
+        )),
+        (None, Some(_)) => Err(Error::refused(
+            STAGE,
+            format!("the target has progress \"{}\", but slot \"{name}\" is gone from the source", config.name),
+            "changes since then are not in a new slot: `pgsluice teardown`, then setup, and copy the tables again",
+        )),
+    }
+}
+
+async fn ensure_publication(
+    config: &Config,
+    servers: &Servers,
+    tables: &[PublishedTable],
+    deadline: Instant,
+    limit: Duration,
+) -> Result<Step, Error> {
+    let name = config.name.publication();
+    let object = format!("publication {name}");
+    let create = publication::create_sql(&name, tables);
+    let mut present = true;
+    if let Some((client, facts)) = &servers.publisher {
+        match publication::read(client, facts.role, &name, STAGE).await? {
+            Some(published) => publication::check_contents(&name, &published, tables, STAGE)?,
+            None => {
+                let failed = |error| Error::from_postgres(STAGE, facts.role, error);
+                client.batch_execute(&create).await.map_err(failed)?;
+                present = false;
+            }
+        }
+        let written = Server::inspect(client, facts.role, STAGE).await?.position;
+        wait_for_replay(&servers.source, written, deadline, limit).await?;
+    }
+    match publication::read(&servers.source, Role::Source, &name, STAGE).await? {
+        Some(published) => publication::check_contents(&name, &published, tables, STAGE)?,
+        None => {
+            return Err(Error::refused(
+                STAGE,
+                format!("publication \"{name}\" does not exist, and there is no [primary] to make it on"),
+                format!("on the primary, as the owner of the tables: {create}; then run setup again"),
+            ));
+        }
+    }
+    Ok(step(object, present))
+}
+
+/// Waits until the source has replayed what the primary wrote before `lsn`.
+async fn wait_for_replay(source: &Client, lsn: Lsn, deadline: Instant, limit: Duration) -> Result<(), Error> {
+    loop {
+        let position = Server::inspect(source, Role::Source, STAGE).await?.position;
+        if position >= lsn {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let what = format!("replay of {lsn} by the source, which stands at {position},");
+            let mend = "look at pg_stat_wal_receiver on the standby: is it connected to the primary?";
+            return Err(timed_out(what, limit, mend));
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+fn timed_out(what: String, limit: Duration, mend: impl Into<String>) -> Error {
+    let limit = humantime::format_duration(limit).to_string();
+    Error::new(STAGE, Kind::TimedOut { what, limit, mend: mend.into() })
+}
+
+async fn create_progress(
+    config: &Config,
+    servers: &Servers,
+    slot: &CreatedSlot,
+    timeline: TimelineId,
+) -> Result<(), Error> {
+    let progress = Progress {
+        system_identifier: servers.source_facts.system_identifier.clone(),
+        timeline,
+        slot: config.name.slot(),
+        consistent_point: slot.consistent_point,
+        end_lsn: slot.consistent_point,
+        commit_time: None,
+        epoch: 0,
+    };
+    checkpoint::create(&servers.target, config.name.as_str(), &progress).await
+}

@@ -1,0 +1,57 @@
+//! Takes away what setup has made.
+
+use super::{STAGE, Step, StepState, slot};
+use crate::checkpoint;
+use crate::config::{Config, Role};
+use crate::error::Error;
+use crate::postgres::{self, quote_ident};
+use crate::source::slot::SlotState;
+
+/// Removes slot, publication and progress; the schema too where nothing else is in it.
+pub async fn tear_down(config: &Config) -> Result<Vec<Step>, Error> {
+    let removed = |object: String, present: bool| Step {
+        object,
+        state: if present { StepState::Removed } else { StepState::Absent },
+    };
+    let mut steps = Vec::new();
+    let source = postgres::connect(&config.source, STAGE).await?;
+    let target = postgres::connect(&config.target, STAGE).await?;
+    let publisher = postgres::connect(config.publisher(), STAGE).await?;
+    let role = config.publisher().role;
+
+    // The slot goes first: a slot whose publication is gone fails, a publication without a slot costs nothing.
+    let existing = SlotState::read(&source, Role::Source, &config.name.slot(), STAGE).await?;
+    if let Some(pid) = existing.as_ref().and_then(|slot| slot.active_pid) {
+        return Err(Error::refused(
+            STAGE,
+            format!("slot \"{}\" is in use by process {pid} on the source", config.name.slot()),
+            "stop the engine that uses it first",
+        ));
+    }
+    if existing.is_some() {
+        slot::remove(config).await?;
+    }
+    steps.push(removed(format!("slot {} on the source", config.name.slot()), existing.is_some()));
+
+    let name = config.name.publication();
+    let failed = |error| Error::from_postgres(STAGE, role, error);
+    let found = publisher.query_opt("SELECT FROM pg_publication WHERE pubname = $1", &[&name]).await.map_err(failed)?;
+    if found.is_some() {
+        let in_recovery = publisher.query_one("SELECT pg_is_in_recovery()", &[]).await.map_err(failed)?;
+        if in_recovery.try_get(0).map_err(failed)? {
+            tracing::warn!(
+                "on the primary: DROP PUBLICATION {}; (there is no [primary] to do it on)",
+                quote_ident(&name)
+            );
+        } else {
+            publisher.batch_execute(&format!("DROP PUBLICATION {}", quote_ident(&name))).await.map_err(failed)?;
+            steps.push(removed(format!("publication {name}"), true));
+        }
+    } else {
+        steps.push(removed(format!("publication {name}"), false));
+    }
+    let (row, schema) = checkpoint::remove(&target, config.name.as_str()).await?;
+    steps.push(removed(format!("progress row {} on the target", config.name), row));
+    steps.push(removed("schema pgsluice on the target".to_owned(), schema));
+    Ok(steps)
+}

@@ -1,0 +1,269 @@
+//! How a replication stands: read from all three servers at one moment, with whatever cannot be read left unknown.
+//!
+//! Nothing here needs a running engine, and nothing that is unknown is shown as 0.
+//!
+//! ```text
+//!  A ──receive──► B ──replay──► B's decoder ──decode──► engine ──apply──► C
+//! ```
+
+use std::time::{Duration, SystemTime};
+
+use pgsluice_proto::Lsn;
+use serde::{Serialize, Serializer};
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Row};
+
+use crate::checkpoint;
+use crate::config::{Config, Endpoint, Role};
+use crate::error::{Error, Stage};
+use crate::postgres;
+use crate::source::slot::SlotState;
+
+const STAGE: Stage = Stage::Status;
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    pub name: String,
+    pub state: State,
+    pub slot: Option<SlotStatus>,
+    pub progress: Option<ProgressStatus>,
+    pub lag: Lags,
+    /// Servers that could not be asked, and why.
+    pub errors: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// An engine reads from the slot.
+    Streaming,
+    /// Set up, and nobody reads.
+    Stopped,
+    /// The slot can never be used again.
+    SlotInvalidated,
+    /// The target has progress, and the slot for it is gone.
+    SlotMissing,
+    /// Neither slot nor progress, or only one of the two that setup makes.
+    NotSetUp,
+    /// The source or the target cannot be asked.
+    Unknown,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct SlotStatus {
+    pub name: String,
+    pub active: bool,
+    pub wal_status: Option<String>,
+    pub invalidation_reason: Option<String>,
+    #[serde(serialize_with = "lsn_text")]
+    pub confirmed_flush_lsn: Option<Lsn>,
+    #[serde(serialize_with = "lsn_text")]
+    pub restart_lsn: Option<Lsn>,
+    /// WAL that the source keeps for this slot.
+    pub retained_bytes: Option<u64>,
+    /// WAL that may still be written before the slot is lost; unknown without `max_slot_wal_keep_size`.
+    pub safe_wal_bytes: Option<i64>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ProgressStatus {
+    #[serde(serialize_with = "lsn_text")]
+    pub end_lsn: Option<Lsn>,
+    /// Of the last transaction applied, by the source's clock, in RFC 3339.
+    pub commit_time: Option<String>,
+    pub epoch: i64,
+}
+
+/// One hop's lag; unknown is null.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Lag {
+    pub bytes: Option<u64>,
+    pub seconds: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Lags {
+    /// Written on the primary and not received by the standby.
+    pub receive: Lag,
+    /// Received by the standby and not replayed.
+    pub replay: Lag,
+    /// Replayed and not sent to the engine.
+    pub decode: Lag,
+    /// Received by the engine and not committed on the target.
+    pub apply: Lag,
+    /// Written on the primary (or the source, without one) and not committed on the target.
+    pub total: Lag,
+}
+
+fn lsn_text<S: Serializer>(lsn: &Option<Lsn>, serializer: S) -> Result<S::Ok, S::Error> {
+    lsn.map(|lsn| lsn.to_string()).serialize(serializer)
+}
+
+/// What the source says of itself and of our slot.
+#[derive(Debug, Default)]
+struct SourceView {
+    slot: Option<SlotState>,
+    in_recovery: bool,
+    /// Replayed, or written on a primary.
+    position: Option<Lsn>,
+    received: Option<Lsn>,
+    replay_delay_s: Option<f64>,
+    /// Of our walsender: sent and received by the engine.
+    sent: Option<Lsn>,
+    written: Option<Lsn>,
+    now: Option<SystemTime>,
+    receiver_slot: Option<String>,
+}
+
+/// What the primary says of its end of the first hop.
+#[derive(Debug, Default)]
+struct PrimaryView {
+    position: Option<Lsn>,
+    receive_delay_s: Option<f64>,
+}
+
+/// Asks all servers; one that cannot be asked becomes a line in `errors`.
+pub async fn read(config: &Config) -> Status {
+    let mut errors = Vec::new();
+    let mut note = |error: Error| errors.push(error.to_string());
+    let source = read_source(config).await.map_err(&mut note).ok();
+    let receiver_slot = source.as_ref().and_then(|source| source.receiver_slot.clone());
+    let primary = match &config.primary {
+        Some(endpoint) => read_primary(endpoint, receiver_slot.as_deref()).await.map_err(&mut note).ok(),
+        None => None,
+    };
+    let progress = read_progress(config).await.map_err(&mut note).ok();
+    let state = state(source.as_ref(), progress.as_ref().map(Option::as_ref));
+    let source = source.unwrap_or_default();
+    let progress = progress.flatten();
+    let lag = lags(&source, primary.as_ref(), progress.as_ref());
+    Status {
+        name: config.name.to_string(),
+        state,
+        slot: source.slot.as_ref().map(|slot| slot_status(slot, source.position)),
+        progress: progress.map(|progress| ProgressStatus {
+            end_lsn: Some(progress.end_lsn),
+            commit_time: progress.commit_time.map(|time| humantime::format_rfc3339_micros(time).to_string()),
+            epoch: progress.epoch,
+        }),
+        lag,
+        errors,
+    }
+}
+
+fn state(source: Option<&SourceView>, progress: Option<Option<&checkpoint::Progress>>) -> State {
+    let (Some(source), Some(progress)) = (source, progress) else { return State::Unknown };
+    match (&source.slot, progress) {
+        (Some(slot), _) if slot.invalidation().is_some() => State::SlotInvalidated,
+        (Some(slot), Some(_)) if slot.active => State::Streaming,
+        (Some(_), Some(_)) => State::Stopped,
+        (None, Some(_)) => State::SlotMissing,
+        (Some(_) | None, None) => State::NotSetUp,
+    }
+}
+
+fn slot_status(slot: &SlotState, position: Option<Lsn>) -> SlotStatus {
+    SlotStatus {
+        name: slot.slot_name.clone(),
+        active: slot.active,
+        wal_status: slot.wal_status.clone(),
+        invalidation_reason: slot.invalidation().map(str::to_owned),
+        confirmed_flush_lsn: slot.confirmed_flush_lsn,
+        restart_lsn: slot.restart_lsn,
+        retained_bytes: between(position, slot.restart_lsn),
+        safe_wal_bytes: slot.safe_wal_size,
+    }
+}
+
+fn lags(source: &SourceView, primary: Option<&PrimaryView>, progress: Option<&checkpoint::Progress>) -> Lags {
+    let end_lsn = progress.map(|progress| progress.end_lsn);
+    let head = if source.in_recovery { primary.and_then(|primary| primary.position) } else { source.position };
+    let (receive, replay) = if source.in_recovery {
+        let receive =
+            Lag { bytes: between(head, source.received), seconds: primary.and_then(|primary| primary.receive_delay_s) };
+        let bytes = between(source.received, source.position);
+        // Without new transactions the time of the last one says nothing about lag.
+        let seconds = if bytes == Some(0) { Some(0.0) } else { source.replay_delay_s };
+        (receive, Lag { bytes, seconds })
+    } else {
+        (Lag::default(), Lag::default())
+    };
+    let total_bytes = between(head.or(source.position), end_lsn);
+    Lags {
+        receive,
+        replay,
+        decode: Lag { bytes: between(source.position, source.sent), seconds: None },
+        apply: Lag { bytes: between(source.written, end_lsn), seconds: None },
+        total: Lag { bytes: total_bytes, seconds: total_seconds(total_bytes, source, progress) },
+    }
+}
+
+/// The age of the last transaction that was applied, if anything came after it.
+fn total_seconds(bytes: Option<u64>, source: &SourceView, progress: Option<&checkpoint::Progress>) -> Option<f64> {
+    if bytes? == 0 {
+        return Some(0.0);
+    }
+    let age = source.now?.duration_since(progress?.commit_time?).unwrap_or(Duration::ZERO);
+    Some(age.as_secs_f64())
+}
+
+fn between(ahead: Option<Lsn>, behind: Option<Lsn>) -> Option<u64> {
+    Some(ahead?.bytes_since(behind?))
+}
+
+async fn read_progress(config: &Config) -> Result<Option<checkpoint::Progress>, Error> {
+    let client = postgres::connect(&config.target, STAGE).await?;
+    checkpoint::read(&client, config.name.as_str()).await
+}
+
+async fn read_source(config: &Config) -> Result<SourceView, Error> {
+    let client = postgres::connect(&config.source, STAGE).await?;
+    let slot = SlotState::read(&client, Role::Source, &config.name.slot(), STAGE).await?;
+    let sql = "SELECT pg_is_in_recovery(), \
+               CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, \
+               CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END, \
+               CASE WHEN pg_is_in_recovery() \
+                    THEN extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8 END, \
+               r.sent_lsn, r.write_lsn, clock_timestamp(), (SELECT slot_name::text FROM pg_stat_wal_receiver) \
+               FROM (SELECT) AS one LEFT JOIN pg_stat_replication r ON r.pid = $1";
+    let active_pid = slot.as_ref().and_then(|slot| slot.active_pid);
+    let failed = |error| Error::from_postgres(STAGE, Role::Source, error);
+    let row = client.query_one(sql, &[&active_pid]).await.map_err(failed)?;
+    let view = || -> Result<SourceView, tokio_postgres::Error> {
+        Ok(SourceView {
+            slot,
+            in_recovery: row.try_get(0)?,
+            position: lsn(&row, 1)?,
+            received: lsn(&row, 2)?,
+            replay_delay_s: row.try_get(3)?,
+            sent: lsn(&row, 4)?,
+            written: lsn(&row, 5)?,
+            now: row.try_get(6)?,
+            receiver_slot: row.try_get(7)?,
+        })
+    };
+    view().map_err(failed)
+}
+
+/// The primary's walsender that serves the source is known by the physical slot that it serves.
+async fn read_primary(endpoint: &Endpoint, receiver_slot: Option<&str>) -> Result<PrimaryView, Error> {
+    let client: Client = postgres::connect(endpoint, STAGE).await?;
+    let sql = "SELECT pg_current_wal_lsn(), extract(epoch FROM r.write_lag)::float8, r.pid IS NOT NULL, \
+               r.write_lsn = pg_current_wal_lsn() \
+               FROM (SELECT) AS one \
+               LEFT JOIN pg_replication_slots s ON s.slot_name = $1 \
+               LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid";
+    let failed = |error| Error::from_postgres(STAGE, Role::Primary, error);
+    let row = client.query_one(sql, &[&receiver_slot]).await.map_err(failed)?;
+    let lag: Option<f64> = row.try_get(1).map_err(failed)?;
+    let caught_up: Option<bool> = row.try_get(3).map_err(failed)?;
+    Ok(PrimaryView {
+        position: lsn(&row, 0).map_err(failed)?,
+        // PostgreSQL clears the figure once a caught-up standby has been idle for a while.
+        receive_delay_s: lag.or(if caught_up == Some(true) { Some(0.0) } else { None }),
+    })
+}
+
+fn lsn(row: &Row, column: usize) -> Result<Option<Lsn>, tokio_postgres::Error> {
+    Ok(row.try_get::<_, Option<PgLsn>>(column)?.map(|lsn| Lsn::new(lsn.into())))
+}

@@ -1,0 +1,5 @@
+//! Behaviour on real servers: A, its standby B, the engine, and C. Each test has servers of its own, and asserts what C
+//! holds, row for row against B.
+
+mod replication;
+mod rows;

@@ -1,0 +1,117 @@
+//! A chain with an engine on it, as the tests use it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pgsluice_testkit::{Chain, ChainOptions, Engine, Output, Server, assert_same, run, wait_for};
+use tempfile::TempDir;
+
+/// The engine's executable.
+pub const ENGINE: &str = env!("CARGO_BIN_EXE_pgsluice");
+pub const DATABASE: &str = "app";
+/// How long a condition may take on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A → B → C with the same tables on A and C, and a configuration for an engine between B and C.
+pub struct Replication {
+    pub chain: Chain,
+    folder: TempDir,
+}
+
+impl Replication {
+    /// Starts the servers and runs `ddl` on A and C.
+    pub async fn start(ddl: &str) -> Result<Replication> {
+        Replication::start_with(ChainOptions::default(), ddl).await
+    }
+
+    pub async fn start_with(options: ChainOptions, ddl: &str) -> Result<Replication> {
+        let chain = Chain::start(options).await?;
+        chain.a.sql(DATABASE, ddl).await?;
+        chain.c.sql(DATABASE, ddl).await?;
+        chain.wait_b_caught_up().await?;
+        let replication = Replication { chain, folder: TempDir::new()? };
+        replication.configure("")?;
+        Ok(replication)
+    }
+
+    /// Writes the configuration: the three servers, all tables of `public`, and `more`.
+    pub fn configure(&self, more: &str) -> Result<()> {
+        let Chain { a, b, c, .. } = &self.chain;
+        self.configure_servers(&b.dsn(DATABASE), Some(&a.dsn(DATABASE)), &c.dsn(DATABASE), more)
+    }
+
+    pub fn configure_servers(&self, source: &str, primary: Option<&str>, target: &str, more: &str) -> Result<()> {
+        let primary = primary.map(|dsn| format!("[primary]\ndsn = \"{dsn}\"\n")).unwrap_or_default();
+        let tables = if more.contains("[tables]") { "" } else { "[tables]\ninclude = [\"public.*\"]\n" };
+        let text = format!(
+            "name = \"test\"\n[source]\ndsn = \"{source}\"\n{primary}[target]\ndsn = \"{target}\"\n{tables}{more}"
+        );
+        std::fs::write(self.config(), text).context("writing the configuration")
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("pgsluice.toml")
+    }
+
+    /// Runs a command of the engine to its end.
+    pub async fn command(&self, arguments: &[&str]) -> Result<Output> {
+        let config = self.config();
+        let config = config.to_str().context("a path in UTF-8")?;
+        run(Path::new(ENGINE), &[arguments, &["-c", config]].concat()).await
+    }
+
+    /// Runs a command that must succeed, and returns what it printed.
+    pub async fn succeed(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command(arguments).await?;
+        ensure!(output.code == Some(0), "{arguments:?} ended with {:?}: {}", output.code, output.stderr);
+        Ok(output.stdout)
+    }
+
+    pub async fn setup(&self) -> Result<()> {
+        self.succeed(&["setup"]).await.map(drop)
+    }
+
+    /// Starts an engine that runs until it is stopped.
+    pub fn spawn(&self) -> Result<Engine> {
+        Engine::spawn(Path::new(ENGINE), &self.config(), &["run"])
+    }
+
+    /// Replicates what A has now, and returns what the engine printed.
+    pub async fn catch_up(&self) -> Result<String> {
+        self.succeed(&["run", "--stop-at", "current"]).await
+    }
+
+    /// Waits until an engine that runs has brought C to where A is now.
+    pub async fn wait_caught_up(&self) -> Result<()> {
+        let position = self.chain.a.scalar(DATABASE, "SELECT pg_current_wal_lsn()").await?;
+        let sql = format!("SELECT end_lsn >= '{position}' FROM pgsluice.progress WHERE name = 'test'");
+        wait_for("C at A's position", DEADLINE, || async {
+            let reached = self.chain.c.scalar(DATABASE, &sql).await?;
+            Ok((reached == "t").then_some(()))
+        })
+        .await
+    }
+
+    /// C holds what B holds, row for row.
+    pub async fn assert_same(&self, tables: &[&str]) -> Result<()> {
+        self.chain.wait_b_caught_up().await?;
+        assert_same(&self.chain.b, &self.chain.c, DATABASE, tables).await;
+        Ok(())
+    }
+
+    /// Runs `sql` on A, replicates it, and compares the tables on B and C.
+    pub async fn replicate(&self, sql: &str, tables: &[&str]) -> Result<()> {
+        self.chain.a.sql(DATABASE, sql).await?;
+        self.catch_up().await?;
+        self.assert_same(tables).await
+    }
+
+    pub async fn end_lsn(&self) -> Result<String> {
+        self.chain.c.scalar(DATABASE, "SELECT end_lsn FROM pgsluice.progress WHERE name = 'test'").await
+    }
+
+    pub fn servers(&self) -> [&Server; 3] {
+        [&self.chain.a, &self.chain.b, &self.chain.c]
+    }
+}
