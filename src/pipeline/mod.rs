@@ -96,6 +96,7 @@ pub fn run(config: &Config, stop_at: StopAt, stop: &Receiver<()>) -> Result<Summ
             }
             Err(error) => error,
         };
+        let error = if config.log.row_values { error } else { error.without_row_values() };
         let pause = retry.after(error)?;
         if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
             return Ok(summary);

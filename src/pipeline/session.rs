@@ -23,7 +23,7 @@ use crate::checkpoint::{self, Checkpoint, Progress};
 use crate::config::{Config, Role, ValueFormat};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
-use crate::source::publication::{self, PublishedTable};
+use crate::source::publication::{Publication, PublishedTable};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
 use crate::source::{Connection, Identity, ReplicationStream, StreamOptions};
@@ -31,6 +31,8 @@ use crate::source::{Connection, Identity, ReplicationStream, StreamOptions};
 const STAGE: Stage = Stage::Source;
 /// At least this many status updates fit into a `wal_sender_timeout`.
 const UPDATES_PER_TIMEOUT: u32 = 4;
+/// A fence that takes longer than this is waiting for somebody.
+const FENCE_NOTICE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A stream that flows, and a target that is ours.
 #[derive(Debug)]
@@ -66,7 +68,7 @@ async fn open_on_runtime(config: &Config) -> Result<(Applier, ReplicationStream,
     let server = Server::inspect(&source, Role::Source, STAGE).await?;
     server.check_decodable(STAGE)?;
     let slot = read_slot(config, &source, &server).await?;
-    let tables = read_publication(config, &source).await?;
+    let publication = read_publication(config, &source).await?;
     let mut connection = Connection::connect(&config.source)?;
     let identity = connection.identify_system()?;
     check_identity(&before, &identity.system_identifier)?;
@@ -77,24 +79,38 @@ async fn open_on_runtime(config: &Config) -> Result<(Applier, ReplicationStream,
     check_gap(config, &before, &slot)?;
 
     set_up_target_session(&target).await?;
-    let fenced = checkpoint::fence(&target, config.name.as_str(), identity.timeline).await?;
+    let fenced = fence(config, &target, identity.timeline).await?;
     let progress = fenced.ok_or_else(|| no_progress(config))?;
     let slot = read_slot(config, &source, &server).await?;
     check_gap(config, &progress, &slot)?;
 
-    let binary = use_binary(config, &tables, &target).await?;
-    let publication = config.name.publication();
+    let binary = use_binary(config, &publication.tables, &target).await?;
+    let publication_name = config.name.publication();
     let start = StartLogical {
         slot: &config.name.slot(),
         start_lsn: progress.end_lsn,
         proto_version: ProtoVersion::newest_of(server.major()),
-        publications: &[&publication],
+        publications: &[&publication_name],
         binary,
     };
     let stream = connection.start(start, stream_options(config, &server))?;
     let checkpoint = Checkpoint::prepare(&target, config.name.as_str(), progress.epoch).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
     Ok((Applier::new(target, checkpoint), stream, progress))
+}
+
+/// Takes over from another engine, and says so where one still has a transaction open.
+async fn fence(config: &Config, target: &Client, timeline: TimelineId) -> Result<Option<Progress>, Error> {
+    let fencing = checkpoint::fence(target, config.name.as_str(), timeline);
+    tokio::pin!(fencing);
+    loop {
+        tokio::select! {
+            fenced = &mut fencing => return fenced,
+            () = tokio::time::sleep(FENCE_NOTICE_INTERVAL) => {
+                tracing::warn!("another session on the target holds the progress row; waiting for its transaction to end");
+            }
+        }
+    }
 }
 
 /// Where the source of all changes is now: the primary if it is configured, else the server that decodes.
@@ -129,15 +145,17 @@ async fn read_slot(config: &Config, source: &Client, server: &Server) -> Result<
     Ok(slot)
 }
 
-async fn read_publication(config: &Config, source: &Client) -> Result<Vec<PublishedTable>, Error> {
+async fn read_publication(config: &Config, source: &Client) -> Result<Publication, Error> {
     let name = config.name.publication();
-    publication::read(source, Role::Source, &name, STAGE).await?.ok_or_else(|| {
+    let publication = Publication::read(source, Role::Source, &name, STAGE).await?.ok_or_else(|| {
         Error::refused(
             STAGE,
             format!("publication \"{name}\" does not exist on the source"),
             "it was dropped after setup: `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
         )
-    })
+    })?;
+    publication.check_operations(STAGE)?;
+    Ok(publication)
 }
 
 fn no_progress(config: &Config) -> Error {
@@ -224,12 +242,18 @@ pub fn check_gap(config: &Config, progress: &Progress, slot: &SlotState) -> Resu
     Err(Error::refused(STAGE, what, mend))
 }
 
+/// What is confirmed to the source must be on the target's disk, whatever the role's default is. And a backend whose
+/// engine is gone has to notice, at rest as well as while it waits for a lock, to let go of the progress row.
+/// `client_connection_check_interval` came with 14.
+const TARGET_SETTINGS: &str = "\
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; \
+    SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'; \
+    SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3";
+
 /// Settings of the session that applies, beyond those of every session.
 async fn set_up_target_session(target: &Client) -> Result<(), Error> {
     let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error);
-    // A backend that waits for a lock notices that we are gone, and lets go of the progress row.
-    let check = "SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'";
-    target.batch_execute(check).await.map_err(failed)?;
+    target.batch_execute(TARGET_SETTINGS).await.map_err(failed)?;
     match target.batch_execute("SET session_replication_role = 'replica'").await {
         Ok(()) => Ok(()),
         Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) => {

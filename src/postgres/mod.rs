@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::{Client, NoTls};
 
-pub use auth_guard::{AUTHENTICATION_REFUSED, refuses};
+pub use auth_guard::{PASSWORD_EXPOSED, PASSWORD_MISSING};
 pub use error::ServerError;
 pub use ident::{quote_ident, quote_literal, quote_qualified};
 
@@ -82,7 +82,7 @@ where
     match endpoint.tls {
         TlsMode::Disable => config.ssl_mode(tokio_postgres::config::SslMode::Disable),
     };
-    let guarded = auth_guard::AuthGuard::new(stream);
+    let guarded = auth_guard::AuthGuard::new(stream, endpoint.password.is_some());
     let (client, connection) =
         config.connect_raw(guarded, NoTls).await.map_err(|error| Error::from_postgres(stage, endpoint.role, error))?;
     let role = endpoint.role;

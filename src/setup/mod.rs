@@ -28,7 +28,7 @@ use crate::error::{Error, Kind, Stage};
 use crate::pipeline;
 use crate::postgres;
 use crate::source::CreatedSlot;
-use crate::source::publication::{self, PublishedTable};
+use crate::source::publication::{self, Publication, PublishedTable};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
 
@@ -225,8 +225,8 @@ async fn ensure_publication(
     let create = publication::create_sql(&name, tables);
     let mut present = true;
     if let Some((client, facts)) = &servers.publisher {
-        match publication::read(client, facts.role, &name, STAGE).await? {
-            Some(published) => publication::check_contents(&name, &published, tables, STAGE)?,
+        match Publication::read(client, facts.role, &name, STAGE).await? {
+            Some(found) => found.check(tables, STAGE)?,
             None => {
                 let failed = |error| Error::from_postgres(STAGE, facts.role, error);
                 client.batch_execute(&create).await.map_err(failed)?;
@@ -236,8 +236,8 @@ async fn ensure_publication(
         let written = Server::inspect(client, facts.role, STAGE).await?.position;
         wait_for_replay(&servers.source, written, deadline, limit).await?;
     }
-    match publication::read(&servers.source, Role::Source, &name, STAGE).await? {
-        Some(published) => publication::check_contents(&name, &published, tables, STAGE)?,
+    match Publication::read(&servers.source, Role::Source, &name, STAGE).await? {
+        Some(found) => found.check(tables, STAGE)?,
         None => {
             return Err(Error::refused(
                 STAGE,

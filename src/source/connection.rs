@@ -25,7 +25,7 @@ use super::stream::{ReplicationStream, StreamOptions};
 use super::transport::Transport;
 use crate::config::{Endpoint, Role};
 use crate::error::{Error, Kind, Stage};
-use crate::postgres::{AUTHENTICATION_REFUSED, SESSION_SETTINGS, ServerError};
+use crate::postgres::{PASSWORD_EXPOSED, PASSWORD_MISSING, SESSION_SETTINGS, ServerError};
 
 /// One row of an answer, all values as text.
 pub type Row = Vec<Option<String>>;
@@ -196,7 +196,7 @@ impl Connection {
                     self.authenticate_scram(endpoint)?;
                 }
                 Message::AuthenticationCleartextPassword | Message::AuthenticationMd5Password(_) => {
-                    return Err(self.authentication(AUTHENTICATION_REFUSED));
+                    return Err(self.authentication(PASSWORD_EXPOSED));
                 }
                 _ => return Err(self.authentication("the server asks for a method that is not supported")),
             }
@@ -212,8 +212,7 @@ impl Connection {
 
     fn authenticate_scram(&mut self, endpoint: &Endpoint) -> Result<(), Error> {
         let Some(password) = &endpoint.password else {
-            let why = "the server asks for a password and none is configured; set password_file or password_env";
-            return Err(self.authentication(why));
+            return Err(self.authentication(PASSWORD_MISSING));
         };
         let mut scram = ScramSha256::new(password.expose().as_bytes(), ChannelBinding::unsupported());
         self.send(|out| frontend::sasl_initial_response(sasl::SCRAM_SHA_256, scram.message(), out))?;

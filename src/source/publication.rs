@@ -87,23 +87,82 @@ pub async fn select_tables(
     ))
 }
 
-/// What the publication holds on this server; `None` where there is no such publication.
-pub async fn read(
-    client: &Client,
-    role: Role,
-    publication: &str,
-    stage: Stage,
-) -> Result<Option<Vec<PublishedTable>>, Error> {
-    let exists = "SELECT FROM pg_publication WHERE pubname = $1";
-    let found = client.query_opt(exists, &[&publication]).await;
-    if found.map_err(|error| Error::from_postgres(stage, role, error))?.is_none() {
-        return Ok(None);
+/// A publication as one server has it.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    pub name: String,
+    pub tables: Vec<PublishedTable>,
+    /// Of INSERT, UPDATE, DELETE and TRUNCATE, those that are not published.
+    unpublished: Vec<&'static str>,
+}
+
+impl Publication {
+    /// What the publication holds on this server; `None` where there is no such publication.
+    pub async fn read(client: &Client, role: Role, name: &str, stage: Stage) -> Result<Option<Publication>, Error> {
+        let failed = |error| Error::from_postgres(stage, role, error);
+        let sql = "SELECT pubinsert, pubupdate, pubdelete, pubtruncate FROM pg_publication WHERE pubname = $1";
+        let Some(row) = client.query_opt(sql, &[&name]).await.map_err(failed)? else { return Ok(None) };
+        let mut unpublished = Vec::new();
+        for (column, operation) in ["INSERT", "UPDATE", "DELETE", "TRUNCATE"].into_iter().enumerate() {
+            if !row.try_get::<_, bool>(column).map_err(failed)? {
+                unpublished.push(operation);
+            }
+        }
+        // `attnames` exists from 15 on; before, there were no column lists.
+        let from = "FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname \
+                    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
+                    CROSS JOIN LATERAL (SELECT to_jsonb(p) -> 'attnames') l (listed)";
+        let tables = query_tables(client, role, from, "WHERE p.pubname = $1", &[&name], stage).await?;
+        Ok(Some(Publication { name: name.to_owned(), tables, unpublished }))
     }
-    // `attnames` exists from 15 on; before, there were no column lists.
-    let from = "FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname \
-                JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
-                CROSS JOIN LATERAL (SELECT to_jsonb(p) -> 'attnames') l (listed)";
-    query_tables(client, role, from, "WHERE p.pubname = $1", &[&publication], stage).await.map(Some)
+
+    /// # Errors
+    /// A refusal if some of what happens to a row would never reach the target.
+    pub fn check_operations(&self, stage: Stage) -> Result<(), Error> {
+        if self.unpublished.is_empty() {
+            return Ok(());
+        }
+        let (name, operations) = (&self.name, self.unpublished.join(", "));
+        Err(Error::refused(
+            stage,
+            format!("publication \"{name}\" leaves out {operations}, so the target would not become the same"),
+            format!(
+                "on the primary: ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate'); what was \
+                 left out until then has to be copied",
+                quote_ident(name)
+            ),
+        ))
+    }
+
+    /// # Errors
+    /// A refusal that names the tables in which publication and configuration differ, with the statement that makes
+    /// them the same; or as [`Publication::check_operations`].
+    pub fn check(&self, wanted: &[PublishedTable], stage: Stage) -> Result<(), Error> {
+        self.check_operations(stage)?;
+        let names = |tables: &[PublishedTable]| tables.iter().map(|one| one.table.clone()).collect::<BTreeSet<_>>();
+        let (published, wanted) = (names(&self.tables), names(wanted));
+        if published == wanted {
+            return Ok(());
+        }
+        let list =
+            |tables: Vec<&TableName>| tables.iter().map(|table| table.to_string()).collect::<Vec<_>>().join(", ");
+        let missing = list(wanted.difference(&published).collect());
+        let extra = list(published.difference(&wanted).collect());
+        let mut what = format!("publication \"{}\" does not hold the tables that [tables] selects", self.name);
+        if !missing.is_empty() {
+            what = format!("{what}; it lacks {missing}");
+        }
+        if !extra.is_empty() {
+            what = format!("{what}; it has besides {extra}");
+        }
+        let mend = format!(
+            "change [tables], or on the primary: ALTER PUBLICATION {} SET TABLE {}; rows that a table gained before \
+             that are not in the stream and have to be copied",
+            quote_ident(&self.name),
+            list(wanted.iter().collect())
+        );
+        Err(Error::refused(stage, what, mend))
+    }
 }
 
 async fn query_tables(
@@ -137,37 +196,4 @@ pub fn create_sql(publication: &str, tables: &[PublishedTable]) -> String {
         quote_ident(publication),
         list.join(", ")
     )
-}
-
-/// # Errors
-/// A refusal that names the tables in which publication and configuration differ, with the statement that makes them
-/// the same.
-pub fn check_contents(
-    publication: &str,
-    published: &[PublishedTable],
-    wanted: &[PublishedTable],
-    stage: Stage,
-) -> Result<(), Error> {
-    let names = |tables: &[PublishedTable]| tables.iter().map(|one| one.table.clone()).collect::<BTreeSet<_>>();
-    let (published, wanted) = (names(published), names(wanted));
-    if published == wanted {
-        return Ok(());
-    }
-    let list = |tables: Vec<&TableName>| tables.iter().map(|table| table.to_string()).collect::<Vec<_>>().join(", ");
-    let missing = list(wanted.difference(&published).collect());
-    let extra = list(published.difference(&wanted).collect());
-    let mut what = format!("publication \"{publication}\" does not hold the tables that [tables] selects");
-    if !missing.is_empty() {
-        what = format!("{what}; it lacks {missing}");
-    }
-    if !extra.is_empty() {
-        what = format!("{what}; it has besides {extra}");
-    }
-    let all = list(wanted.iter().collect());
-    let mend = format!(
-        "change [tables], or on the primary: ALTER PUBLICATION {} SET TABLE {all}; rows that a table gained before \
-         that are not in the stream and have to be copied",
-        quote_ident(publication)
-    );
-    Err(Error::refused(stage, what, mend))
 }

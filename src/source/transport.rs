@@ -11,6 +11,10 @@ use socket2::SockRef;
 use crate::config::{Endpoint, Host, TlsMode};
 use crate::postgres;
 
+/// A status update that the other side's kernel does not acknowledge within this ends the connection: TCP alone would
+/// go on for a quarter of an hour. A walsender takes updates also while it waits for us, so its window never closes.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 pub(super) enum Transport {
     Tcp(TcpStream),
@@ -65,6 +69,7 @@ fn connect_tcp(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 SockRef::from(&stream).set_tcp_keepalive(&postgres::keepalive())?;
+                SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
                 return Ok(stream);
             }
             Err(error) => last = error,
