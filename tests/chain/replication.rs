@@ -13,6 +13,11 @@ pub const DATABASE: &str = "app";
 /// How long a condition may take on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// What the documentation asks for on C, and no more.
+const UNPRIVILEGED_TARGET_SQL: &str = "\
+    CREATE ROLE writer LOGIN; CREATE SCHEMA pgsluice AUTHORIZATION writer; GRANT USAGE ON SCHEMA public TO writer;
+    GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA public TO writer";
+
 /// A → B → C with the same tables on A and C, and a configuration for an engine between B and C.
 pub struct Replication {
     pub chain: Chain,
@@ -26,9 +31,14 @@ impl Replication {
     }
 
     pub async fn start_with(options: ChainOptions, ddl: &str) -> Result<Replication> {
+        Replication::start_differing(options, ddl, ddl).await
+    }
+
+    /// The same with other tables on C than on A.
+    pub async fn start_differing(options: ChainOptions, on_a: &str, on_c: &str) -> Result<Replication> {
         let chain = Chain::start(options).await?;
-        chain.a.sql(DATABASE, ddl).await?;
-        chain.c.sql(DATABASE, ddl).await?;
+        chain.a.sql(DATABASE, on_a).await?;
+        chain.c.sql(DATABASE, on_c).await?;
         chain.wait_b_caught_up().await?;
         let replication = Replication { chain, folder: TempDir::new()? };
         replication.configure("")?;
@@ -50,6 +60,14 @@ impl Replication {
         std::fs::write(self.config(), text).context("writing the configuration")
     }
 
+    /// The same with a role on C that has the rights of its tables and no others.
+    pub async fn configure_unprivileged_target(&self, more: &str) -> Result<()> {
+        let Chain { a, b, c, .. } = &self.chain;
+        c.sql(DATABASE, UNPRIVILEGED_TARGET_SQL).await?;
+        let target = format!("host=127.0.0.1 port={} user=writer dbname={DATABASE} sslmode=disable", c.port());
+        self.configure_servers(&b.dsn(DATABASE), Some(&a.dsn(DATABASE)), &target, more)
+    }
+
     pub fn config(&self) -> PathBuf {
         self.folder.path().join("pgsluice.toml")
     }
@@ -66,6 +84,13 @@ impl Replication {
         let output = self.command(arguments).await?;
         ensure!(output.code == Some(0), "{arguments:?} ended with {:?}: {}", output.code, output.stderr);
         Ok(output.stdout)
+    }
+
+    /// Runs the engine into an error that needs a person, and returns what it said.
+    pub async fn halt(&self) -> Result<String> {
+        let output = self.command(&["run", "--stop-at", "current"]).await?;
+        ensure!(output.code == Some(1), "the engine ended with {:?}: {}", output.code, output.stderr);
+        Ok(output.stderr)
     }
 
     pub async fn setup(&self) -> Result<()> {
