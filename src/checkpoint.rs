@@ -18,9 +18,11 @@ use tokio_postgres::{Client, Row, Statement};
 use crate::config::Role;
 use crate::error::{Error, Kind, Stage};
 
-/// The schema and its tables, for `setup` and for whoever runs the SQL by hand. Safe to run again.
-pub const SCHEMA_SQL: &str = "\
-CREATE SCHEMA IF NOT EXISTS pgsluice;
+/// The schema, for `setup` and for whoever runs the SQL by hand. Safe to run again.
+pub const SCHEMA_SQL: &str = "CREATE SCHEMA IF NOT EXISTS pgsluice;";
+
+/// Its tables, likewise.
+pub const TABLES_SQL: &str = "\
 CREATE TABLE IF NOT EXISTS pgsluice.progress (
     name text PRIMARY KEY,
     system_identifier text NOT NULL,
@@ -65,6 +67,19 @@ impl Progress {
             epoch: row.try_get(6)?,
         })
     }
+}
+
+/// Makes the schema and its tables where they are missing. `IF NOT EXISTS` is not enough: PostgreSQL asks for the right
+/// to make a schema before it looks whether there is one.
+pub async fn create_schema(client: &Client) -> Result<(), Error> {
+    let sql = "SELECT to_regnamespace('pgsluice') IS NULL, to_regclass('pgsluice.progress') IS NULL";
+    let row = client.query_one(sql, &[]).await.map_err(failed)?;
+    for (column, create) in [SCHEMA_SQL, TABLES_SQL].into_iter().enumerate() {
+        if row.try_get(column).map_err(failed)? {
+            client.batch_execute(create).await.map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads the row; `None` where there is none, or no table to hold it.

@@ -3,7 +3,7 @@
 use pgsluice_proto::TimelineId;
 
 use super::STAGE;
-use crate::checkpoint::SCHEMA_SQL;
+use crate::checkpoint::{SCHEMA_SQL, TABLES_SQL};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind};
 use crate::postgres::{self, quote_ident, quote_literal};
@@ -34,7 +34,7 @@ pub async fn sql(config: &Config) -> Result<String, Error> {
         "-- 1. On the primary, database {database}, as the owner of the tables:\n{create};\n\n\
          -- 2. On the source, as a role with REPLICATION.{snapshot}{standby_note}\n\
          SELECT lsn FROM pg_create_logical_replication_slot({slot}, 'pgoutput');\n\n\
-         -- 3. On the target:\n{SCHEMA_SQL}\n\
+         -- 3. On the target:\n{SCHEMA_SQL}\n{TABLES_SQL}\n\
          -- With the lsn of step 2 in place of <LSN>:\n\
          INSERT INTO pgsluice.progress (name, system_identifier, timeline, slot, consistent_point, end_lsn)\n\
          VALUES ({progress_name}, {identifier}, {timeline}, {slot}, '<LSN>', '<LSN>');\n\

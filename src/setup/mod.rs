@@ -22,7 +22,7 @@ use tokio_postgres::Client;
 pub use self::by_hand::sql;
 pub use self::teardown::tear_down;
 use crate::apply;
-use crate::checkpoint::{self, Progress, SCHEMA_SQL};
+use crate::checkpoint::{self, Progress};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::pipeline;
@@ -127,7 +127,7 @@ pub async fn set_up(config: &Config, limit: Duration) -> Result<Vec<Step>, Error
 
     let mut steps = Vec::new();
     steps.push(ensure_publication(config, &servers, &tables, deadline, limit).await?);
-    servers.target.batch_execute(SCHEMA_SQL).await.map_err(|error| Error::from_postgres(STAGE, Role::Target, error))?;
+    checkpoint::create_schema(&servers.target).await?;
     steps.push(step("schema pgsluice on the target", progress.is_some()));
     let slot_name = format!("slot {} on the source", config.name.slot());
     let row_name = format!("progress row {} on the target", config.name.as_str());
