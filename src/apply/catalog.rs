@@ -29,9 +29,18 @@ pub struct TargetColumn {
     pub is_primary_key: bool,
     /// The operator that the type's default btree calls equality, where it does not lie in `pg_catalog`.
     pub foreign_equality: Option<String>,
-    /// `IS NOT DISTINCT FROM` means equality of values. Not so for json (no equality), box (equal areas) and composites
-    /// of such.
-    pub has_equality: bool,
+    pub equality: Equality,
+}
+
+/// What `IS NOT DISTINCT FROM` says of two values of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Equality {
+    /// Nothing: json has no equality, boxes of equal area are equal, and composites may hold such.
+    None,
+    /// They mean the same, though they may show it differently, as the numerics 1.0 and 1.00 do.
+    Loose,
+    /// They are the same.
+    Exact,
 }
 
 /// One row a column; a table without columns is one row of NULLs. Domains are followed to their base type.
@@ -58,7 +67,9 @@ SELECT c.relkind::text, a.attname::text, a.atttypid, tn.nspname::text, t.typname
         SELECT FROM pg_opclass k JOIN pg_am am ON am.oid = k.opcmethod AND am.amname IN ('btree', 'hash')
         WHERE k.opcdefault AND et.typnamespace = 'pg_catalog'::regnamespace AND (k.opcintype = et.oid OR EXISTS (
             SELECT FROM pg_cast f WHERE f.castsource = et.oid AND f.casttarget = k.opcintype
-                                    AND f.castmethod = 'b' AND f.castcontext = 'i')))
+                                    AND f.castmethod = 'b' AND f.castcontext = 'i'))),
+    bt.oid = ANY ('{bool,bytea,\"char\",name,int2,int4,int8,oid,text,varchar,uuid,date,time,timestamp,timestamptz}'::regtype[])
+        AND NOT EXISTS (SELECT FROM pg_collation l WHERE l.oid = a.attcollation AND NOT l.collisdeterministic)
 FROM pg_class c
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_type t ON t.oid = a.atttypid
@@ -95,6 +106,10 @@ fn column(row: &Row) -> Result<Option<TargetColumn>, tokio_postgres::Error> {
         is_identity_always: row.try_get(6)?,
         is_primary_key: row.try_get(7)?,
         foreign_equality: row.try_get(8)?,
-        has_equality: row.try_get(9)?,
+        equality: match (row.try_get(9)?, row.try_get(10)?) {
+            (false, _) => Equality::None,
+            (true, false) => Equality::Loose,
+            (true, true) => Equality::Exact,
+        },
     }))
 }

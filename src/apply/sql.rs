@@ -3,7 +3,7 @@
 //! Every parameter is cast to the type of its column, so that the server reads its bytes as that type whatever stands
 //! around it.
 
-use super::catalog::TargetColumn;
+use super::catalog::{Equality, TargetColumn};
 use crate::postgres::quote_ident;
 
 /// How a statement finds its one row.
@@ -48,7 +48,7 @@ pub(super) fn update(table: &str, set: &[&TargetColumn], row: Match<'_>, guards:
         Some(join(set, ", ", |column| format!("{} = {}", quote_ident(&column.name), parameters.next(column))))
     };
     let (with, from, condition) = find(table, row, &mut parameters);
-    let guarded = join(guards, "", |column| format!(" AND {}", same(column, &mut parameters)));
+    let guarded = join(guards, "", |column| format!(" AND {}", same(column, &parameters.next(column))));
     match assignments {
         Some(assignments) => {
             format!("{with}UPDATE {table} AS target SET {assignments}{from} WHERE {condition}{guarded}")
@@ -86,14 +86,22 @@ fn find(table: &str, row: Match<'_>, parameters: &mut Parameters) -> (String, &'
             (String::new(), "", condition)
         }
         Match::WholeRow(columns) => {
-            let mut condition = join(columns, " AND ", |column| same(column, parameters));
-            if condition.is_empty() {
-                condition.push_str("true");
-            }
+            let values: Vec<_> = columns.iter().map(|column| parameters.next(column)).collect();
+            let same: Vec<_> = columns.iter().zip(&values).map(|(column, value)| same(column, value)).collect();
+            let condition = if same.is_empty() { "true".to_owned() } else { same.join(" AND ") };
+            // Of rows that are equal, the one that is the same to the last byte goes first. It takes reading them all.
+            let order = if columns.iter().all(|column| column.equality == Equality::Exact) {
+                String::new()
+            } else {
+                let names = join(columns, ", ", |column| format!("target.{}", quote_ident(&column.name)));
+                let values = values.join(", ");
+                // Without the cast the operator would be applied column by column.
+                format!("ORDER BY ROW({names})::record OPERATOR(pg_catalog.*=) ROW({values})::record DESC ")
+            };
             // A ctid is unique within one partition only.
             let with = format!(
                 "WITH found AS MATERIALIZED (SELECT target.tableoid, target.ctid FROM {table} AS target \
-                 WHERE {condition} LIMIT 1 FOR UPDATE) "
+                 WHERE {condition} {order}LIMIT 1 FOR UPDATE) "
             );
             (with, " FROM found", "target.tableoid = found.tableoid AND target.ctid = found.ctid".to_owned())
         }
@@ -101,14 +109,12 @@ fn find(table: &str, row: Match<'_>, parameters: &mut Parameters) -> (String, &'
 }
 
 /// The column holds the parameter's value, or both are NULL.
-fn same(column: &TargetColumn, parameters: &mut Parameters) -> String {
-    let parameter = parameters.next(column);
+fn same(column: &TargetColumn, parameter: &str) -> String {
     let name = quote_ident(&column.name);
-    if column.has_equality {
-        format!("target.{name} IS NOT DISTINCT FROM {parameter}")
-    } else {
+    match column.equality {
+        Equality::Exact | Equality::Loose => format!("target.{name} IS NOT DISTINCT FROM {parameter}"),
         // Copies of one value have one text.
-        format!("target.{name}::text IS NOT DISTINCT FROM {parameter}::text")
+        Equality::None => format!("target.{name}::text IS NOT DISTINCT FROM {parameter}::text"),
     }
 }
 
@@ -129,7 +135,7 @@ mod tests {
             is_identity_always: false,
             is_primary_key: false,
             foreign_equality: None,
-            has_equality: true,
+            equality: Equality::Exact,
         }
     }
 
@@ -170,12 +176,14 @@ mod tests {
     #[test]
     fn whole_rows_touch_one_of_those_that_are_alike() {
         let (id, mut doc) = (column("id", "int4"), column("doc", "json"));
-        doc.has_equality = false;
+        doc.equality = Equality::None;
         assert_eq!(
             delete("s.t", Match::WholeRow(&[&id, &doc])),
             "WITH found AS MATERIALIZED (SELECT target.tableoid, target.ctid FROM s.t AS target \
              WHERE target.\"id\" IS NOT DISTINCT FROM $1::int4 \
-             AND target.\"doc\"::text IS NOT DISTINCT FROM $2::json::text LIMIT 1 FOR UPDATE) \
+             AND target.\"doc\"::text IS NOT DISTINCT FROM $2::json::text \
+             ORDER BY ROW(target.\"id\", target.\"doc\")::record OPERATOR(pg_catalog.*=) \
+             ROW($1::int4, $2::json)::record DESC LIMIT 1 FOR UPDATE) \
              DELETE FROM s.t AS target USING found WHERE target.tableoid = found.tableoid AND target.ctid = found.ctid"
         );
     }
