@@ -43,8 +43,9 @@ const STATEMENTS_IN_FLIGHT_MAX: usize = 256;
 /// Bytes of rows that are on their way at once, one row more than this at most.
 const BYTES_IN_FLIGHT_MAX: usize = 4 * 1024 * 1024;
 
-/// The isolation is stated because defaults of the role or database may differ.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE";
+/// The isolation is stated because defaults of the role or database may differ. What may be checked late is checked
+/// late: the source's rows come one by one, and need not hold before its statement or transaction has ended.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE; SET CONSTRAINTS ALL DEFERRED";
 
 /// What a batch came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
