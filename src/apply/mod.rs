@@ -203,6 +203,9 @@ async fn work<'a>(
     for row in rows.into_iter().flatten() {
         plan.check_format(relation, row)?;
     }
+    if let [Some(new), Some(old)] = rows {
+        plan.check_identity_columns(relation, new, old)?;
+    }
     let parameters = prepared.parameters(new, old);
     let bytes = rows.iter().flatten().map(Row::value_bytes).sum();
     Ok(Work::Statement(RowStatement { prepared, parameters, relation, operation, bytes }))
