@@ -7,15 +7,16 @@
 //! columns of the target keep their values or defaults.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use pgsluice_proto::Oid;
 use pgsluice_proto::pgoutput::{Cell, ReplicaIdentity};
 use tokio_postgres::{Client, Statement};
 
-use super::catalog::{TargetColumn, TargetTable};
+use super::catalog::{self, TargetColumn, TargetTable};
 use super::parameter::Parameter;
 use super::sql::{self, Match};
-use crate::batch::{OldRow, Row};
+use crate::batch::Row;
 use crate::config::Role;
 use crate::decode::Relation;
 use crate::error::{Error, Kind, Stage};
@@ -56,6 +57,31 @@ enum Identity {
     None,
 }
 
+/// The plans of all relations that have come, each for the newest description.
+#[derive(Debug, Default)]
+pub(super) struct Plans(HashMap<Oid, TablePlan>);
+
+impl Plans {
+    /// The plan for this description of the relation; one for an older description is dropped with its statements.
+    pub async fn get(&mut self, client: &Client, relation: &Relation) -> Result<&mut TablePlan, Error> {
+        let entry = match self.0.entry(relation.id) {
+            Entry::Occupied(known) if known.get().version == relation.version => return Ok(known.into_mut()),
+            other => other,
+        };
+        let table = catalog::load(client, &relation.namespace, &relation.name).await?.ok_or_else(|| {
+            let what = format!("the target has no table {relation}");
+            let mend = "make it there as it is on the source, then start again: nothing is lost meanwhile".to_owned();
+            Error::new(Stage::Apply, Kind::Mismatch { what, mend })
+        })?;
+        Ok(entry.insert_entry(TablePlan::new(relation, table)?).into_mut())
+    }
+
+    /// Name of the target's table, and whether it is partitioned.
+    pub fn known(&self, relation: &Relation) -> Option<(&str, bool)> {
+        self.0.get(&relation.id).map(|plan| (plan.table.name.as_str(), plan.table.is_partitioned))
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct TablePlan {
     /// Of the relation's description that this is made for.
@@ -76,10 +102,6 @@ impl TablePlan {
         Ok(TablePlan { version: relation.version, table, columns, identity, statements: HashMap::new() })
     }
 
-    pub fn table(&self) -> (&str, bool) {
-        (&self.table.name, self.table.is_partitioned)
-    }
-
     pub async fn insert(&mut self, client: &Client, relation: &Relation) -> Result<Prepared, Error> {
         if let Some(prepared) = self.statements.get(&Shape::Insert) {
             return Ok(prepared.clone());
@@ -91,8 +113,13 @@ impl TablePlan {
     }
 
     /// The statement for an update whose new row has these cells known.
-    pub async fn update(&mut self, client: &Client, relation: &Relation, new: Row<'_>) -> Result<Prepared, Error> {
-        let known: Box<[bool]> = new.cells().map(|cell| cell != Cell::Unchanged).collect();
+    pub async fn update<'a>(
+        &mut self,
+        client: &Client,
+        relation: &Relation,
+        new: impl Iterator<Item = Cell<'a>>,
+    ) -> Result<Prepared, Error> {
+        let known: Box<[bool]> = new.map(|cell| cell != Cell::Unchanged).collect();
         let shape = Shape::Update(known);
         if let Some(prepared) = self.statements.get(&shape) {
             return Ok(prepared.clone());
@@ -202,15 +229,17 @@ impl TablePlan {
 }
 
 impl Prepared {
-    /// The values for one change. The row that is looked for is the old one, or the new where the source left the old
-    /// out because its key is the same.
-    pub fn parameters<'a>(&self, new: Option<Row<'a>>, old: Option<OldRow<'a>>) -> Vec<Parameter<'a>> {
-        let looked_for = old.map(|old| old.row()).or(new);
+    /// The values for one row: as it is to become, and as it is looked for.
+    pub fn parameters<'a>(
+        &self,
+        new: impl Fn(usize) -> Cell<'a>,
+        looked_for: impl Fn(usize) -> Cell<'a>,
+    ) -> Vec<Parameter<'a>> {
         let value = |slot: &Slot| match *slot {
-            Slot::New(position) => new.map(|row| row.cell(position)),
-            Slot::Old(position) => looked_for.map(|row| row.cell(position)),
+            Slot::New(position) => new(position),
+            Slot::Old(position) => looked_for(position),
         };
-        self.slots.iter().map(|slot| Parameter(value(slot).unwrap_or(Cell::Unchanged))).collect()
+        self.slots.iter().map(|slot| Parameter(value(slot))).collect()
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Limits {
 pub struct Transaction {
     pub xid: Xid,
     pub commit_lsn: Lsn,
+    /// `None` until its Commit has come.
+    pub end_lsn: Option<Lsn>,
     pub commit_time: PgTimestamp,
 }
 
@@ -69,6 +71,8 @@ enum StoredOld {
 #[derive(Clone, Copy, Debug)]
 pub struct BatchedChange<'a> {
     pub transaction: &'a Transaction,
+    /// The same for all changes of this batch under one description of a relation; of no meaning for a truncate.
+    pub relation_index: usize,
     pub operation: BatchedOperation<'a>,
 }
 
@@ -110,6 +114,7 @@ impl Batch {
         self.transactions.push(Transaction {
             xid: begin.xid,
             commit_lsn: begin.commit_lsn,
+            end_lsn: None,
             commit_time: begin.commit_time,
         });
     }
@@ -144,6 +149,9 @@ impl Batch {
         debug_assert!(self.open, "a Commit ends a transaction");
         self.open = false;
         self.end_lsn = Some(commit.end_lsn);
+        if let Some(transaction) = self.transactions.last_mut() {
+            transaction.end_lsn = self.end_lsn;
+        }
     }
 
     /// The source has nothing for us before `lsn`, with no transaction open: progress can move there.
@@ -198,25 +206,43 @@ impl Batch {
     }
 
     /// The changes, in the order of the source.
-    pub fn changes(&self) -> impl Iterator<Item = BatchedChange<'_>> {
-        self.entries.iter().map(|entry| {
-            let relation = || &self.relations[entry.relation as usize];
-            let operation = match entry.operation {
-                StoredOperation::Insert { new } => {
-                    BatchedOperation::Insert { relation: relation(), new: self.rows.row(new) }
-                }
-                StoredOperation::Update { old, new } => BatchedOperation::Update {
-                    relation: relation(),
-                    old: old.map(|old| self.old_row(old)),
-                    new: self.rows.row(new),
-                },
-                StoredOperation::Delete { old } => {
-                    BatchedOperation::Delete { relation: relation(), old: self.old_row(old) }
-                }
-                StoredOperation::Truncate { index } => BatchedOperation::Truncate(&self.truncates[index as usize]),
-            };
-            BatchedChange { transaction: &self.transactions[entry.transaction as usize], operation }
+    pub fn changes(&self) -> impl Iterator<Item = BatchedChange<'_>> + Clone {
+        self.entries.iter().map(|entry| self.change(entry))
+    }
+
+    /// The transactions in their order, each with its changes; the last may go on in the next batch.
+    pub fn by_transaction(
+        &self,
+    ) -> impl Iterator<Item = (&Transaction, impl Iterator<Item = BatchedChange<'_>> + Clone)> {
+        self.transactions.iter().enumerate().map(|(index, transaction)| {
+            let start = self.entries.partition_point(|entry| (entry.transaction as usize) < index);
+            let end = self.entries.partition_point(|entry| (entry.transaction as usize) <= index);
+            (transaction, self.entries[start..end].iter().map(|entry| self.change(entry)))
         })
+    }
+
+    #[inline]
+    fn change(&self, entry: &Entry) -> BatchedChange<'_> {
+        let relation = || &self.relations[entry.relation as usize];
+        let operation = match entry.operation {
+            StoredOperation::Insert { new } => {
+                BatchedOperation::Insert { relation: relation(), new: self.rows.row(new) }
+            }
+            StoredOperation::Update { old, new } => BatchedOperation::Update {
+                relation: relation(),
+                old: old.map(|old| self.old_row(old)),
+                new: self.rows.row(new),
+            },
+            StoredOperation::Delete { old } => {
+                BatchedOperation::Delete { relation: relation(), old: self.old_row(old) }
+            }
+            StoredOperation::Truncate { index } => BatchedOperation::Truncate(&self.truncates[index as usize]),
+        };
+        BatchedChange {
+            transaction: &self.transactions[entry.transaction as usize],
+            relation_index: entry.relation as usize,
+            operation,
+        }
     }
 
     #[inline]

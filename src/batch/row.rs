@@ -7,6 +7,7 @@ use pgsluice_proto::pgoutput::{Cell, Tuple};
 pub(super) struct Span {
     first_cell: u32,
     cells: u16,
+    has_unchanged: bool,
 }
 
 /// Where a cell's value lies in the arena. A value is below 1 GiB, so its length leaves two bits for the kind.
@@ -52,24 +53,29 @@ impl Rows {
         let first_cell = self.cells.len() as u32;
         let mut cells = tuple.cells();
         self.cells.reserve(cells.len());
+        let mut has_unchanged = false;
         while let Some(cell) = cells.next() {
             let end = base + encoded.len() - cells.remaining_bytes();
             let (kind, length) = match cell {
                 Cell::Null => (NULL, 0),
-                Cell::Unchanged => (UNCHANGED, 0),
+                Cell::Unchanged => {
+                    has_unchanged = true;
+                    (UNCHANGED, 0)
+                }
                 Cell::Text(value) => (TEXT, value.len()),
                 Cell::Binary(value) => (BINARY, value.len()),
             };
             let kind_and_length = kind << KIND_SHIFT | length as u32;
             self.cells.push(StoredCell { start: (end - length) as u32, kind_and_length });
         }
-        Span { first_cell, cells: tuple.len() as u16 }
+        Span { first_cell, cells: tuple.len() as u16, has_unchanged }
     }
 
     #[inline]
     pub fn row(&self, span: Span) -> Row<'_> {
         let first = span.first_cell as usize;
-        Row { arena: &self.arena, cells: &self.cells[first..first + usize::from(span.cells)] }
+        let cells = &self.cells[first..first + usize::from(span.cells)];
+        Row { arena: &self.arena, cells, has_unchanged: span.has_unchanged }
     }
 }
 
@@ -78,6 +84,7 @@ impl Rows {
 pub struct Row<'a> {
     arena: &'a [u8],
     cells: &'a [StoredCell],
+    has_unchanged: bool,
 }
 
 /// What is known of a row as it was.
@@ -109,6 +116,11 @@ impl<'a> Row<'a> {
             TEXT => Cell::Text(&self.arena[value]),
             BINARY.. => Cell::Binary(&self.arena[value]),
         }
+    }
+
+    /// Some cell is an unchanged TOAST value.
+    pub fn has_unchanged(&self) -> bool {
+        self.has_unchanged
     }
 
     pub fn cells(&self) -> impl ExactSizeIterator<Item = Cell<'a>> + use<'a> {

@@ -1,0 +1,136 @@
+//! Changes applied one by one, in the order of the source, many on their way at once.
+//!
+//! This is what every batch can fall back to: whatever passed on the source row by row passes here, and what does not
+//! is named with its row's transaction.
+
+use std::sync::Arc;
+
+use futures_util::stream::{FuturesOrdered, StreamExt};
+use pgsluice_proto::Lsn;
+use pgsluice_proto::pgoutput::Cell;
+use tokio_postgres::Client;
+
+use super::failed;
+use super::parameter::Parameter;
+use super::plan::{Plans, Prepared};
+use super::sql;
+use crate::batch::{BatchedChange, BatchedOperation, OldRow, Row};
+use crate::decode::{Relation, Truncate};
+use crate::error::{Error, Kind, Stage};
+
+/// Statements that are on their way at once. Enough to hide the round trip, few enough that the answers stay small.
+const STATEMENTS_IN_FLIGHT_MAX: usize = 256;
+/// Bytes of rows that are on their way at once, one row more than this at most.
+const BYTES_IN_FLIGHT_MAX: usize = 4 * 1024 * 1024;
+
+/// Applies the changes in the transaction that is open on `client`.
+pub(super) async fn apply<'a>(
+    client: &Client,
+    plans: &mut Plans,
+    changes: impl Iterator<Item = BatchedChange<'a>>,
+) -> Result<(), Error> {
+    let mut running = FuturesOrdered::new();
+    let mut bytes = 0;
+    for change in changes {
+        while running.len() >= STATEMENTS_IN_FLIGHT_MAX || (bytes > BYTES_IN_FLIGHT_MAX && !running.is_empty()) {
+            bytes -= running.next().await.transpose()?.unwrap_or(0);
+        }
+        let at = change.transaction.commit_lsn;
+        let work = match work(client, plans, &change).await {
+            Ok(work) => work,
+            Err(error) => {
+                // An earlier statement that fails is the cause of later ones failing.
+                while let Some(earlier) = running.next().await {
+                    earlier?;
+                }
+                return Err(error.at(at));
+            }
+        };
+        match work {
+            Work::Statement(statement) => {
+                bytes += statement.bytes;
+                running.push_back(statement.execute(client, at));
+            }
+            Work::Barrier(sql, relations) => {
+                while let Some(earlier) = running.next().await {
+                    bytes -= earlier?;
+                }
+                client.batch_execute(&sql).await.map_err(|error| failed(error).at(at).on(relations))?;
+            }
+        }
+    }
+    while let Some(earlier) = running.next().await {
+        earlier?;
+    }
+    Ok(())
+}
+
+enum Work<'a> {
+    Statement(RowStatement<'a>),
+    /// Text that runs alone, and the tables that it concerns.
+    Barrier(String, String),
+}
+
+/// One row's statement, ready to run.
+struct RowStatement<'a> {
+    prepared: Prepared,
+    parameters: Vec<Parameter<'a>>,
+    relation: &'a Arc<Relation>,
+    operation: &'static str,
+    bytes: usize,
+}
+
+impl RowStatement<'_> {
+    /// Runs it, and returns the bytes that are no longer on their way.
+    async fn execute(self, client: &Client, at: Lsn) -> Result<usize, Error> {
+        let rows = client.execute_raw(&self.prepared.statement, self.parameters).await;
+        let rows = rows.map_err(|error| failed(error).at(at).on(self.relation.to_string()))?;
+        if rows != 1 {
+            let kind = Kind::RowCount { operation: self.operation, rows };
+            return Err(Error::new(Stage::Apply, kind).at(at).on(self.relation.to_string()));
+        }
+        Ok(self.bytes)
+    }
+}
+
+async fn work<'a>(client: &Client, plans: &mut Plans, change: &BatchedChange<'a>) -> Result<Work<'a>, Error> {
+    let (relation, operation, new, old): (_, _, Option<Row<'a>>, Option<OldRow<'a>>) = match change.operation {
+        BatchedOperation::Insert { relation, new } => (relation, "INSERT", Some(new), None),
+        BatchedOperation::Update { relation, old, new } => (relation, "UPDATE", Some(new), old),
+        BatchedOperation::Delete { relation, old } => (relation, "DELETE", None, Some(old)),
+        BatchedOperation::Truncate(truncate) => return truncate_work(client, plans, truncate).await,
+    };
+    let plan = plans.get(client, relation).await?;
+    let prepared = match (new, operation) {
+        (Some(_), "INSERT") => plan.insert(client, relation).await?,
+        (Some(new), _) => plan.update(client, relation, new.cells()).await?,
+        (None, _) => plan.delete(client, relation).await?,
+    };
+    let rows = [new, old.map(|old| old.row())];
+    for row in rows.into_iter().flatten() {
+        plan.check_format(relation, row)?;
+    }
+    if let [Some(new), Some(old)] = rows {
+        plan.check_identity_columns(relation, new, old)?;
+    }
+    let parameters = row_parameters(&prepared, new, old);
+    let bytes = rows.iter().flatten().map(Row::value_bytes).sum();
+    Ok(Work::Statement(RowStatement { prepared, parameters, relation, operation, bytes }))
+}
+
+/// The values for one change. The row that is looked for is the old one, or the new where the source left the old out
+/// because its key is the same.
+fn row_parameters<'a>(prepared: &Prepared, new: Option<Row<'a>>, old: Option<OldRow<'a>>) -> Vec<Parameter<'a>> {
+    let looked_for = old.map(|old| old.row()).or(new);
+    let cell = |row: Option<Row<'a>>, position| row.map_or(Cell::Unchanged, |row| row.cell(position));
+    prepared.parameters(|position| cell(new, position), |position| cell(looked_for, position))
+}
+
+async fn truncate_work<'a>(client: &Client, plans: &mut Plans, truncate: &Truncate) -> Result<Work<'a>, Error> {
+    for relation in &truncate.relations {
+        plans.get(client, relation).await?;
+    }
+    let tables = truncate.relations.iter().filter_map(|relation| plans.known(relation));
+    let names: Vec<_> = truncate.relations.iter().map(|relation| relation.to_string()).collect();
+    Ok(Work::Barrier(sql::truncate(tables, truncate.restart_identity), names.join(", ")))
+}
