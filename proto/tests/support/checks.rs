@@ -168,7 +168,7 @@ pub fn feedback(input: &[u8]) {
     let interval = Duration::from_secs(10);
     let mut feedback = Feedback::new(start, interval, Duration::ZERO);
     let (mut told, mut seen, mut asked) = (start, start, false);
-    let (mut now, mut last_at, mut sent) = (Duration::ZERO, Duration::ZERO, (start, start));
+    let (mut now, mut last_at, mut next_at, mut sent) = (Duration::ZERO, Duration::ZERO, interval, (start, start));
     while let Some((step, rest)) = steps.split_first_chunk::<9>() {
         steps = rest;
         let number = u64::from_be_bytes(*step.last_chunk().expect("nine bytes hold eight"));
@@ -186,6 +186,10 @@ pub fn feedback(input: &[u8]) {
                 asked |= reply_requested;
             }
             3 => {
+                if lsn > told {
+                    // A durable position that moves is told after a tenth of the interval.
+                    next_at = next_at.min(last_at + interval / 10);
+                }
                 feedback.set_flushed(lsn);
                 told = told.max(lsn);
                 seen = seen.max(lsn);
@@ -197,7 +201,7 @@ pub fn feedback(input: &[u8]) {
             }
         }
         assert_eq!((feedback.received(), feedback.flushed()), (seen, told));
-        let due = asked || now >= last_at + interval;
+        let due = asked || now >= next_at;
         assert_eq!(feedback.poll_timeout() <= now, due);
         // Now and then nobody polls, and what is due stays due.
         if step[0] >= 0xc0 {
@@ -211,7 +215,8 @@ pub fn feedback(input: &[u8]) {
         assert!(update.write_lsn >= sent.0 && update.flush_lsn >= sent.1 && update.write_lsn >= update.flush_lsn);
         assert_eq!((update.sent_at, update.reply_requested), (clock, false));
         assert_eq!(feedback.poll_transmit(now, clock), None);
-        (sent, last_at, asked) = ((update.write_lsn, update.flush_lsn), now, false);
+        (sent, asked) = ((update.write_lsn, update.flush_lsn), false);
+        (last_at, next_at) = (now, now + interval);
 
         let mut out = Vec::new();
         update.encode(&mut out);
