@@ -3,3 +3,4 @@
 
 mod replication;
 mod rows;
+mod types;
