@@ -290,7 +290,7 @@ async fn use_binary(config: &Config, tables: &[PublishedTable], target: &Client)
             return Err(Error::refused(
                 STAGE,
                 format!(
-                    "column \"{name}\" of {} cannot travel in binary: its type differs between clusters",
+                    "column \"{name}\" of {} cannot travel in binary: its values need not mean the same on both ends",
                     published.table
                 ),
                 "set format = \"auto\" or \"text\" in [stream]",
