@@ -7,6 +7,7 @@ mod status;
 mod tail;
 mod teardown;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -109,6 +110,7 @@ fn start_log(global: &Global) {
         .with_default_directive(LevelFilter::WARN.into())
         .parse_lossy(format!("pgsluice={level}"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log = log.with_ansi(std::io::stderr().is_terminal());
     match global.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
