@@ -3,4 +3,6 @@
 
 mod replication;
 mod rows;
+mod tables;
+mod toast;
 mod types;

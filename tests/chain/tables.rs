@@ -1,0 +1,149 @@
+//! Tables of every kind, and TRUNCATE of several.
+
+use anyhow::Result;
+use pgsluice_testkit::ChainOptions;
+
+use crate::replication::{DATABASE, Replication};
+
+/// Rows travel under the name of the partitioned table, so that C may be partitioned otherwise, or not at all.
+#[tokio::test]
+async fn partitioned_tables_are_partitioned_otherwise_on_the_target() -> Result<()> {
+    let on_a = "\
+        CREATE TABLE t (id int, day date, note text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+        CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+        CREATE TABLE t_2 (note text, day date NOT NULL, junk int, id int NOT NULL); ALTER TABLE t_2 DROP COLUMN junk;
+        ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');
+        CREATE TABLE t_rest PARTITION OF t DEFAULT PARTITION BY HASH (id);
+        CREATE TABLE t_rest_0 PARTITION OF t_rest FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+        CREATE TABLE whole (id int, place int, note text) PARTITION BY LIST (place);
+        CREATE TABLE whole_1 PARTITION OF whole FOR VALUES IN (1); CREATE TABLE whole_2 PARTITION OF whole DEFAULT;
+        ALTER TABLE whole REPLICA IDENTITY FULL; ALTER TABLE whole_1 REPLICA IDENTITY FULL;
+        ALTER TABLE whole_2 REPLICA IDENTITY FULL;
+        CREATE TABLE plain (id int PRIMARY KEY, note text); CREATE TABLE later (LIKE t INCLUDING ALL);";
+    let on_c = "\
+        CREATE TABLE t (note text, id int, day date, PRIMARY KEY (id, day)) PARTITION BY HASH (id);
+        CREATE TABLE t_a PARTITION OF t FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+        CREATE TABLE t_b PARTITION OF t FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+        CREATE TABLE whole (id int, place int, note text) PARTITION BY RANGE (id);
+        CREATE TABLE whole_a PARTITION OF whole FOR VALUES FROM (MINVALUE) TO (10);
+        CREATE TABLE whole_b PARTITION OF whole FOR VALUES FROM (10) TO (MAXVALUE);
+        CREATE TABLE plain (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
+        CREATE TABLE plain_1 PARTITION OF plain FOR VALUES FROM (0) TO (10);
+        CREATE TABLE plain_2 PARTITION OF plain DEFAULT; CREATE TABLE later (LIKE t INCLUDING ALL);";
+    let replication = Replication::start_differing(ChainOptions::default(), on_a, on_c).await?;
+    replication.setup().await?;
+    let tables = ["public.t", "public.whole", "public.plain"];
+    let changes = "\
+        INSERT INTO t SELECT n, date '2026-01-15' + n * 5, 'note' FROM generate_series(1, 20) n;
+        INSERT INTO whole SELECT n % 15, n % 3, 'note' FROM generate_series(1, 40) n;
+        INSERT INTO whole SELECT n % 15, n % 3, 'note' FROM generate_series(1, 40) n;
+        INSERT INTO plain SELECT n, 'note' FROM generate_series(0, 20) n;
+        UPDATE t SET note = 'new' WHERE id % 2 = 0; UPDATE t SET day = '2026-02-10' WHERE id < 4;
+        UPDATE t SET day = '2027-01-01', id = id + 1 WHERE id = 20; DELETE FROM t WHERE id % 7 = 0;
+        UPDATE whole SET place = 1 WHERE place = 2 AND id > 5; UPDATE whole SET id = id + 9 WHERE id = 7;
+        DELETE FROM whole WHERE ctid = (SELECT min(ctid) FROM whole_1) AND place = 1;
+        UPDATE plain SET id = id + 30 WHERE id = 0 OR id > 15; UPDATE plain SET note = NULL WHERE id % 4 = 0";
+    replication.replicate(changes, &tables).await?;
+    // What was its own table becomes a part, and the other way round; rows move only with DDL, which is C's affair.
+    let attach = "\
+        ALTER TABLE t DETACH PARTITION t_2; INSERT INTO t_2 (id, day) VALUES (999, '2026-02-02');
+        INSERT INTO t VALUES (90, '2026-02-02', 'in the default partition');
+        ALTER TABLE t ATTACH PARTITION later FOR VALUES FROM ('2028-01-01') TO ('2029-01-01');
+        INSERT INTO t VALUES (91, '2028-02-02', 'in the new partition'); UPDATE t SET note = 'x' WHERE id = 91;
+        INSERT INTO later VALUES (92, '2028-03-03', 'by its own name')";
+    replication.chain.a.sql(DATABASE, attach).await?;
+    replication.catch_up().await?;
+    replication
+        .chain
+        .c
+        .sql(DATABASE, "DELETE FROM t WHERE day >= '2026-02-01' AND day < '2026-03-01' AND id <> 90")
+        .await?;
+    replication.assert_same(&tables).await?;
+    replication.replicate("TRUNCATE t, whole, plain; INSERT INTO plain VALUES (1, 'after')", &tables).await
+}
+
+/// A parent and a child may hold rows of one key: an update of the one must leave the other alone.
+#[tokio::test]
+async fn inheritance_keeps_parents_and_children_apart() -> Result<()> {
+    let ddl = "\
+        CREATE TABLE parent (id int PRIMARY KEY, note text); CREATE TABLE child (more int, PRIMARY KEY (id)) INHERITS (parent);
+        CREATE TABLE whole (id int, note text); CREATE TABLE whole_child () INHERITS (whole);
+        ALTER TABLE whole REPLICA IDENTITY FULL; ALTER TABLE whole_child REPLICA IDENTITY FULL;";
+    let replication = Replication::start(ddl).await?;
+    replication.setup().await?;
+    let tables = ["public.parent", "public.child", "public.whole", "public.whole_child"];
+    let changes = "\
+        INSERT INTO parent SELECT n, 'parent' FROM generate_series(1, 9) n;
+        INSERT INTO child SELECT n, 'child', n FROM generate_series(1, 9) n;
+        INSERT INTO whole SELECT n, 'same' FROM generate_series(1, 9) n; INSERT INTO whole_child SELECT * FROM ONLY whole;
+        UPDATE ONLY parent SET note = 'new' WHERE id < 4; UPDATE child SET note = 'newer' WHERE id > 5;
+        UPDATE parent SET note = note || '!' WHERE id % 2 = 0; DELETE FROM ONLY parent WHERE id = 7;
+        DELETE FROM child WHERE id = 8; UPDATE ONLY parent SET id = id WHERE id = 1;
+        UPDATE ONLY whole SET note = 'new' WHERE id < 4; DELETE FROM ONLY whole_child WHERE id = 6;
+        DELETE FROM ONLY whole WHERE id = 9";
+    replication.replicate(changes, &tables).await?;
+    replication.replicate("TRUNCATE ONLY parent; TRUNCATE whole", &tables).await
+}
+
+#[tokio::test]
+async fn truncate_of_several_tables_is_one_statement() -> Result<()> {
+    let ddl = "\
+        CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id serial PRIMARY KEY, a int REFERENCES a);
+        CREATE TABLE c (id int GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, b int REFERENCES b);
+        CREATE TABLE other (id int PRIMARY KEY)";
+    let on_c = format!("{ddl}; CREATE TABLE of_c_alone (a int REFERENCES a)");
+    let replication = Replication::start_differing(ChainOptions::default(), ddl, &on_c).await?;
+    replication.setup().await?;
+    let tables = ["public.a", "public.b", "public.c", "public.other"];
+    let rows = "\
+        INSERT INTO a SELECT generate_series(1, 9); INSERT INTO b (a) SELECT id FROM a; INSERT INTO c (b) SELECT id FROM b;
+        INSERT INTO other SELECT id FROM a ON CONFLICT DO NOTHING;";
+    let sequences = "SELECT nextval('b_id_seq') || ' ' || nextval('c_id_seq')";
+    let c = &replication.chain.c;
+    replication.replicate(rows, &tables).await?;
+    c.sql(DATABASE, "SELECT setval('b_id_seq', 100), setval('c_id_seq', 100); DROP TABLE of_c_alone").await?;
+    replication.replicate(&format!("TRUNCATE a CASCADE; {rows}"), &tables).await?;
+    assert_eq!(c.scalar(DATABASE, sequences).await?, "101 101");
+    replication
+        .replicate("BEGIN; DELETE FROM other WHERE id = 1; TRUNCATE c, b, a RESTART IDENTITY; COMMIT", &tables)
+        .await?;
+    assert_eq!(c.scalar(DATABASE, sequences).await?, "1 1");
+    replication.replicate(rows, &tables).await?;
+    // A table that only C has hangs on it: PostgreSQL refuses, and the engine does not go on without it.
+    c.sql(DATABASE, "CREATE TABLE of_c_alone (a int REFERENCES a)").await?;
+    replication.chain.a.sql(DATABASE, "TRUNCATE a, b, c").await?;
+    let said = replication.halt().await?;
+    assert!(said.contains("\"public\".\"a\"") && said.contains("of_c_alone"), "{said}");
+    c.sql(DATABASE, "DROP TABLE of_c_alone").await?;
+    replication.replicate("INSERT INTO a VALUES (1)", &tables).await
+}
+
+#[tokio::test]
+async fn unlogged_and_temporary_tables_are_left_out() -> Result<()> {
+    let on_a = "CREATE TABLE t (id int PRIMARY KEY); CREATE UNLOGGED TABLE u (id int PRIMARY KEY)";
+    let on_c = "CREATE TABLE t (id int PRIMARY KEY)";
+    let replication = Replication::start_differing(ChainOptions::default(), on_a, on_c).await?;
+    replication.setup().await?;
+    let changes = "INSERT INTO u VALUES (1); CREATE TEMP TABLE t2 AS SELECT 1; INSERT INTO t VALUES (1)";
+    replication.replicate(changes, &["public.t"]).await
+}
+
+#[tokio::test]
+async fn a_table_of_1600_columns() -> Result<()> {
+    let columns: Vec<_> = (2..=1600).map(|n| format!("c{n} int")).collect();
+    let ddl = format!(
+        "CREATE TABLE t (id int PRIMARY KEY, {list}); CREATE TABLE whole (c1 int, {list});
+         ALTER TABLE whole REPLICA IDENTITY FULL",
+        list = columns.join(", ")
+    );
+    let replication = Replication::start(&ddl).await?;
+    replication.setup().await?;
+    let values: Vec<_> = (2..=1600).map(|n| n.to_string()).collect();
+    let changes = format!(
+        "INSERT INTO t VALUES (1, {list}); INSERT INTO t (id, c1600) VALUES (2, 7); UPDATE t SET c1000 = NULL WHERE id = 1;
+         UPDATE t SET id = 3 WHERE id = 2; INSERT INTO whole VALUES (1, {list}), (2, {list}), (1, {list});
+         UPDATE whole SET c1600 = 5 WHERE c1 = 2; DELETE FROM whole WHERE ctid = '(0,1)'",
+        list = values.join(", ")
+    );
+    replication.replicate(&changes, &["public.t", "public.whole"]).await
+}
