@@ -108,11 +108,13 @@ impl Publication {
                 unpublished.push(operation);
             }
         }
-        // `attnames` exists from 15 on; before, there were no column lists.
-        let from = "FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname \
-                    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
-                    CROSS JOIN LATERAL (SELECT to_jsonb(p) -> 'attnames') l (listed)";
-        let tables = query_tables(client, role, from, "WHERE p.pubname = $1", &[&name], stage).await?;
+        // `attnames` exists from 15 on; before, there were no column lists. OFFSET keeps the view's subquery from being
+        // run for each column.
+        let from = "FROM (SELECT v.schemaname, v.tablename, to_jsonb(v) -> 'attnames' AS listed \
+                          FROM pg_publication_tables v WHERE v.pubname = $1 OFFSET 0) p \
+                    JOIN pg_namespace n ON n.nspname = p.schemaname \
+                    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename";
+        let tables = query_tables(client, role, from, "", &[&name], stage).await?;
         Ok(Some(Publication { name: name.to_owned(), tables, unpublished }))
     }
 
