@@ -93,7 +93,7 @@ pub async fn check_pairs(b: &Server, c: &Server, db: &str, pairs: &[TablePair]) 
     for pair in pairs {
         let difference = compare(&on_b, &on_c, pair).await.with_context(|| format!("compare {}", pair.source))?;
         if let Some(difference) = difference {
-            report += &difference.describe(pair);
+            report += &difference.describe(pair, b.name(), c.name());
         }
     }
     if !report.is_empty() {
@@ -149,10 +149,10 @@ impl Side {
 }
 
 impl Difference {
-    fn describe(&self, pair: &TablePair) -> String {
+    fn describe(&self, pair: &TablePair, b: &str, c: &str) -> String {
         let Self { rows_b, rows_c, only_b, only_c } = self;
-        let names = format!("{} has {rows_b} rows, {} on C has {rows_c}\n", pair.source, pair.target);
-        names + &only_b.describe("B") + &only_c.describe("C")
+        let names = format!("{} has {rows_b} rows, {} on {c} has {rows_c}\n", pair.source, pair.target);
+        names + &only_b.describe(b) + &only_c.describe(c)
     }
 }
 
