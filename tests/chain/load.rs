@@ -1,0 +1,167 @@
+//! Load on A, a watch over progress on C, and random moments: what the tests of faults share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use pgsluice_proto::Lsn;
+use pgsluice_testkit::{ChainOptions, Engine, Pgbench, Server, wait_for};
+use tokio::task::JoinHandle;
+
+use crate::replication::{DATABASE, DEADLINE, Replication};
+
+/// pgbench's tables. The history has no key: what is applied twice is there twice.
+pub const PGBENCH_TABLES: [&str; 4] =
+    ["public.pgbench_accounts", "public.pgbench_branches", "public.pgbench_history", "public.pgbench_tellers"];
+
+/// Enough that every moment has transactions under way, little enough that an unoptimized engine keeps up.
+const TRANSACTIONS_PER_S: &str = "--rate=300";
+/// Longer than any test.
+const LOAD_SECONDS: u32 = 3_600;
+
+/// A replication of pgbench's tables, set up, with the same rows on A and C.
+pub async fn pgbench_replication(options: ChainOptions) -> Result<Replication> {
+    let replication = Replication::start_with(options, "").await?;
+    let scale = 1;
+    tokio::try_join!(
+        Pgbench::init(&replication.chain.a, DATABASE, scale, &[]),
+        Pgbench::init(&replication.chain.c, DATABASE, scale, &[]),
+    )?;
+    replication.assert_same(&PGBENCH_TABLES).await?;
+    replication.setup().await?;
+    Ok(replication)
+}
+
+/// TPC-B on A until it is dropped or killed, or A ends.
+pub fn start_load(replication: &Replication) -> Result<Pgbench> {
+    Pgbench::start(&replication.chain.a, DATABASE, 4, LOAD_SECONDS, &[TRANSACTIONS_PER_S])
+}
+
+/// Waits until the engine has committed something more on C.
+pub async fn wait_progress(replication: &Replication) -> Result<()> {
+    let sql = "SELECT count(*) FROM public.pgbench_history";
+    let before: u64 = replication.chain.c.scalar(DATABASE, sql).await?.parse()?;
+    wait_for("more rows on C", DEADLINE, || async {
+        let rows: u64 = replication.chain.c.scalar(DATABASE, sql).await?.parse()?;
+        Ok((rows > before).then_some(()))
+    })
+    .await
+}
+
+/// Waits until this engine has brought C to where A is now, and compares.
+pub async fn settle(replication: &Replication, engine: &Engine, tables: &[&str]) -> Result<()> {
+    let caught_up = replication.wait_caught_up();
+    let ended =
+        wait_for("the end of the engine", DEADLINE + DEADLINE, || async { Ok((!engine.is_running()).then_some(())) });
+    let outcome = tokio::select! {
+        caught_up = caught_up => caught_up,
+        _ = ended => Err(anyhow::anyhow!("the engine has ended")),
+    };
+    outcome.with_context(|| format!("stderr:\n{}", engine.stderr()))?;
+    replication.assert_same(tables).await
+}
+
+/// Waits until the engine's log says this.
+pub async fn wait_log(engine: &Engine, text: &str) -> Result<()> {
+    let what = format!("\"{text}\" in the log");
+    let logged = || async { Ok(engine.stderr().contains(text).then_some(())) };
+    wait_for(&what, DEADLINE, logged).await.with_context(|| format!("stderr:\n{}", engine.stderr()))
+}
+
+/// Waits until the engine has ended with this exit code, and has said all this on stderr.
+pub async fn expect_end(engine: &Engine, code: i32, said: &[&str]) -> Result<()> {
+    let status = engine.wait(DEADLINE).await?;
+    let stderr = engine.stderr();
+    ensure!(status.code() == Some(code), "ended with {status}, not with {code}:\n{stderr}");
+    for text in said {
+        ensure!(stderr.contains(text), "does not say \"{text}\":\n{stderr}");
+    }
+    Ok(())
+}
+
+/// Asks the engine to end, and waits until it has done so well and in time.
+pub async fn stop(engine: &Engine) -> Result<()> {
+    stop_by(engine, pgsluice_testkit::Signal::TERM).await
+}
+
+pub async fn stop_by(engine: &Engine, signal: pgsluice_testkit::Signal) -> Result<()> {
+    /// Promised is one second. The rest is for a machine that is busy with other tests.
+    const LIMIT: Duration = Duration::from_secs(5);
+    let start = Instant::now();
+    engine.signal(signal)?;
+    expect_end(engine, 0, &[]).await?;
+    ensure!(start.elapsed() < LIMIT, "it took {:?} to stop", start.elapsed());
+    Ok(())
+}
+
+/// Reads progress on C all the time, through restarts of C, to see that it never goes back.
+#[derive(Debug)]
+pub struct ProgressWatch {
+    ended: Arc<AtomicBool>,
+    task: JoinHandle<Result<usize>>,
+}
+
+impl ProgressWatch {
+    pub fn start(c: &Server) -> ProgressWatch {
+        let ended = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn(watch_progress(c.dsn(DATABASE), ended.clone()));
+        ProgressWatch { ended, task }
+    }
+
+    /// Ends the watch; an error if progress ever went back, or never moved.
+    pub async fn finish(self) -> Result<()> {
+        self.ended.store(true, Ordering::Release);
+        let steps = self.task.await??;
+        ensure!(steps > 1, "progress never moved");
+        Ok(())
+    }
+}
+
+async fn watch_progress(dsn: String, ended: Arc<AtomicBool>) -> Result<usize> {
+    let (mut highest, mut steps) = (Lsn::INVALID, 0);
+    while !ended.load(Ordering::Acquire) {
+        // C is restarted by some tests.
+        let Ok((client, connection)) = tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await else { continue };
+        tokio::spawn(connection);
+        let sql = "SELECT end_lsn::text FROM pgsluice.progress WHERE name = 'test'";
+        while let (false, Ok(row)) = (ended.load(Ordering::Acquire), client.query_one(sql, &[]).await) {
+            let end_lsn: Lsn = row.get::<_, String>(0).parse()?;
+            ensure!(end_lsn >= highest, "progress went back from {highest} to {end_lsn}");
+            steps += usize::from(end_lsn > highest);
+            highest = end_lsn;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(steps)
+}
+
+/// SplitMix64: moments that differ from run to run, and can be had again with `PGSLUICE_SEED`.
+#[derive(Debug)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new() -> Random {
+        let given = std::env::var("PGSLUICE_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = given.unwrap_or_else(|| {
+            let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            since.unwrap_or_default().as_nanos() as u64
+        });
+        println!("PGSLUICE_SEED={seed}");
+        Random(seed)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+
+    /// Lets a moment pass, of up to `limit`.
+    pub async fn pause(&mut self, limit: Duration) {
+        tokio::time::sleep(Duration::from_micros(self.below(limit.as_micros() as u64))).await;
+    }
+}
