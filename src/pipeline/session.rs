@@ -246,7 +246,7 @@ pub fn check_gap(config: &Config, progress: &Progress, slot: &SlotState) -> Resu
 /// engine is gone has to notice, at rest as well as while it waits for a lock, to let go of the progress row.
 /// `client_connection_check_interval` came with 14.
 const TARGET_SETTINGS: &str = "\
-    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; \
+    SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'; \
     SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'; \
     SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3";
 
