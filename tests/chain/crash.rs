@@ -6,7 +6,7 @@ use anyhow::Result;
 use pgsluice_testkit::{ChainOptions, CutPoint, Proxy, wait_for};
 
 use crate::load::{
-    PGBENCH_TABLES, ProgressWatch, Random, pgbench_replication, settle, start_load, stop, wait_log, wait_progress,
+    PGBENCH_TABLES, ProgressWatch, Random, pgbench_replication, settle, start_load, stop, wait_progress, wait_streaming,
 };
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
@@ -137,7 +137,7 @@ async fn a_commit_whose_outcome_is_unknown_is_neither_lost_nor_doubled() -> Resu
     let proxy = through_proxy_to_target(&replication).await?;
     replication.setup().await?;
     let engine = replication.spawn()?;
-    wait_log(&engine, "streaming starts").await?;
+    wait_streaming(&engine, 1).await?;
     for round in 0..4 {
         for cut_point in [CutPoint::BeforeForward, CutPoint::AfterForward, CutPoint::AfterAnswer] {
             proxy.arm(COMMIT, cut_point);
@@ -162,7 +162,7 @@ async fn a_commit_that_is_still_at_work_when_the_engine_is_back_counts_once() ->
     replication.chain.c.sql(DATABASE, trigger).await?;
     let holder = replication.chain.c.connect(DATABASE).await?;
     let engine = replication.spawn()?;
-    wait_log(&engine, "streaming starts").await?;
+    wait_streaming(&engine, 1).await?;
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE%epoch%'";
     for cut_point in [CutPoint::AfterForward, CutPoint::AfterForward, CutPoint::BeforeForward] {
         holder.batch_execute("SELECT pg_advisory_lock(7)").await?;
@@ -200,13 +200,13 @@ async fn a_stream_that_is_cut_or_stalls_under_load_loses_and_doubles_nothing() -
     let watch = ProgressWatch::start(&chain.c);
     let load = start_load(&replication)?;
     let engine = replication.spawn()?;
-    for _ in 0..5 {
-        wait_progress(&replication).await?;
+    for session in 1..=5 {
+        wait_streaming(&engine, session).await?;
         random.pause(Duration::from_millis(50)).await;
         proxy.cut();
     }
     // Until B gives the engine up.
-    wait_progress(&replication).await?;
+    wait_streaming(&engine, 6).await?;
     proxy.stall();
     wait_for("B to notice the silence", DEADLINE, || async {
         Ok(chain.b.log().contains("terminating walsender process due to replication timeout").then_some(()))

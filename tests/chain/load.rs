@@ -62,10 +62,15 @@ pub async fn settle(replication: &Replication, engine: &Engine, tables: &[&str])
     replication.assert_same(tables).await
 }
 
-/// Waits until the engine's log says this.
-pub async fn wait_log(engine: &Engine, text: &str) -> Result<()> {
+/// Waits until the engine streams, for the `session`th time.
+pub async fn wait_streaming(engine: &Engine, session: usize) -> Result<()> {
+    wait_log(engine, "streaming starts", session).await
+}
+
+/// Waits until the engine's log has said this so often.
+pub async fn wait_log(engine: &Engine, text: &str, times: usize) -> Result<()> {
     let what = format!("\"{text}\" in the log");
-    let logged = || async { Ok(engine.stderr().contains(text).then_some(())) };
+    let logged = || async { Ok((engine.stderr().matches(text).count() >= times).then_some(())) };
     wait_for(&what, DEADLINE, logged).await.with_context(|| format!("stderr:\n{}", engine.stderr()))
 }
 

@@ -2,6 +2,7 @@
 //! holds, row for row against B.
 
 mod crash;
+mod fencing;
 mod load;
 mod replication;
 mod rows;
