@@ -6,7 +6,7 @@
 //! - The target owns progress; the slot's `confirmed_flush_lsn` is only a hint, and may even go back when the standby
 //!   crashes.
 //! - `end_lsn` moves in the transaction that holds the data it speaks of, and never back.
-//! - Whoever starts raises `epoch`; whoever applies does so only under its own epoch. A transaction whose outcome is in
+//! - Whoever starts raises `epoch`; whoever applies, or comes back after a failure, does so only under its own epoch. A transaction whose outcome is in
 //!   doubt still holds the lock on its progress row, so the fence of the next start waits until the outcome is known.
 
 use std::time::SystemTime;
@@ -123,14 +123,31 @@ pub async fn remove(client: &Client, name: &str) -> Result<(bool, bool), Error> 
 
 /// Takes over: raises the epoch, so that no other engine commits from here on, and returns where to go on.
 ///
-/// Waits for a transaction of another engine that holds the row, whichever way it ends.
-pub async fn fence(client: &Client, name: &str, timeline: TimelineId) -> Result<Option<Progress>, Error> {
+/// `held` is the epoch of the session before, of an engine that builds its session anew: it goes on only if nobody has
+/// taken over meanwhile. Waits for a transaction of another engine that holds the row, whichever way it ends.
+///
+/// # Errors
+/// [`Kind::Fenced`] if the epoch is no longer the one that was held.
+pub async fn fence(
+    client: &Client,
+    name: &str,
+    timeline: TimelineId,
+    held: Option<i64>,
+) -> Result<Option<Progress>, Error> {
     let sql = format!(
         "UPDATE pgsluice.progress SET epoch = epoch + 1, timeline = $2, updated_at = now() \
-         WHERE name = $1 RETURNING {COLUMNS}"
+         WHERE name = $1 AND epoch = COALESCE($3, epoch) RETURNING {COLUMNS}"
     );
-    let row = client.query_opt(&sql, &[&name, &timeline.0.cast_signed()]).await.map_err(failed)?;
-    row.map(|row| Progress::from_row(&row).map_err(failed)).transpose()
+    let row = client.query_opt(&sql, &[&name, &timeline.0.cast_signed(), &held]).await.map_err(failed)?;
+    if let Some(row) = row {
+        return Progress::from_row(&row).map(Some).map_err(failed);
+    }
+    match (held, read(client, name).await?) {
+        (Some(mine), Some(Progress { epoch: theirs, .. })) => {
+            Err(Error::new(Stage::Checkpoint, Kind::Fenced { mine, theirs }))
+        }
+        (None, _) | (_, None) => Ok(None),
+    }
 }
 
 /// The statements with which one engine moves its progress, under its epoch.

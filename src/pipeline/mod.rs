@@ -77,8 +77,9 @@ pub fn run(config: &Config, stop_at: StopAt, stop: &Receiver<()>) -> Result<Summ
     };
     let mut retry = Retry::new(config.stream.retry_limit);
     let mut summary = Summary { end_lsn: Lsn::INVALID, transactions: 0, changes: 0, sessions: 0 };
+    let mut epoch = None;
     loop {
-        let error = match session::open(config) {
+        let error = match session::open(config, &mut epoch) {
             Ok(session) => {
                 retry.session_opened();
                 summary.sessions += 1;

@@ -43,11 +43,13 @@ pub(super) struct Session {
     pub progress: Progress,
 }
 
+/// `epoch` is the one that this engine holds, if it held one before, and afterwards the new one.
+///
 /// # Errors
 /// A refusal with its mend, or whatever a server reports.
-pub(super) fn open(config: &Config) -> Result<Session, Error> {
+pub(super) fn open(config: &Config, epoch: &mut Option<i64>) -> Result<Session, Error> {
     let runtime = new_runtime()?;
-    let (applier, stream, progress) = runtime.block_on(open_on_runtime(config))?;
+    let (applier, stream, progress) = runtime.block_on(open_on_runtime(config, epoch))?;
     Ok(Session { runtime, applier, stream, progress })
 }
 
@@ -59,7 +61,10 @@ pub fn new_runtime() -> Result<Runtime, Error> {
         .map_err(|source| Error::new(STAGE, Kind::Lost { role: Role::Target, source }))
 }
 
-async fn open_on_runtime(config: &Config) -> Result<(Applier, ReplicationStream, Progress), Error> {
+async fn open_on_runtime(
+    config: &Config,
+    epoch: &mut Option<i64>,
+) -> Result<(Applier, ReplicationStream, Progress), Error> {
     let target = postgres::connect(&config.target, Stage::Apply).await?;
     let Some(before) = checkpoint::read(&target, config.name.as_str()).await? else {
         return Err(no_progress(config));
@@ -79,8 +84,10 @@ async fn open_on_runtime(config: &Config) -> Result<(Applier, ReplicationStream,
     check_gap(config, &before, &slot)?;
 
     set_up_target_session(&target).await?;
-    let fenced = fence(config, &target, identity.timeline).await?;
+    // Taken: where the answer is lost, nobody knows whose the next epoch is, and to take over is the way to go on.
+    let fenced = fence(config, &target, identity.timeline, epoch.take()).await?;
     let progress = fenced.ok_or_else(|| no_progress(config))?;
+    *epoch = Some(progress.epoch);
     let slot = read_slot(config, &source, &server).await?;
     check_gap(config, &progress, &slot)?;
 
@@ -100,8 +107,13 @@ async fn open_on_runtime(config: &Config) -> Result<(Applier, ReplicationStream,
 }
 
 /// Takes over from another engine, and says so where one still has a transaction open.
-async fn fence(config: &Config, target: &Client, timeline: TimelineId) -> Result<Option<Progress>, Error> {
-    let fencing = checkpoint::fence(target, config.name.as_str(), timeline);
+async fn fence(
+    config: &Config,
+    target: &Client,
+    timeline: TimelineId,
+    held: Option<i64>,
+) -> Result<Option<Progress>, Error> {
+    let fencing = checkpoint::fence(target, config.name.as_str(), timeline, held);
     tokio::pin!(fencing);
     loop {
         tokio::select! {
