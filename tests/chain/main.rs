@@ -2,6 +2,7 @@
 //! holds, row for row against B.
 
 mod crash;
+mod feedback;
 mod fencing;
 mod load;
 mod replication;
