@@ -120,7 +120,7 @@ async fn comparing_finds_missing_extra_and_double_rows() -> Result<()> {
     pair.c.sql("app", r#"INSERT INTO "T x" (id, v) VALUES (2, NULL), (3, '')"#).await?;
     pair.a.sql("app", r#"INSERT INTO "T x" VALUES (3, NULL)"#).await?;
     let error = compare::check_same(&pair.a, &pair.c, "app", &names).await.expect_err("they differ").to_string();
-    assert!(error.contains("only in B: 1 rows, the first 1:\n    (3,)\n"), "{error}");
+    assert!(error.contains("only in A: 1 rows, the first 1:\n    (3,)\n"), "{error}");
     assert!(error.contains("only in C: 2 rows, the first 2:\n    (2,)\n    (3,\"\")\n"), "{error}");
     Ok(())
 }
