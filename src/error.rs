@@ -74,6 +74,9 @@ pub enum Kind {
     /// The target does not hold what the change starts from.
     #[error("{operation} hit {rows} rows where it must hit exactly 1: the target has changed by other hands")]
     RowCount { operation: &'static str, rows: u64 },
+    /// The same for many rows at once; applied one by one they will name the row's transaction.
+    #[error("{operation} of {asked} rows hit {hit}: the target has changed by other hands")]
+    SetCount { operation: &'static str, hit: u64, asked: u64 },
     /// The stream and the table on the target do not fit together.
     #[error("{what}\n  to mend it: {mend}")]
     Mismatch { what: String, mend: String },
@@ -138,6 +141,7 @@ impl Error {
             | Kind::Protocol { .. }
             | Kind::Fenced { .. }
             | Kind::RowCount { .. }
+            | Kind::SetCount { .. }
             | Kind::Mismatch { .. }
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
@@ -158,6 +162,7 @@ impl Error {
             | Kind::Decode(_)
             | Kind::Protocol { .. }
             | Kind::RowCount { .. }
+            | Kind::SetCount { .. }
             | Kind::Mismatch { .. }
             | Kind::FormatOutdated { .. }
             | Kind::TimedOut { .. }
@@ -165,6 +170,32 @@ impl Error {
             | Kind::Incomplete(_)
             | Kind::Output(_)
             | Kind::Panicked => EXIT_FAILED,
+        }
+    }
+
+    /// The target has refused rows that may pass in another order or alone: it is about data, not about the connection
+    /// or about us.
+    pub fn may_pass_in_order(&self) -> bool {
+        match &self.0.kind {
+            Kind::RowCount { .. } | Kind::SetCount { .. } => true,
+            Kind::Server { role: Role::Target, error } => server_disposition(error) == Disposition::Halt,
+            Kind::Server { role: Role::Source | Role::Primary, .. }
+            | Kind::Config(_)
+            | Kind::Usage(_)
+            | Kind::Refused { .. }
+            | Kind::Unreachable { .. }
+            | Kind::Lost { .. }
+            | Kind::Authentication { .. }
+            | Kind::Decode(_)
+            | Kind::Protocol { .. }
+            | Kind::Fenced { .. }
+            | Kind::Mismatch { .. }
+            | Kind::FormatOutdated { .. }
+            | Kind::TimedOut { .. }
+            | Kind::GaveUp { .. }
+            | Kind::Incomplete(_)
+            | Kind::Output(_)
+            | Kind::Panicked => false,
         }
     }
 

@@ -22,6 +22,8 @@ pub struct TargetColumn {
     pub type_oid: u32,
     /// The type as a cast takes it: quoted, with its schema, without modifier.
     pub type_name: String,
+    /// Its values are arrays themselves.
+    pub is_array: bool,
     /// Computed by the target, so nobody can write it.
     pub is_generated: bool,
     /// GENERATED ALWAYS AS IDENTITY: an insert can override it, an update cannot.
@@ -69,7 +71,8 @@ SELECT c.relkind::text, a.attname::text, a.atttypid, tn.nspname::text, t.typname
             SELECT FROM pg_cast f WHERE f.castsource = et.oid AND f.casttarget = k.opcintype
                                     AND f.castmethod = 'b' AND f.castcontext = 'i'))),
     bt.oid = ANY ('{bool,bytea,\"char\",name,int2,int4,int8,oid,text,varchar,uuid,date,time,timestamp,timestamptz}'::regtype[])
-        AND NOT EXISTS (SELECT FROM pg_collation l WHERE l.oid = a.attcollation AND NOT l.collisdeterministic)
+        AND NOT EXISTS (SELECT FROM pg_collation l WHERE l.oid = a.attcollation AND NOT l.collisdeterministic),
+    bt.typelem <> 0 AND bt.typlen = -1
 FROM pg_class c
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_type t ON t.oid = a.atttypid
@@ -102,6 +105,7 @@ fn column(row: &Row) -> Result<Option<TargetColumn>, tokio_postgres::Error> {
         name,
         type_oid: row.try_get(2)?,
         type_name: quote_qualified(row.try_get(3)?, row.try_get(4)?),
+        is_array: row.try_get(11)?,
         is_generated: row.try_get(5)?,
         is_identity_always: row.try_get(6)?,
         is_primary_key: row.try_get(7)?,

@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 
 use super::failed;
 use super::parameter::Parameter;
-use super::plan::{Plans, Prepared};
+use super::plan::{Plans, Prepared, TablePlan};
 use super::sql;
 use crate::batch::{BatchedChange, BatchedOperation, OldRow, Row};
 use crate::decode::{Relation, Truncate};
@@ -130,7 +130,7 @@ async fn truncate_work<'a>(client: &Client, plans: &mut Plans, truncate: &Trunca
     for relation in &truncate.relations {
         plans.get(client, relation).await?;
     }
-    let tables = truncate.relations.iter().filter_map(|relation| plans.known(relation));
+    let tables = truncate.relations.iter().filter_map(|relation| plans.known(relation)).map(TablePlan::table);
     let names: Vec<_> = truncate.relations.iter().map(|relation| relation.to_string()).collect();
     Ok(Work::Barrier(sql::truncate(tables, truncate.restart_identity), names.join(", ")))
 }

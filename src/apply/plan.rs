@@ -15,7 +15,7 @@ use tokio_postgres::{Client, Statement};
 
 use super::catalog::{self, TargetColumn, TargetTable};
 use super::parameter::Parameter;
-use super::sql::{self, Match};
+use super::sql::{self, Form, Match};
 use crate::batch::Row;
 use crate::config::Role;
 use crate::decode::Relation;
@@ -46,6 +46,10 @@ enum Shape {
     /// The columns that are set or guarded: all but unchanged TOAST values.
     Update(Box<[bool]>),
     Delete,
+    Copy(Form),
+    /// The columns that are known.
+    UpdateSet(Box<[bool]>, Form),
+    DeleteSet(Form),
 }
 
 #[derive(Debug)]
@@ -76,9 +80,9 @@ impl Plans {
         Ok(entry.insert_entry(TablePlan::new(relation, table)?).into_mut())
     }
 
-    /// Name of the target's table, and whether it is partitioned.
-    pub fn known(&self, relation: &Relation) -> Option<(&str, bool)> {
-        self.0.get(&relation.id).map(|plan| (plan.table.name.as_str(), plan.table.is_partitioned))
+    /// The plan for this description, if it is the newest that has come.
+    pub fn known(&self, relation: &Relation) -> Option<&TablePlan> {
+        self.0.get(&relation.id).filter(|plan| plan.version == relation.version)
     }
 }
 
@@ -106,7 +110,7 @@ impl TablePlan {
         if let Some(prepared) = self.statements.get(&Shape::Insert) {
             return Ok(prepared.clone());
         }
-        let written: Vec<_> = (0..self.columns.len()).filter(|&position| !self.column(position).is_generated).collect();
+        let written = self.written();
         let text = sql::insert(&self.table.name, &self.pick(&written));
         let slots = written.into_iter().map(Slot::New).collect();
         self.prepare(client, relation, Shape::Insert, &text, slots).await
@@ -146,12 +150,86 @@ impl TablePlan {
         self.prepare(client, relation, Shape::Delete, &text, slots).await
     }
 
+    /// Name of the target's table, and whether it is partitioned.
+    pub fn table(&self) -> (&str, bool) {
+        (&self.table.name, self.table.is_partitioned)
+    }
+
+    /// Positions of the columns by which changes of one row are known to be of one row. `None` where its updates and
+    /// deletes have to be applied one by one: without a key, or with a column that no update can set.
+    pub fn netting_key(&self) -> Option<&[usize]> {
+        let Identity::Key(key) = &self.identity else { return None };
+        let guarded = |position: usize| self.column(position).is_identity_always && !key.contains(&position);
+        let whole = (0..self.columns.len()).all(|position| !guarded(position));
+        whole.then_some(key.as_slice())
+    }
+
+    /// Whether inserts can be copied: COPY needs a column to name.
+    pub fn can_copy(&self) -> bool {
+        !self.written().is_empty()
+    }
+
+    /// Whether arrays of this form can carry all columns: the elements of an array that holds arrays are not rows.
+    pub fn can_unnest(&self, form: Form) -> bool {
+        form == Form::Text || (0..self.columns.len()).all(|position| !self.column(position).is_array)
+    }
+
+    /// Whether binary values of every column are values of the target's column.
+    pub fn fits_binary(&self, relation: &Relation) -> bool {
+        (0..self.columns.len()).all(|position| self.column_fits_binary(relation, position))
+    }
+
+    fn column_fits_binary(&self, relation: &Relation, position: usize) -> bool {
+        let type_oid = relation.columns[position].type_oid;
+        is_stable_in_binary(type_oid) && self.column(position).type_oid == type_oid.0
+    }
+
+    /// Copies new rows.
+    pub async fn copy(&mut self, client: &Client, relation: &Relation, form: Form) -> Result<Prepared, Error> {
+        if let Some(prepared) = self.statements.get(&Shape::Copy(form)) {
+            return Ok(prepared.clone());
+        }
+        let written = self.written();
+        let text = sql::copy(&self.table.name, &self.pick(&written), form);
+        self.prepare(client, relation, Shape::Copy(form), &text, written.into_iter().map(Slot::New).collect()).await
+    }
+
+    /// Updates many rows whose keys stay as they are and of which the same columns are known.
+    pub async fn update_set(
+        &mut self,
+        client: &Client,
+        relation: &Relation,
+        known: Box<[bool]>,
+        form: Form,
+    ) -> Result<Prepared, Error> {
+        let shape = Shape::UpdateSet(known, form);
+        if let Some(prepared) = self.statements.get(&shape) {
+            return Ok(prepared.clone());
+        }
+        let Shape::UpdateSet(known, _) = &shape else { unreachable!("made above") };
+        let key = self.matched(relation)?;
+        let set: Vec<_> =
+            self.written().into_iter().filter(|position| known[*position] && !key.contains(position)).collect();
+        let text = sql::update_set(&self.table.name, &self.pick(&set), &self.pick(&key), form);
+        let slots = set.into_iter().chain(key).map(Slot::New).collect();
+        self.prepare(client, relation, shape, &text, slots).await
+    }
+
+    /// Deletes many rows.
+    pub async fn delete_set(&mut self, client: &Client, relation: &Relation, form: Form) -> Result<Prepared, Error> {
+        if let Some(prepared) = self.statements.get(&Shape::DeleteSet(form)) {
+            return Ok(prepared.clone());
+        }
+        let key = self.matched(relation)?;
+        let text = sql::delete_set(&self.table.name, &self.pick(&key), form);
+        let slots = key.into_iter().map(Slot::Old).collect();
+        self.prepare(client, relation, Shape::DeleteSet(form), &text, slots).await
+    }
+
     /// Binary values fit only a column of the very same type, which must mean the same in every cluster.
     pub fn check_format(&self, relation: &Relation, row: Row<'_>) -> Result<(), Error> {
         for (position, cell) in row.cells().enumerate() {
-            let type_oid = relation.columns[position].type_oid;
-            let fits = is_stable_in_binary(type_oid) && self.column(position).type_oid == type_oid.0;
-            if matches!(cell, Cell::Binary(_)) && !fits {
+            if matches!(cell, Cell::Binary(_)) && !self.column_fits_binary(relation, position) {
                 let column = relation.columns[position].name.clone();
                 return Err(Error::new(Stage::Apply, Kind::FormatOutdated { column }).on(relation.to_string()));
             }
@@ -201,15 +279,18 @@ impl TablePlan {
         match &self.identity {
             Identity::Key(positions) => Ok(positions.clone()),
             // What the target computes for itself may differ, and says nothing that the other columns do not.
-            Identity::WholeRow => {
-                Ok((0..self.columns.len()).filter(|&position| !self.column(position).is_generated).collect())
-            }
+            Identity::WholeRow => Ok(self.written()),
             Identity::None => {
                 let what = "the source sent an update or delete of a table without replica identity";
                 let kind = Kind::Protocol { role: Role::Source, what: what.to_owned() };
                 Err(Error::new(Stage::Apply, kind).on(relation.to_string()))
             }
         }
+    }
+
+    /// Positions of the columns that an insert writes.
+    fn written(&self) -> Vec<usize> {
+        (0..self.columns.len()).filter(|&position| !self.column(position).is_generated).collect()
     }
 
     fn by<'a>(&self, columns: &'a [&'a TargetColumn]) -> Match<'a> {
@@ -229,6 +310,13 @@ impl TablePlan {
 }
 
 impl Prepared {
+    /// The column that each parameter, or each field of a COPY, comes from.
+    pub fn positions(&self) -> impl ExactSizeIterator<Item = usize> + Clone {
+        self.slots.iter().map(|slot| match *slot {
+            Slot::New(position) | Slot::Old(position) => position,
+        })
+    }
+
     /// The values for one row: as it is to become, and as it is looked for.
     pub fn parameters<'a>(
         &self,

@@ -67,6 +67,79 @@ pub(super) fn delete(table: &str, row: Match<'_>) -> String {
     format!("{with}DELETE FROM {table} AS target{} WHERE {condition}", from.replace(" FROM ", " USING "))
 }
 
+/// In which form values come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Form {
+    Text,
+    Binary,
+}
+
+pub(super) fn copy(table: &str, columns: &[&TargetColumn], form: Form) -> String {
+    let names = join(columns, ", ", |column| quote_ident(&column.name));
+    let format = match form {
+        Form::Text => "text",
+        Form::Binary => "binary",
+    };
+    format!("COPY {table} ({names}) FROM STDIN (FORMAT {format})")
+}
+
+/// Parameters: an array a column, those to set and then those of the key.
+pub(super) fn update_set(table: &str, set: &[&TargetColumn], key: &[&TargetColumn], form: Form) -> String {
+    let mut source = Unnest { form, columns: Vec::new() };
+    let assignments = join(set, ", ", |column| format!("{} = {}", quote_ident(&column.name), source.next(column)));
+    let condition = source.matches(key);
+    let item = source.item();
+    if set.is_empty() {
+        // Nothing is to be written, but the rows have to be there, and counted.
+        return format!("SELECT FROM {table} AS target, {item} WHERE {condition} FOR UPDATE OF target");
+    }
+    format!("UPDATE {table} AS target SET {assignments} FROM {item} WHERE {condition}")
+}
+
+/// Parameters: an array a column of the key.
+pub(super) fn delete_set(table: &str, key: &[&TargetColumn], form: Form) -> String {
+    let mut source = Unnest { form, columns: Vec::new() };
+    let condition = source.matches(key);
+    format!("DELETE FROM {table} AS target USING {} WHERE {condition}", source.item())
+}
+
+/// Arrays as a FROM item with a column each.
+struct Unnest<'a> {
+    form: Form,
+    columns: Vec<&'a TargetColumn>,
+}
+
+impl<'a> Unnest<'a> {
+    /// The value of one more array, as its column's type.
+    fn next(&mut self, column: &'a TargetColumn) -> String {
+        self.columns.push(column);
+        let value = format!("source.p{}", self.columns.len());
+        match self.form {
+            Form::Text => format!("{value}::{}", column.type_name),
+            Form::Binary => value,
+        }
+    }
+
+    fn matches(&mut self, key: &[&'a TargetColumn]) -> String {
+        join(key, " AND ", |column| {
+            let operator = column.foreign_equality.as_deref().unwrap_or("=");
+            format!("target.{} {operator} {}", quote_ident(&column.name), self.next(column))
+        })
+    }
+
+    fn item(&self) -> String {
+        let (mut arrays, mut names) = (Vec::new(), Vec::new());
+        for (index, column) in (1..).zip(&self.columns) {
+            arrays.push(match self.form {
+                Form::Text => format!("${index}::text[]"),
+                Form::Binary => format!("${index}::{}[]", column.type_name),
+            });
+            names.push(format!("p{index}"));
+        }
+        format!("unnest({}) AS source ({})", arrays.join(", "), names.join(", "))
+    }
+}
+
 /// Each table with whether it is partitioned. Never CASCADE: what the source emptied is listed.
 pub(super) fn truncate<'a>(tables: impl Iterator<Item = (&'a str, bool)>, restart_identity: bool) -> String {
     let list: Vec<_> =
@@ -118,7 +191,7 @@ fn same(column: &TargetColumn, parameter: &str) -> String {
     }
 }
 
-fn join(columns: &[&TargetColumn], separator: &str, text: impl FnMut(&&TargetColumn) -> String) -> String {
+fn join<'a>(columns: &[&'a TargetColumn], separator: &str, text: impl FnMut(&&'a TargetColumn) -> String) -> String {
     columns.iter().map(text).collect::<Vec<_>>().join(separator)
 }
 
@@ -131,6 +204,7 @@ mod tests {
             name: name.to_owned(),
             type_oid: 0,
             type_name: type_name.to_owned(),
+            is_array: false,
             is_generated: false,
             is_identity_always: false,
             is_primary_key: false,
@@ -186,6 +260,22 @@ mod tests {
              ROW($1::int4, $2::json)::record DESC LIMIT 1 FOR UPDATE) \
              DELETE FROM s.t AS target USING found WHERE target.tableoid = found.tableoid AND target.ctid = found.ctid"
         );
+    }
+
+    #[test]
+    fn sets_of_rows_come_as_arrays() {
+        let (id, note) = (column("id", "int4"), column("note", "text"));
+        assert_eq!(
+            update_set("s.t", &[&note], &[&id], Form::Binary),
+            "UPDATE s.t AS target SET \"note\" = source.p1 FROM unnest($1::text[], $2::int4[]) AS source (p1, p2) \
+             WHERE target.\"id\" = source.p2"
+        );
+        assert_eq!(
+            delete_set("s.t", &[&id, &note], Form::Text),
+            "DELETE FROM s.t AS target USING unnest($1::text[], $2::text[]) AS source (p1, p2) \
+             WHERE target.\"id\" = source.p1::int4 AND target.\"note\" = source.p2::text"
+        );
+        assert_eq!(copy("s.t", &[&id], Form::Binary), "COPY s.t (\"id\") FROM STDIN (FORMAT binary)");
     }
 
     #[test]

@@ -10,12 +10,13 @@
 
 mod row;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use pgsluice_proto::pgoutput::{Begin, Commit, OldTuple};
 use pgsluice_proto::{Lsn, PgTimestamp, Xid};
 
-pub use self::row::{OldRow, Row};
+pub use self::row::{Kinds, OldRow, Row};
 use self::row::{Rows, Span};
 use crate::decode::{Change, Operation, Relation, Truncate};
 
@@ -208,6 +209,11 @@ impl Batch {
     /// The changes, in the order of the source.
     pub fn changes(&self) -> impl Iterator<Item = BatchedChange<'_>> + Clone {
         self.entries.iter().map(|entry| self.change(entry))
+    }
+
+    /// Those of the changes at these places.
+    pub fn changes_in(&self, places: Range<usize>) -> impl Iterator<Item = BatchedChange<'_>> + Clone {
+        self.entries[places].iter().map(|entry| self.change(entry))
     }
 
     /// The transactions in their order, each with its changes; the last may go on in the next batch.

@@ -7,7 +7,7 @@ use pgsluice_proto::pgoutput::{Cell, Tuple};
 pub(super) struct Span {
     first_cell: u32,
     cells: u16,
-    has_unchanged: bool,
+    kinds: Kinds,
 }
 
 /// Where a cell's value lies in the arena. A value is below 1 GiB, so its length leaves two bits for the kind.
@@ -23,6 +23,32 @@ const NULL: u32 = 0;
 const UNCHANGED: u32 = 1;
 const TEXT: u32 = 2;
 const BINARY: u32 = 3;
+
+/// Which kinds of cells a row has, found while it is copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kinds(u8);
+
+impl Kinds {
+    fn add(&mut self, kind: u32) {
+        self.0 |= 1 << kind;
+    }
+
+    pub fn union(self, other: Kinds) -> Kinds {
+        Kinds(self.0 | other.0)
+    }
+
+    pub fn has_unchanged(self) -> bool {
+        self.0 & 1 << UNCHANGED != 0
+    }
+
+    pub fn has_text(self) -> bool {
+        self.0 & 1 << TEXT != 0
+    }
+
+    pub fn has_binary(self) -> bool {
+        self.0 & 1 << BINARY != 0
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Rows {
@@ -53,29 +79,27 @@ impl Rows {
         let first_cell = self.cells.len() as u32;
         let mut cells = tuple.cells();
         self.cells.reserve(cells.len());
-        let mut has_unchanged = false;
+        let mut kinds = Kinds::default();
         while let Some(cell) = cells.next() {
             let end = base + encoded.len() - cells.remaining_bytes();
             let (kind, length) = match cell {
                 Cell::Null => (NULL, 0),
-                Cell::Unchanged => {
-                    has_unchanged = true;
-                    (UNCHANGED, 0)
-                }
+                Cell::Unchanged => (UNCHANGED, 0),
                 Cell::Text(value) => (TEXT, value.len()),
                 Cell::Binary(value) => (BINARY, value.len()),
             };
+            kinds.add(kind);
             let kind_and_length = kind << KIND_SHIFT | length as u32;
             self.cells.push(StoredCell { start: (end - length) as u32, kind_and_length });
         }
-        Span { first_cell, cells: tuple.len() as u16, has_unchanged }
+        Span { first_cell, cells: tuple.len() as u16, kinds }
     }
 
     #[inline]
     pub fn row(&self, span: Span) -> Row<'_> {
         let first = span.first_cell as usize;
         let cells = &self.cells[first..first + usize::from(span.cells)];
-        Row { arena: &self.arena, cells, has_unchanged: span.has_unchanged }
+        Row { arena: &self.arena, cells, kinds: span.kinds }
     }
 }
 
@@ -84,7 +108,7 @@ impl Rows {
 pub struct Row<'a> {
     arena: &'a [u8],
     cells: &'a [StoredCell],
-    has_unchanged: bool,
+    kinds: Kinds,
 }
 
 /// What is known of a row as it was.
@@ -118,9 +142,8 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Some cell is an unchanged TOAST value.
-    pub fn has_unchanged(&self) -> bool {
-        self.has_unchanged
+    pub fn kinds(&self) -> Kinds {
+        self.kinds
     }
 
     pub fn cells(&self) -> impl ExactSizeIterator<Item = Cell<'a>> + use<'a> {

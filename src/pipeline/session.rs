@@ -83,7 +83,7 @@ async fn open_on_runtime(
     }
     check_gap(config, &before, &slot)?;
 
-    set_up_target_session(&target).await?;
+    let is_replica = set_up_target_session(&target).await?;
     // Taken: where the answer is lost, nobody knows whose the next epoch is, and to take over is the way to go on.
     let fenced = fence(config, &target, identity.timeline, epoch.take()).await?;
     let progress = fenced.ok_or_else(|| no_progress(config))?;
@@ -103,7 +103,7 @@ async fn open_on_runtime(
     let stream = connection.start(start, stream_options(config, &server))?;
     let checkpoint = Checkpoint::prepare(&target, config.name.as_str(), progress.epoch).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
-    Ok((Applier::new(target, checkpoint), stream, progress))
+    Ok((Applier::new(target, checkpoint, is_replica), stream, progress))
 }
 
 /// Takes over from another engine, and says so where one still has a transaction open.
@@ -255,26 +255,29 @@ pub fn check_gap(config: &Config, progress: &Progress, slot: &SlotState) -> Resu
 }
 
 /// What is confirmed to the source must be on the target's disk, whatever the role's default is. And a backend whose
-/// engine is gone has to notice, at rest as well as while it waits for a lock, to let go of the progress row.
+/// engine is gone has to notice, at rest as well as while it waits for a lock, to let go of the progress row. Rows are
+/// found by index, one after the other, with a plan that is made once: the planner knows nothing of the arrays' lengths.
 /// `client_connection_check_interval` came with 14.
 const TARGET_SETTINGS: &str = "\
     SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'; \
     SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'; \
+    SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off; \
+    SET plan_cache_mode = 'force_generic_plan'; \
     SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3";
 
-/// Settings of the session that applies, beyond those of every session.
-async fn set_up_target_session(target: &Client) -> Result<(), Error> {
+/// Settings of the session that applies, beyond those of every session. True where foreign keys and triggers are off.
+async fn set_up_target_session(target: &Client) -> Result<bool, Error> {
     let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error);
     target.batch_execute(TARGET_SETTINGS).await.map_err(failed)?;
     match target.batch_execute("SET session_replication_role = 'replica'").await {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(true),
         Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) => {
             tracing::warn!(
                 "foreign keys and triggers of the target fire while changes are applied: the role may not set \
                  session_replication_role (GRANT SET ON PARAMETER session_replication_role TO the role, PostgreSQL 15 \
-                 and later)"
+                 and later); they need rows in the source's order, which is slower"
             );
-            Ok(())
+            Ok(false)
         }
         Err(error) => Err(failed(error)),
     }

@@ -1,0 +1,134 @@
+//! Rows as the bytes that COPY and array parameters take.
+//!
+//! A value travels as it came. Binary COPY and the elements of a binary array are each a length and the type's send
+//! format, which is what the source sent; text COPY needs five bytes escaped; a text array is a binary array of the texts.
+
+use bytes::{BufMut, BytesMut};
+use memchr::{memchr, memchr3};
+use pgsluice_proto::pgoutput::Cell;
+
+/// "PGCOPY\n\377\r\n\0", no flags, no extension ("File Formats" of COPY).
+const BINARY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const BINARY_TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
+
+/// `text` as a type, for array parameters that are cast in SQL.
+pub(super) const TEXT_OID: u32 = 25;
+
+pub(super) fn start_binary_copy(out: &mut BytesMut) {
+    out.put_slice(BINARY_HEADER);
+}
+
+pub(super) fn end_binary_copy(out: &mut BytesMut) {
+    out.put_slice(&BINARY_TRAILER);
+}
+
+/// One row of a binary COPY. The cells are known, and none is text.
+#[inline]
+pub(super) fn binary_row<'a>(cells: impl ExactSizeIterator<Item = Cell<'a>>, out: &mut BytesMut) {
+    out.put_u16(cells.len() as u16);
+    for cell in cells {
+        element(cell, out);
+    }
+}
+
+/// One row of a text COPY. The cells are known, and none is binary.
+#[inline]
+pub(super) fn text_row<'a>(cells: impl Iterator<Item = Cell<'a>>, out: &mut BytesMut) {
+    let mut first = true;
+    for cell in cells {
+        if !first {
+            out.put_u8(b'\t');
+        }
+        first = false;
+        match cell {
+            Cell::Null | Cell::Unchanged => out.put_slice(b"\\N"),
+            Cell::Text(value) | Cell::Binary(value) => escape(value, out),
+        }
+    }
+    out.put_u8(b'\n');
+}
+
+/// Values rarely hold what must be escaped, so the scan is by whole vectors and the copy by whole runs.
+fn escape(value: &[u8], out: &mut BytesMut) {
+    let mut rest = value;
+    while let Some(at) = next_special(rest) {
+        out.put_slice(&rest[..at]);
+        out.put_slice(match rest[at] {
+            b'\\' => b"\\\\",
+            b'\n' => b"\\n",
+            b'\r' => b"\\r",
+            _ => b"\\t",
+        });
+        rest = &rest[at + 1..];
+    }
+    out.put_slice(rest);
+}
+
+#[inline]
+fn next_special(value: &[u8]) -> Option<usize> {
+    let first = memchr3(b'\\', b'\n', b'\t', value);
+    let before = &value[..first.unwrap_or(value.len())];
+    memchr(b'\r', before).or(first)
+}
+
+/// A one-dimensional array in the send format of `array_send`.
+pub(super) fn array<'a>(element_oid: u32, cells: impl Iterator<Item = Cell<'a>> + Clone, out: &mut BytesMut) {
+    let length = cells.clone().count();
+    let has_null = cells.clone().any(|cell| cell == Cell::Null);
+    out.put_i32(if length == 0 { 0 } else { 1 });
+    out.put_i32(has_null.into());
+    out.put_u32(element_oid);
+    if length > 0 {
+        out.put_i32(length as i32);
+        // The lower bound.
+        out.put_i32(1);
+        cells.for_each(|cell| element(cell, out));
+    }
+}
+
+#[inline]
+fn element(cell: Cell<'_>, out: &mut BytesMut) {
+    match cell {
+        Cell::Null | Cell::Unchanged => out.put_i32(-1),
+        Cell::Text(value) | Cell::Binary(value) => {
+            out.put_i32(value.len() as i32);
+            out.put_slice(value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(cells: &[Cell<'_>]) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        text_row(cells.iter().copied(), &mut out);
+        out.to_vec()
+    }
+
+    #[test]
+    fn text_copy_escapes_what_would_end_a_field_or_row() {
+        assert_eq!(text(&[Cell::Text(b"a"), Cell::Null, Cell::Text(b"")]), b"a\t\\N\t\n");
+        assert_eq!(text(&[Cell::Text(b"\\N")]), b"\\\\N\n");
+        assert_eq!(text(&[Cell::Text(b"x\ty\nz\r\\.")]), b"x\\ty\\nz\\r\\\\.\n");
+    }
+
+    #[test]
+    fn binary_copy_is_length_and_value() {
+        let mut out = BytesMut::new();
+        binary_row([Cell::Binary(b"ab"), Cell::Null].into_iter(), &mut out);
+        assert_eq!(out.to_vec(), [0, 2, 0, 0, 0, 2, b'a', b'b', 0xff, 0xff, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn arrays_have_one_dimension_from_one() {
+        let mut out = BytesMut::new();
+        array(23, [Cell::Binary(&[0, 0, 0, 7]), Cell::Null].into_iter(), &mut out);
+        let words: Vec<_> = out.as_chunks::<4>().0.iter().map(|word| i32::from_be_bytes(*word)).collect();
+        assert_eq!(words, [1, 1, 23, 2, 1, 4, 7, -1]);
+        let mut out = BytesMut::new();
+        array(23, std::iter::empty(), &mut out);
+        assert_eq!(out.to_vec(), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 23]);
+    }
+}

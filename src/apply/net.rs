@@ -1,0 +1,225 @@
+//! Netting: the changes of a run of one table, reduced to what each key comes to.
+//!
+//! In: changes in the order of the source, none of which changes the key of its row. Out: at most one delete and one
+//! insert or update a key, in the order in which the keys first came.
+//!
+//! ```text
+//!            insert          update            delete
+//!  (none)    Insert          Update            Delete
+//!  Insert    –               Insert, merged    Gone
+//!  Update    –               Update, merged    Delete
+//!  Delete    Replace         –                 –
+//!  Replace   –               Replace, merged   Delete
+//!  Gone      Insert          –                 –
+//! ```
+//!
+//! A dash is a history that no table with a key can have; the run is then applied as it came, which names the change.
+//!
+//! **Always holds:**
+//! - Merging keeps the newest known value of every column: an unchanged TOAST cell never hides one that is known.
+//! - A key is compared by the bytes that the source sent. A key that is equal by its type's rules and other in its bytes
+//!   is a change of key, and those do not come here.
+//! - No row allocates: versions and slots are runs in vectors that are used again.
+
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use pgsluice_proto::pgoutput::Cell;
+
+use crate::batch::{Kinds, Row};
+
+/// What a key comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Insert,
+    Update,
+    Delete,
+    /// A delete and then an insert: columns that only the target has start from their defaults again.
+    Replace,
+    /// Inserted and deleted within the run.
+    Gone,
+}
+
+/// A row as one change left it.
+#[derive(Clone, Copy, Debug)]
+struct Version<'a> {
+    row: Row<'a>,
+    /// Where the cells that this one left unchanged are to be found.
+    previous: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot<'a> {
+    outcome: Outcome,
+    /// A row that holds the key.
+    key: Row<'a>,
+    /// The newest version; of no meaning for Delete and Gone.
+    version: u32,
+}
+
+/// A history that the table above does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Irregular;
+
+/// The net of one run.
+#[derive(Debug)]
+pub(super) struct Net<'a> {
+    /// Positions of the key's columns; none where only inserts come.
+    key: Vec<usize>,
+    slots: Vec<Slot<'a>>,
+    versions: Vec<Version<'a>>,
+    /// Of `slots`, the first that many by their keys. It lags until a key is looked for.
+    index: HashTable<u32>,
+    /// Something else than an insert has come. Inserts alone need no index: equal keys are found by the target.
+    is_mixed: bool,
+    kinds: Kinds,
+}
+
+/// The newest version of a row, whole as far as it is known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NetRow<'n, 'a> {
+    versions: &'n [Version<'a>],
+    newest: u32,
+}
+
+impl<'a> NetRow<'_, 'a> {
+    /// The newest known value of the column; unchanged where no version of the run has it.
+    #[inline]
+    pub fn cell(&self, column: usize) -> Cell<'a> {
+        let mut version = &self.versions[self.newest as usize];
+        loop {
+            match (version.row.cell(column), version.previous) {
+                (Cell::Unchanged, Some(previous)) => version = &self.versions[previous as usize],
+                (cell, _) => return cell,
+            }
+        }
+    }
+
+    /// Every column is known, found without looking at each.
+    pub fn is_surely_whole(&self) -> bool {
+        !self.versions[self.newest as usize].row.kinds().has_unchanged()
+    }
+}
+
+impl<'a> Net<'a> {
+    pub fn new(key: Vec<usize>) -> Net<'a> {
+        Net {
+            key,
+            slots: Vec::new(),
+            versions: Vec::new(),
+            index: HashTable::new(),
+            is_mixed: false,
+            kinds: Kinds::default(),
+        }
+    }
+
+    /// `key` of the run must hold columns unless only inserts come.
+    pub fn insert(&mut self, new: Row<'a>) -> Result<(), Irregular> {
+        self.kinds = self.kinds.union(new.kinds());
+        let known = if self.is_mixed { self.find(new) } else { None };
+        let Some(slot) = known else {
+            self.add(Outcome::Insert, new, Some(new));
+            return Ok(());
+        };
+        let outcome = match self.slots[slot].outcome {
+            Outcome::Delete => Outcome::Replace,
+            Outcome::Gone => Outcome::Insert,
+            Outcome::Insert | Outcome::Update | Outcome::Replace => return Err(Irregular),
+        };
+        let version = self.push_version(new, None);
+        self.slots[slot] = Slot { outcome, version, ..self.slots[slot] };
+        Ok(())
+    }
+
+    /// `new` has the key of the row that it changes.
+    pub fn update(&mut self, new: Row<'a>) -> Result<(), Irregular> {
+        self.kinds = self.kinds.union(new.kinds());
+        self.is_mixed = true;
+        let Some(slot) = self.find(new) else {
+            self.add(Outcome::Update, new, Some(new));
+            return Ok(());
+        };
+        match self.slots[slot].outcome {
+            Outcome::Insert | Outcome::Update | Outcome::Replace => {
+                let previous = new.kinds().has_unchanged().then_some(self.slots[slot].version);
+                self.slots[slot].version = self.push_version(new, previous);
+                Ok(())
+            }
+            Outcome::Delete | Outcome::Gone => Err(Irregular),
+        }
+    }
+
+    /// `old` holds the key.
+    pub fn delete(&mut self, old: Row<'a>) -> Result<(), Irregular> {
+        self.kinds = self.kinds.union(old.kinds());
+        self.is_mixed = true;
+        let Some(slot) = self.find(old) else {
+            self.add(Outcome::Delete, old, None);
+            return Ok(());
+        };
+        self.slots[slot].outcome = match self.slots[slot].outcome {
+            Outcome::Insert => Outcome::Gone,
+            Outcome::Update | Outcome::Replace => Outcome::Delete,
+            Outcome::Delete | Outcome::Gone => return Err(Irregular),
+        };
+        Ok(())
+    }
+
+    /// Rows that hold the keys to delete, those of replaced rows among them.
+    pub fn deletes(&self) -> impl Iterator<Item = Row<'a>> + Clone {
+        self.of(&[Outcome::Delete, Outcome::Replace]).map(|slot| slot.key)
+    }
+
+    pub fn updates(&self) -> impl Iterator<Item = NetRow<'_, 'a>> + Clone {
+        self.of(&[Outcome::Update]).map(|slot| NetRow { versions: &self.versions, newest: slot.version })
+    }
+
+    pub fn inserts(&self) -> impl Iterator<Item = NetRow<'_, 'a>> + Clone {
+        self.of(&[Outcome::Insert, Outcome::Replace])
+            .map(|slot| NetRow { versions: &self.versions, newest: slot.version })
+    }
+
+    fn of<'s>(&'s self, outcomes: &'static [Outcome]) -> impl Iterator<Item = &'s Slot<'a>> + Clone {
+        self.slots.iter().filter(|slot| outcomes.contains(&slot.outcome))
+    }
+
+    fn find(&mut self, row: Row<'a>) -> Option<usize> {
+        let Net { key, slots, index, .. } = self;
+        for late in index.len()..slots.len() {
+            let rehash = |slot: &u32| hash(key, slots[*slot as usize].key);
+            index.insert_unique(hash(key, slots[late].key), late as u32, rehash);
+        }
+        let same = |slot: &u32| {
+            let known = slots[*slot as usize].key;
+            key.iter().all(|&column| known.cell(column) == row.cell(column))
+        };
+        index.find(hash(key, row), same).map(|slot| *slot as usize)
+    }
+
+    fn add(&mut self, outcome: Outcome, key: Row<'a>, new: Option<Row<'a>>) {
+        let version = new.map_or(u32::MAX, |new| self.push_version(new, None));
+        self.slots.push(Slot { outcome, key, version });
+    }
+
+    /// The kinds of cells in all rows of the run.
+    pub fn kinds(&self) -> Kinds {
+        self.kinds
+    }
+
+    fn push_version(&mut self, row: Row<'a>, previous: Option<u32>) -> u32 {
+        self.versions.push(Version { row, previous });
+        (self.versions.len() - 1) as u32
+    }
+}
+
+fn hash(columns: &[usize], row: Row<'_>) -> u64 {
+    let mut hasher = FixedState::with_seed(0).build_hasher();
+    for &column in columns {
+        match row.cell(column) {
+            Cell::Text(value) | Cell::Binary(value) => hasher.write(value),
+            Cell::Null | Cell::Unchanged => hasher.write_u8(0),
+        }
+    }
+    hasher.finish()
+}
