@@ -16,6 +16,14 @@ pub struct TargetTable {
     pub columns: Vec<TargetColumn>,
 }
 
+impl TargetTable {
+    /// As UPDATE, DELETE and TRUNCATE name it: with its partitions, and without tables that inherit from it, whose
+    /// changes come under their own names.
+    pub fn alone(&self) -> String {
+        if self.is_partitioned { self.name.clone() } else { format!("ONLY {}", self.name) }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetColumn {
     pub name: String,

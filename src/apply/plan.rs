@@ -134,7 +134,7 @@ impl TablePlan {
             (0..self.columns.len()).filter(writable).partition(|&position| self.column(position).is_identity_always);
         let matched = self.matched(relation)?;
         let picked = self.pick(&matched);
-        let text = sql::update(&self.table.name, &self.pick(&set), self.by(&picked), &self.pick(&guards));
+        let text = sql::update(&self.table.alone(), &self.pick(&set), self.by(&picked), &self.pick(&guards));
         let slots = set.into_iter().map(Slot::New).chain(matched.into_iter().map(Slot::Old));
         let slots = slots.chain(guards.into_iter().map(Slot::New)).collect();
         self.prepare(client, relation, shape, &text, slots).await
@@ -145,14 +145,13 @@ impl TablePlan {
             return Ok(prepared.clone());
         }
         let matched = self.matched(relation)?;
-        let text = sql::delete(&self.table.name, self.by(&self.pick(&matched)));
+        let text = sql::delete(&self.table.alone(), self.by(&self.pick(&matched)));
         let slots = matched.into_iter().map(Slot::Old).collect();
         self.prepare(client, relation, Shape::Delete, &text, slots).await
     }
 
-    /// Name of the target's table, and whether it is partitioned.
-    pub fn table(&self) -> (&str, bool) {
-        (&self.table.name, self.table.is_partitioned)
+    pub fn table(&self) -> &TargetTable {
+        &self.table
     }
 
     /// Positions of the columns by which changes of one row are known to be of one row. `None` where its updates and
@@ -210,7 +209,7 @@ impl TablePlan {
         let key = self.matched(relation)?;
         let set: Vec<_> =
             self.written().into_iter().filter(|position| known[*position] && !key.contains(position)).collect();
-        let text = sql::update_set(&self.table.name, &self.pick(&set), &self.pick(&key), form);
+        let text = sql::update_set(&self.table.alone(), &self.pick(&set), &self.pick(&key), form);
         let slots = set.into_iter().chain(key).map(Slot::New).collect();
         self.prepare(client, relation, shape, &text, slots).await
     }
@@ -221,7 +220,7 @@ impl TablePlan {
             return Ok(prepared.clone());
         }
         let key = self.matched(relation)?;
-        let text = sql::delete_set(&self.table.name, &self.pick(&key), form);
+        let text = sql::delete_set(&self.table.alone(), &self.pick(&key), form);
         let slots = key.into_iter().map(Slot::Old).collect();
         self.prepare(client, relation, Shape::DeleteSet(form), &text, slots).await
     }

@@ -3,7 +3,7 @@
 //! Every parameter is cast to the type of its column, so that the server reads its bytes as that type whatever stands
 //! around it.
 
-use super::catalog::{Equality, TargetColumn};
+use super::catalog::{Equality, TargetColumn, TargetTable};
 use crate::postgres::quote_ident;
 
 /// How a statement finds its one row.
@@ -140,10 +140,9 @@ impl<'a> Unnest<'a> {
     }
 }
 
-/// Each table with whether it is partitioned. Never CASCADE: what the source emptied is listed.
-pub(super) fn truncate<'a>(tables: impl Iterator<Item = (&'a str, bool)>, restart_identity: bool) -> String {
-    let list: Vec<_> =
-        tables.map(|(name, partitioned)| if partitioned { name.to_owned() } else { format!("ONLY {name}") }).collect();
+/// Never CASCADE: what the source emptied is listed.
+pub(super) fn truncate<'a>(tables: impl Iterator<Item = &'a TargetTable>, restart_identity: bool) -> String {
+    let list: Vec<_> = tables.map(TargetTable::alone).collect();
     let identity = if restart_identity { "RESTART IDENTITY" } else { "CONTINUE IDENTITY" };
     format!("TRUNCATE TABLE {} {identity} RESTRICT", list.join(", "))
 }
@@ -280,8 +279,10 @@ mod tests {
 
     #[test]
     fn truncate_is_one_statement_without_cascade() {
+        let table =
+            |name: &str, is_partitioned| TargetTable { name: name.to_owned(), is_partitioned, columns: Vec::new() };
         assert_eq!(
-            truncate([("s.a", false), ("s.b", true)].into_iter(), true),
+            truncate([table("s.a", false), table("s.b", true)].iter(), true),
             "TRUNCATE TABLE ONLY s.a, s.b RESTART IDENTITY RESTRICT"
         );
     }
