@@ -1,12 +1,16 @@
 //! Behaviour on real servers: A, its standby B, the engine, and C. Each test has servers of its own, and asserts what C
 //! holds, row for row against B.
 
+mod constraints;
 mod crash;
 mod feedback;
 mod fencing;
 mod load;
 mod replication;
 mod rows;
+mod schema;
+mod sources;
 mod tables;
 mod toast;
+mod transactions;
 mod types;

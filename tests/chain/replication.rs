@@ -64,7 +64,7 @@ impl Replication {
     pub async fn configure_unprivileged_target(&self, more: &str) -> Result<()> {
         let Chain { a, b, c, .. } = &self.chain;
         c.sql(DATABASE, UNPRIVILEGED_TARGET_SQL).await?;
-        let target = format!("host=127.0.0.1 port={} user=writer dbname={DATABASE} sslmode=disable", c.port());
+        let target = c.dsn(DATABASE).replace("user=postgres", "user=writer");
         self.configure_servers(&b.dsn(DATABASE), Some(&a.dsn(DATABASE)), &target, more)
     }
 
@@ -130,6 +130,15 @@ impl Replication {
         self.chain.a.sql(DATABASE, sql).await?;
         self.catch_up().await?;
         self.assert_same(tables).await
+    }
+
+    /// Runs each statement on A by itself: those between BEGIN and COMMIT are a transaction, any other is one of its own.
+    pub async fn run_each(&self, statements: &str) -> Result<()> {
+        let client = self.chain.a.connect(DATABASE).await?;
+        for statement in statements.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
+            client.batch_execute(statement).await.with_context(|| format!("on A: {statement}"))?;
+        }
+        Ok(())
     }
 
     pub async fn end_lsn(&self) -> Result<String> {

@@ -127,25 +127,26 @@ async fn columns_are_matched_by_name_and_further_ones_keep_their_values() -> Res
 
 #[tokio::test]
 async fn keys_move_are_swapped_and_are_used_again() -> Result<()> {
-    let ddl = "CREATE TABLE t (id int PRIMARY KEY, code text UNIQUE, note text)";
-    let replication = Replication::start(ddl).await?;
+    let replication = Replication::start("CREATE TABLE t (id int PRIMARY KEY, code text UNIQUE, note text)").await?;
     replication.setup().await?;
-    replication
-        .replicate(
-            "INSERT INTO t SELECT n, 'code ' || n, 'note ' || n FROM generate_series(1, 10) n;
-             BEGIN; UPDATE t SET id = 11 WHERE id = 10; UPDATE t SET id = 10 WHERE id = 9; UPDATE t SET id = 9 WHERE id = 11;
-             UPDATE t SET note = 'moved twice' WHERE id = 9; COMMIT;
-             BEGIN; UPDATE t SET code = 'between' WHERE id = 1; UPDATE t SET code = 'code 1' WHERE id = 2;
-             UPDATE t SET code = 'code 2' WHERE id = 1; COMMIT;
-             BEGIN; DELETE FROM t WHERE id = 3; INSERT INTO t VALUES (3, 'code 3', 'again'); COMMIT;
-             DELETE FROM t WHERE id = 4; INSERT INTO t VALUES (4, 'code 4', 'in the next transaction');
-             DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (50, 'code 5', 'its code only');
-             INSERT INTO t VALUES (60, 'short'); UPDATE t SET id = 61 WHERE id = 60; DELETE FROM t WHERE id = 61;
-             UPDATE t SET note = note; UPDATE t SET id = id, code = code WHERE id < 5;
-             UPDATE t SET id = id + 1000 WHERE id = 6; UPDATE t SET id = id - 1000 WHERE id = 1006",
-            &["public.t"],
-        )
-        .await
+    let changes = "\
+        INSERT INTO t SELECT n, 'code ' || n, 'note ' || n FROM generate_series(1, 10) n;
+        BEGIN; UPDATE t SET id = 11 WHERE id = 10; UPDATE t SET id = 10 WHERE id = 9; UPDATE t SET id = 9 WHERE id = 11;
+        UPDATE t SET note = 'moved twice' WHERE id = 9; COMMIT;
+        BEGIN; UPDATE t SET code = 'between' WHERE id = 1; UPDATE t SET code = 'code 1' WHERE id = 2;
+        UPDATE t SET code = 'code 2' WHERE id = 1; COMMIT;
+        BEGIN; DELETE FROM t WHERE id = 3; INSERT INTO t VALUES (3, 'code 3', 'again'); COMMIT;
+        DELETE FROM t WHERE id = 4; INSERT INTO t VALUES (4, 'code 4', 'in the next transaction');
+        DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (50, 'code 5', 'its code only');
+        INSERT INTO t VALUES (60, 'short'); UPDATE t SET id = 61 WHERE id = 60; DELETE FROM t WHERE id = 61;
+        UPDATE t SET note = note; UPDATE t SET id = id, code = code WHERE id < 5;
+        UPDATE t SET id = id + 1000 WHERE id = 6; UPDATE t SET id = id - 1000 WHERE id = 1006";
+    // Each in a transaction of its own but in one batch, and all in one transaction.
+    replication.run_each(changes).await?;
+    replication.catch_up().await?;
+    replication.assert_same(&["public.t"]).await?;
+    let in_one = changes.replace("BEGIN;", "").replace("COMMIT;", "");
+    replication.replicate(&format!("TRUNCATE t; {in_one}"), &["public.t"]).await
 }
 
 /// A deferrable constraint is checked at the end of the statement, or of the transaction; row by row it does not hold.
