@@ -41,8 +41,7 @@ struct RunResult {
 pub fn run(arguments: &RunArguments, format: Format) -> Result<(), Error> {
     let config = arguments.config.load()?;
     let stop = stop_signals()?;
-    let summary = pipeline::run(&config, arguments.stop_at, &stop)
-        .map_err(|error| if config.log.row_values { error } else { error.without_row_values() })?;
+    let summary = pipeline::run(&config, arguments.stop_at, &stop)?;
     let result = RunResult {
         end_lsn: summary.end_lsn.to_string(),
         transactions: summary.transactions,

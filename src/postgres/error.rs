@@ -15,6 +15,8 @@ pub struct ServerError {
     pub hint: Option<String>,
     pub column: Option<String>,
     pub constraint: Option<String>,
+    /// A function of the database, such as a trigger's, was running: the message may be its own.
+    pub in_function: bool,
 }
 
 impl ServerError {
@@ -27,6 +29,7 @@ impl ServerError {
             hint: owned(error.hint()),
             column: owned(error.column()),
             constraint: owned(error.constraint()),
+            in_function: error.where_().is_some(),
         }
     }
 
@@ -45,6 +48,7 @@ impl ServerError {
                 b'H' => error.hint = Some(value),
                 b'c' => error.column = Some(value),
                 b'n' => error.constraint = Some(value),
+                b'W' => error.in_function = true,
                 // Severity, position and the place in the server's source.
                 _ => {}
             }
@@ -57,9 +61,10 @@ impl ServerError {
         self.code.get(..2).unwrap_or_default()
     }
 
-    /// Data exceptions quote the value at fault in their very message, and so may errors that a function raises.
+    /// Data exceptions quote the value at fault in their very message, and so may errors that a function raises, with
+    /// whatever SQLSTATE it likes.
     fn message_may_hold_values(&self) -> bool {
-        matches!(self.class(), "22" | "P0")
+        matches!(self.class(), "22" | "P0") || self.in_function
     }
 
     /// The error without anything that could hold a value of a row.

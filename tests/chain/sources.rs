@@ -66,7 +66,7 @@ async fn encodings_of_the_source() -> Result<()> {
         let create = format!("CREATE DATABASE {database} TEMPLATE template0 LOCALE 'C' ENCODING");
         a.sql(DATABASE, &format!("{create} '{encoding}'")).await?;
         c.sql(DATABASE, &format!("{create} 'UTF8'")).await?;
-        let ddl = r#"CREATE TABLE "Größe" (id int PRIMARY KEY, "ü" text, c char(3), n name, j jsonb, l text[])"#;
+        let ddl = r#"CREATE TABLE "Größe" (id int PRIMARY KEY, "ü" text, c varchar(3), n name, j jsonb, l text[])"#;
         a.sql(&database, ddl).await?;
         c.sql(&database, ddl).await?;
         replication.chain.wait_b_caught_up().await?;
