@@ -78,8 +78,9 @@ SELECT c.relkind::text, a.attname::text, a.atttypid, tn.nspname::text, t.typname
         WHERE k.opcdefault AND et.typnamespace = 'pg_catalog'::regnamespace AND (k.opcintype = et.oid OR EXISTS (
             SELECT FROM pg_cast f WHERE f.castsource = et.oid AND f.casttarget = k.opcintype
                                     AND f.castmethod = 'b' AND f.castcontext = 'i'))),
-    bt.oid = ANY ('{bool,bytea,\"char\",name,int2,int4,int8,oid,text,varchar,uuid,date,time,timestamp,timestamptz}'::regtype[])
-        AND NOT EXISTS (SELECT FROM pg_collation l WHERE l.oid = a.attcollation AND NOT l.collisdeterministic),
+    bt.oid = ANY (
+        '{bool,bytea,\"char\",name,int2,int4,int8,oid,text,varchar,uuid,date,time,timestamp,timestamptz}'::regtype[]
+    ) AND NOT EXISTS (SELECT FROM pg_collation l WHERE l.oid = a.attcollation AND NOT l.collisdeterministic),
     bt.typelem <> 0 AND bt.typlen = -1
 FROM pg_class c
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped

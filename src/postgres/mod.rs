@@ -28,8 +28,8 @@ use crate::error::{Error, Kind, Stage};
 pub const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO, YMD'; \
     SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET bytea_output = 'hex'; \
     SET lc_monetary = 'C'; SET xmloption = 'content'; SET array_nulls = on; SET search_path = ''; \
-    SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; SET statement_timeout = 0; \
-    SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
+    SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; \
+    SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
 
 /// A dead peer is noticed after about this long without an answer to a TCP probe.
 const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
