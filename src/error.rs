@@ -173,11 +173,11 @@ impl Error {
         }
     }
 
-    /// The target has refused rows that may pass in another order or alone: it is about data, not about the connection
-    /// or about us.
-    pub fn may_pass_in_order(&self) -> bool {
+    /// It speaks of what was to be written, not of the servers or of who writes: in another order, or without another
+    /// transaction, it may go through.
+    pub fn is_of_the_data(&self) -> bool {
         match &self.0.kind {
-            Kind::RowCount { .. } | Kind::SetCount { .. } => true,
+            Kind::RowCount { .. } | Kind::SetCount { .. } | Kind::Mismatch { .. } => true,
             Kind::Server { role: Role::Target, error } => server_disposition(error) == Disposition::Halt,
             Kind::Server { role: Role::Source | Role::Primary, .. }
             | Kind::Config(_)
@@ -189,13 +189,22 @@ impl Error {
             | Kind::Decode(_)
             | Kind::Protocol { .. }
             | Kind::Fenced { .. }
-            | Kind::Mismatch { .. }
             | Kind::FormatOutdated { .. }
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
             | Kind::Incomplete(_)
             | Kind::Output(_)
             | Kind::Panicked => false,
+        }
+    }
+
+    /// SQLSTATE, or a word for what the engine itself has found: enough to count by, without any value of a row.
+    pub fn code(&self) -> &str {
+        match &self.0.kind {
+            Kind::Server { error, .. } => &error.code,
+            Kind::RowCount { .. } | Kind::SetCount { .. } => "row count",
+            Kind::Mismatch { .. } => "mismatch",
+            _ => "other",
         }
     }
 

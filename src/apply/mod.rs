@@ -34,7 +34,7 @@ use tokio_postgres::Client;
 pub use self::catalog::{TargetColumn, TargetTable, load as load_table};
 use self::plan::Plans;
 pub use self::plan::{check_columns, is_stable_in_binary};
-use crate::batch::Batch;
+use crate::batch::{Batch, Part};
 use crate::checkpoint::Checkpoint;
 use crate::config::Role;
 use crate::error::{Error, Stage};
@@ -82,14 +82,17 @@ impl Applier {
     /// Applies a batch, and commits unless its last transaction goes on in the next one.
     ///
     /// # Errors
-    /// Whatever the target says, [`Kind::Fenced`](crate::error::Kind::Fenced), [`Kind::RowCount`](crate::error::Kind::RowCount),
-    /// [`Kind::Mismatch`](crate::error::Kind::Mismatch). The applier must be dropped
-    /// then. Where the error is [`Kind::Lost`](crate::error::Kind::Lost), the commit may have happened: only the progress row tells.
+    /// Whatever the target says, [`Kind::Fenced`](crate::error::Kind::Fenced),
+    /// [`Kind::RowCount`](crate::error::Kind::RowCount), [`Kind::Mismatch`](crate::error::Kind::Mismatch). The applier
+    /// must be dropped then. Where the error is [`Kind::Lost`](crate::error::Kind::Lost), the commit may have happened:
+    /// only the progress row tells.
     pub async fn apply(&mut self, batch: &Batch) -> Result<Applied, Error> {
-        if self.open || batch.is_open() {
-            self.apply_part(batch).await?;
-        } else {
-            self.apply_whole(batch).await?;
+        let was_open = self.open;
+        let manner = if self.netting { Manner::Sets } else { Manner::InOrder };
+        match self.apply_part(batch, batch.whole(), manner).await {
+            // What was applied of the open transaction before cannot be rolled back and kept.
+            Err(error) if !was_open && error.is_of_the_data() => self.go_down(batch, manner, error).await?,
+            result => result?,
         }
         let end_lsn = if batch.is_open() { None } else { batch.end_lsn() };
         Ok(Applied { end_lsn, changes: batch.len(), transactions: batch.transaction_count() })
@@ -105,101 +108,76 @@ impl Applier {
         self.fallbacks
     }
 
-    /// One transaction of the target for the batch; if that fails, down the ladder.
-    async fn apply_whole(&mut self, batch: &Batch) -> Result<(), Error> {
-        let manner = if self.netting { Manner::Sets } else { Manner::InOrder };
-        let Err(error) = self.apply_and_commit(batch, manner).await else { return Ok(()) };
-        if !error.may_pass_in_order() {
-            return Err(error);
-        }
+    /// The lower steps of the ladder, after `error` on the first.
+    async fn go_down(&mut self, batch: &Batch, manner: Manner, error: Error) -> Result<(), Error> {
+        self.roll_back().await?;
         if manner == Manner::Sets {
-            self.fall_back(&error).await?;
-            match self.apply_and_commit(batch, Manner::InOrder).await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.may_pass_in_order() => {}
-                Err(error) => return Err(error),
+            self.count_fallback(&error);
+            match self.apply_part(batch, batch.whole(), Manner::InOrder).await {
+                Err(error) if error.is_of_the_data() => self.roll_back().await?,
+                result => return result,
             }
         }
         // Whatever comes before the transaction at fault is kept.
-        self.rollback().await?;
-        self.apply_each_transaction(batch).await
-    }
-
-    async fn apply_and_commit(&mut self, batch: &Batch, manner: Manner) -> Result<(), Error> {
-        let end_lsn = batch.end_lsn().expect("a batch that is not open ends at an LSN");
-        self.begin(self.checkpoint.advance(&self.client, end_lsn, batch.commit_time())).await?;
-        self.apply_changes(batch, manner).await?;
-        self.commit().await
-    }
-
-    async fn apply_each_transaction(&mut self, batch: &Batch) -> Result<(), Error> {
-        for (transaction, changes) in batch.by_transaction() {
-            let end_lsn = transaction.end_lsn.expect("a transaction of a batch that is not open has ended");
-            self.begin(self.checkpoint.advance(&self.client, end_lsn, Some(transaction.commit_time))).await?;
-            in_order::apply(&self.client, &mut self.plans, changes).await?;
-            self.commit().await?;
+        for part in batch.parts() {
+            self.apply_part(batch, part, Manner::InOrder).await?;
         }
         Ok(())
     }
 
-    /// A part of a source transaction that is larger than a batch, in the target's transaction that is open for it.
-    async fn apply_part(&mut self, batch: &Batch) -> Result<(), Error> {
-        if !self.open {
-            self.begin(self.checkpoint.hold(&self.client)).await?;
-            self.open = true;
+    async fn apply_part(&mut self, batch: &Batch, part: Part, manner: Manner) -> Result<(), Error> {
+        let was_open = std::mem::replace(&mut self.open, part.end_lsn.is_none());
+        if !was_open {
+            self.begin(&part).await?;
         }
-        if self.netting {
-            self.execute("SAVEPOINT part").await?;
-            if let Err(error) = self.apply_changes(batch, Manner::Sets).await {
-                if !error.may_pass_in_order() {
-                    return Err(error);
-                }
-                self.count_fallback(&error);
-                self.execute("ROLLBACK TO SAVEPOINT part").await?;
-                self.apply_changes(batch, Manner::InOrder).await?;
-            }
-            self.execute("RELEASE SAVEPOINT part").await?;
-        } else {
-            self.apply_changes(batch, Manner::InOrder).await?;
+        match manner {
+            Manner::Sets if was_open => self.apply_as_sets_or_in_order(batch).await?,
+            Manner::Sets => sets::apply(&self.client, &mut self.plans, batch).await?,
+            Manner::InOrder => in_order::apply(&self.client, &mut self.plans, batch.changes_in(part.places)).await?,
         }
-        if batch.is_open() {
-            return Ok(());
+        let Some(end_lsn) = part.end_lsn else { return Ok(()) };
+        if was_open {
+            self.checkpoint.advance(&self.client, end_lsn, part.commit_time).await?;
         }
-        let end_lsn = batch.end_lsn().expect("a batch that is not open ends at an LSN");
-        self.checkpoint.advance(&self.client, end_lsn, batch.commit_time()).await?;
-        self.open = false;
-        self.commit().await
+        // What is checked late is checked here.
+        self.execute("COMMIT").await.map_err(|error| match part.commit_lsn {
+            Some(commit_lsn) => error.at(commit_lsn),
+            None => error,
+        })
     }
 
-    async fn apply_changes(&mut self, batch: &Batch, manner: Manner) -> Result<(), Error> {
-        let Applier { client, plans, .. } = self;
-        match manner {
-            Manner::Sets => sets::apply(client, plans, batch).await,
-            Manner::InOrder => in_order::apply(client, plans, batch.changes()).await,
+    /// In a transaction of the target that holds more than this batch, which a rollback of all would lose.
+    async fn apply_as_sets_or_in_order(&mut self, batch: &Batch) -> Result<(), Error> {
+        self.execute("SAVEPOINT part").await?;
+        match sets::apply(&self.client, &mut self.plans, batch).await {
+            Err(error) if error.is_of_the_data() => {
+                self.count_fallback(&error);
+                self.execute("ROLLBACK TO SAVEPOINT part").await?;
+                in_order::apply(&self.client, &mut self.plans, batch.changes()).await?;
+            }
+            result => result?,
         }
+        self.execute("RELEASE SAVEPOINT part").await
     }
 
     /// Progress goes first: from here on no other engine can commit before us, nor we after it.
-    async fn begin(&self, progress: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-        try_join(self.execute(BEGIN), progress).await.map(|_| ())
+    async fn begin(&self, part: &Part) -> Result<(), Error> {
+        let begin = self.execute(BEGIN);
+        match part.end_lsn {
+            None => try_join(begin, self.checkpoint.hold(&self.client)).await?,
+            Some(end_lsn) => try_join(begin, self.checkpoint.advance(&self.client, end_lsn, part.commit_time)).await?,
+        };
+        Ok(())
     }
 
-    async fn commit(&self) -> Result<(), Error> {
-        self.execute("COMMIT").await
-    }
-
-    async fn fall_back(&mut self, error: &Error) -> Result<(), Error> {
-        self.count_fallback(error);
-        self.rollback().await
+    async fn roll_back(&mut self) -> Result<(), Error> {
+        self.open = false;
+        self.execute("ROLLBACK").await
     }
 
     fn count_fallback(&mut self, error: &Error) {
         self.fallbacks += 1;
-        tracing::debug!(%error, "a batch does not pass as sets; it is applied in order");
-    }
-
-    async fn rollback(&self) -> Result<(), Error> {
-        self.execute("ROLLBACK").await
+        tracing::debug!(error = %error.code(), "a batch does not pass as sets; it is applied in order");
     }
 
     async fn execute(&self, sql: &str) -> Result<(), Error> {

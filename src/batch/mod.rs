@@ -85,6 +85,19 @@ pub enum BatchedOperation<'a> {
     Truncate(&'a Truncate),
 }
 
+/// A run of changes that can be committed together, or the beginning of a transaction that cannot be yet.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Of its changes in the batch.
+    pub places: Range<usize>,
+    /// Of the last transaction in it.
+    pub commit_lsn: Option<Lsn>,
+    /// Where progress stands once the part is committed; `None` where its last transaction goes on in the next batch.
+    pub end_lsn: Option<Lsn>,
+    /// Of the last transaction that ends in it.
+    pub commit_time: Option<PgTimestamp>,
+}
+
 #[derive(Debug, Default)]
 pub struct Batch {
     rows: Rows,
@@ -92,6 +105,8 @@ pub struct Batch {
     relations: Vec<Arc<Relation>>,
     truncates: Vec<Truncate>,
     transactions: Vec<Transaction>,
+    /// The first transaction has begun in another batch.
+    resumed: bool,
     /// A transaction has begun and not committed.
     open: bool,
     end_lsn: Option<Lsn>,
@@ -105,6 +120,7 @@ impl Batch {
         self.relations.clear();
         self.truncates.clear();
         self.transactions.clear();
+        self.resumed = false;
         self.open = false;
         self.end_lsn = None;
     }
@@ -123,6 +139,7 @@ impl Batch {
     /// Goes on with a transaction whose first part another batch has taken.
     pub fn resume(&mut self, transaction: Transaction) {
         debug_assert!(self.transactions.is_empty());
+        self.resumed = true;
         self.open = true;
         self.transactions.push(transaction);
     }
@@ -177,7 +194,7 @@ impl Batch {
     }
 
     /// Of the last transaction that ends here.
-    pub fn commit_time(&self) -> Option<PgTimestamp> {
+    fn commit_time(&self) -> Option<PgTimestamp> {
         self.transactions[..self.transaction_count()].last().map(|transaction| transaction.commit_time)
     }
 
@@ -200,8 +217,12 @@ impl Batch {
     }
 
     /// It is time to hand over: at the end of a transaction, or in the midst of one that is far larger than a batch.
+    /// Nothing is added behind such a one, so that it is committed before anything else can fail.
     #[inline]
     pub fn is_full(&self, limits: Limits) -> bool {
+        if self.resumed && !self.open {
+            return true;
+        }
         let factor = if self.open { OPEN_TRANSACTION_FACTOR } else { 1 };
         self.entries.len() >= limits.rows * factor || self.rows.bytes() >= limits.bytes * factor
     }
@@ -216,15 +237,31 @@ impl Batch {
         self.entries[places].iter().map(|entry| self.change(entry))
     }
 
-    /// The transactions in their order, each with its changes; the last may go on in the next batch.
-    pub fn by_transaction(
-        &self,
-    ) -> impl Iterator<Item = (&Transaction, impl Iterator<Item = BatchedChange<'_>> + Clone)> {
+    /// One part a transaction, in the order of the source.
+    pub fn parts(&self) -> impl Iterator<Item = Part> {
         self.transactions.iter().enumerate().map(|(index, transaction)| {
             let start = self.entries.partition_point(|entry| (entry.transaction as usize) < index);
             let end = self.entries.partition_point(|entry| (entry.transaction as usize) <= index);
-            (transaction, self.entries[start..end].iter().map(|entry| self.change(entry)))
+            let is_last = index + 1 == self.transactions.len();
+            // The last one takes along what the source said after it.
+            let end_lsn = if is_last && !self.open { self.end_lsn } else { transaction.end_lsn };
+            Part {
+                places: start..end,
+                commit_lsn: Some(transaction.commit_lsn),
+                end_lsn,
+                commit_time: end_lsn.map(|_| transaction.commit_time),
+            }
         })
+    }
+
+    /// All of it.
+    pub fn whole(&self) -> Part {
+        Part {
+            places: 0..self.entries.len(),
+            commit_lsn: self.transactions.last().map(|transaction| transaction.commit_lsn),
+            end_lsn: self.end_lsn.filter(|_| !self.open),
+            commit_time: self.commit_time(),
+        }
     }
 
     #[inline]
