@@ -89,7 +89,8 @@ pub struct Lags {
     pub replay: Lag,
     /// Replayed and not sent to the engine.
     pub decode: Lag,
-    /// Received by the engine and not committed on the target.
+    /// Sent to the engine and not committed on the target. Not counted from what the engine says it has received, which
+    /// is only as fresh as its last status update.
     pub apply: Lag,
     /// Written on the primary (or the source, without one) and not committed on the target.
     pub total: Lag,
@@ -108,9 +109,8 @@ struct SourceView {
     position: Option<Lsn>,
     received: Option<Lsn>,
     replay_delay_s: Option<f64>,
-    /// Of our walsender: sent and received by the engine.
+    /// Of our walsender.
     sent: Option<Lsn>,
-    written: Option<Lsn>,
     now: Option<SystemTime>,
     receiver_slot: Option<String>,
 }
@@ -193,7 +193,7 @@ fn lags(source: &SourceView, primary: Option<&PrimaryView>, progress: Option<&ch
         receive,
         replay,
         decode: Lag { bytes: between(source.position, source.sent), seconds: None },
-        apply: Lag { bytes: between(source.written, end_lsn), seconds: None },
+        apply: Lag { bytes: between(source.sent, end_lsn), seconds: None },
         total: Lag { bytes: total_bytes, seconds: total_seconds(total_bytes, source, progress) },
     }
 }
@@ -224,7 +224,7 @@ async fn read_source(config: &Config) -> Result<SourceView, Error> {
                CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END, \
                CASE WHEN pg_is_in_recovery() \
                     THEN extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8 END, \
-               r.sent_lsn, r.write_lsn, clock_timestamp(), (SELECT slot_name::text FROM pg_stat_wal_receiver) \
+               r.sent_lsn, clock_timestamp(), (SELECT slot_name::text FROM pg_stat_wal_receiver) \
                FROM (SELECT) AS one LEFT JOIN pg_stat_replication r ON r.pid = $1";
     let active_pid = slot.as_ref().and_then(|slot| slot.active_pid);
     let failed = |error| Error::from_postgres(STAGE, Role::Source, error);
@@ -237,9 +237,8 @@ async fn read_source(config: &Config) -> Result<SourceView, Error> {
             received: lsn(&row, 2)?,
             replay_delay_s: row.try_get(3)?,
             sent: lsn(&row, 4)?,
-            written: lsn(&row, 5)?,
-            now: row.try_get(6)?,
-            receiver_slot: row.try_get(7)?,
+            now: row.try_get(5)?,
+            receiver_slot: row.try_get(6)?,
         })
     };
     view().map_err(failed)

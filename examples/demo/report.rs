@@ -57,7 +57,7 @@ impl Report {
             ("updates", format!("{}, {} of them of primary keys", count(done.updates), count(done.key_updates))),
             ("deletes", count(done.deletes)),
             ("peak lag", format!("{}, {:.1} s", bytes(peak.bytes), peak.seconds)),
-            ("drain", format!("{:.2} s from the last commit on A to zero lag", drain.as_secs_f64())),
+            ("drain", format!("{:.2} s from the end of the load to zero lag", drain.as_secs_f64())),
         ];
         rows.iter().for_each(|(what, value)| screen.line(&format!("  {} {value}", padded(what, 13))));
     }

@@ -35,9 +35,9 @@ impl Screen {
 
     pub fn line(&self, text: &str) {
         if self.live_at.take().is_some() && self.is_terminal {
-            println!();
+            print("\n");
         }
-        println!("{text}");
+        print(&format!("{text}\n"));
     }
 
     pub fn heading(&self, text: &str) {
@@ -66,11 +66,9 @@ impl Screen {
     /// Draws the live line anew.
     pub fn live(&self, text: &str) {
         if self.is_terminal {
-            print!("\r\x1b[2K{text}");
-            // A terminal that is gone is noticed at the next line.
-            io::stdout().flush().ok();
+            print(&format!("\r\x1b[2K{text}"));
         } else if self.live_at.get().is_none_or(|at| at.elapsed() >= PLAIN_INTERVAL) {
-            println!("{text}");
+            print(&format!("{text}\n"));
         } else {
             return;
         }
@@ -92,6 +90,12 @@ impl Screen {
         };
         if self.has_colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+fn print(text: &str) {
+    let mut out = io::stdout();
+    // Where nobody reads any more, the exit code still tells.
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
 }
 
 /// Filled with spaces to `width` characters.

@@ -10,6 +10,7 @@ mod replication;
 mod rows;
 mod schema;
 mod sources;
+mod status;
 mod tables;
 mod toast;
 mod transactions;
