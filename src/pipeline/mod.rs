@@ -79,7 +79,8 @@ pub fn run(config: &Config, stop_at: StopAt, stop: &Receiver<()>) -> Result<Summ
     let mut summary = Summary { end_lsn: Lsn::INVALID, transactions: 0, changes: 0, sessions: 0 };
     let mut epoch = None;
     loop {
-        let error = match session::open(config, &mut epoch) {
+        let Some(opened) = open_session(config, &mut epoch, stop)? else { return Ok(summary) };
+        let error = match opened {
             Ok(session) => {
                 retry.session_opened();
                 summary.sessions += 1;
@@ -102,6 +103,33 @@ pub fn run(config: &Config, stop_at: StopAt, stop: &Receiver<()>) -> Result<Summ
         if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
             return Ok(summary);
         }
+    }
+}
+
+/// Opens a session on a thread of its own, since servers may take their time: the fence waits for another engine's
+/// transaction. `None` where a stop came first; what was being opened then ends with the process.
+fn open_session(
+    config: &Config,
+    epoch: &mut Option<i64>,
+    stop: &Receiver<()>,
+) -> Result<Option<Result<Session, Error>>, Error> {
+    let (report, opened) = crossbeam_channel::bounded(1);
+    let (config, mut held) = (config.clone(), *epoch);
+    let open = move || {
+        let session = session::open(&config, &mut held);
+        // Nobody listens after a stop.
+        drop(report.send((session, held)));
+    };
+    thread::Builder::new().name("pgsluice-open".to_owned()).spawn(open).map_err(no_resources)?;
+    select! {
+        recv(opened) -> opened => match opened {
+            Ok((session, held)) => {
+                *epoch = held;
+                Ok(Some(session))
+            }
+            Err(_) => Err(Error::new(Stage::Source, Kind::Panicked)),
+        },
+        recv(stop) -> _ => Ok(None),
     }
 }
 
