@@ -9,6 +9,7 @@ mod load;
 mod replication;
 mod rows;
 mod schema;
+mod slots;
 mod sources;
 mod status;
 mod tables;
