@@ -1,7 +1,7 @@
 //! Opens a session: everything that is checked and said before the first row.
 //!
 //! ```text
-//!  target: progress ─► source: server, slot, publication ─► identity, timeline ─► fence ─► gap ─► format ─► START
+//!  target: progress ─► source: identity, slot, server, publication, timeline ─► fence ─► gap ─► format ─► START
 //! ```
 //!
 //! The order is what makes it safe. Whatever refuses, refuses before the fence, so that a configuration that cannot run
@@ -71,12 +71,13 @@ async fn open_on_runtime(
     };
     let source = postgres::connect(&config.source, STAGE).await?;
     let server = Server::inspect(&source, Role::Source, STAGE).await?;
-    server.check_decodable(STAGE)?;
+    // What cannot be mended first: a setting that is wrong now may be why the slot is lost.
+    check_identity(&before, &server.system_identifier)?;
     let slot = read_slot(config, &source, &server).await?;
+    server.check_decodable(STAGE)?;
     let publication = read_publication(config, &source).await?;
     let mut connection = Connection::connect(&config.source)?;
     let identity = connection.identify_system()?;
-    check_identity(&before, &identity.system_identifier)?;
     if identity.timeline != before.timeline {
         let history = connection.timeline_history(identity.timeline)?;
         check_timeline(&before, &identity, &history, &slot)?;
