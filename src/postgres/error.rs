@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use postgres_protocol::message::backend::ErrorResponseBody;
+use postgres_protocol::message::backend::{ErrorFields, ErrorResponseBody};
 use tokio_postgres::error::DbError;
 
 /// The fields of an ErrorResponse that say something to a person or to a decision ("Error and Notice Message Fields").
@@ -36,9 +36,15 @@ impl ServerError {
     /// # Errors
     /// If the message is not laid out as documented.
     pub fn from_response(body: &ErrorResponseBody) -> std::io::Result<ServerError> {
-        use postgres_protocol::message::backend::ErrorFields;
+        ServerError::from_fields(body.fields())
+    }
+
+    /// Of an error or a notice.
+    ///
+    /// # Errors
+    /// If the message is not laid out as documented.
+    pub fn from_fields(mut fields: ErrorFields<'_>) -> std::io::Result<ServerError> {
         let mut error = ServerError::default();
-        let mut fields: ErrorFields<'_> = body.fields();
         while let Some(field) = fallible_iterator::FallibleIterator::next(&mut fields)? {
             let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
             match field.type_() {

@@ -176,7 +176,11 @@ impl ReplicationStream {
                     self.start += total;
                     return Frame::decode(&self.buffer[body]).map(Some).map_err(decode_error);
                 }
-                wire::NOTICE_RESPONSE | wire::PARAMETER_STATUS => self.start += total,
+                wire::NOTICE_RESPONSE => {
+                    check_notice(&unread[..total])?;
+                    self.start += total;
+                }
+                wire::PARAMETER_STATUS => self.start += total,
                 wire::ERROR_RESPONSE => return Err(server_error(&unread[..total])),
                 wire::COPY_DONE | wire::COMMAND_COMPLETE | wire::READY_FOR_QUERY => {
                     return Err(lost(io::Error::new(io::ErrorKind::ConnectionAborted, "the server ended the stream")));
@@ -291,7 +295,30 @@ fn server_error(message: &[u8]) -> Error {
         Err(error) => Err(error),
     };
     match parsed {
+        Ok(error) if error.code == UNDEFINED_OBJECT => publication_missing(&error),
         Ok(error) => Error::new(Stage::Source, Kind::Server { role: Role::Source, error }),
         Err(error) => lost(error),
     }
+}
+
+/// From release 18 on the output plugin warns of a publication that does not exist at this point of the WAL, and leaves
+/// out the rows that follow. Before, that is an error (`LoadPublications` in `pgoutput.c`).
+const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
+const UNDEFINED_OBJECT: &str = "42704";
+
+/// # Errors
+/// A refusal if the server says that it leaves out rows.
+fn check_notice(message: &[u8]) -> Result<(), Error> {
+    let Ok(Some(Message::NoticeResponse(body))) = Message::parse(&mut BytesMut::from(message)) else { return Ok(()) };
+    let notice = ServerError::from_fields(body.fields()).map_err(lost)?;
+    if notice.code == OBJECT_NOT_IN_PREREQUISITE_STATE { Err(publication_missing(&notice)) } else { Ok(()) }
+}
+
+fn publication_missing(said: &ServerError) -> Error {
+    Error::refused(
+        Stage::Source,
+        format!("the source cannot send what follows: {said}"),
+        "the publication was dropped, or made after the slot: rows written without it are not in the stream; \
+         `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
+    )
 }
