@@ -51,6 +51,8 @@ impl SlotState {
     pub fn invalidation(&self) -> Option<&str> {
         match (self.invalidation_reason.as_deref(), self.conflicting, self.wal_status.as_deref()) {
             (Some(reason), ..) => Some(reason),
+            // 16 calls every loss a conflict, but only removed WAL leaves the slot without its start.
+            (None, Some(true), _) if self.restart_lsn.is_none() => Some("wal_removed"),
             (None, Some(true), _) => Some("conflict with recovery"),
             (None, _, Some("lost")) => Some("wal_removed"),
             (None, ..) => None,
