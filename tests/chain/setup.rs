@@ -1,0 +1,222 @@
+//! What setup makes, waits for and refuses, and that it leaves nothing half-made.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pgsluice_testkit::{Chain, ChainOptions, Engine, Output, wait_for};
+use serde_json::Value;
+
+use crate::load::expect_end;
+use crate::replication::{DATABASE, DEADLINE, ENGINE, Replication};
+
+const LOG_TABLE: &str = "CREATE TABLE log (n int)";
+const CREATING: &str = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE_REPLICATION_SLOT%'";
+
+/// Neither B nor C has anything of ours by which a run or another setup would be misled.
+async fn ensure_nothing_made(chain: &Chain) -> Result<()> {
+    let slots = chain.b.scalar(DATABASE, "SELECT count(*) FROM pg_replication_slots").await?;
+    ensure!(slots == "0", "B has a slot");
+    if chain.c.scalar(DATABASE, "SELECT to_regclass('pgsluice.progress') IS NOT NULL").await? == "t" {
+        let rows = chain.c.scalar(DATABASE, "SELECT count(*) FROM pgsluice.progress").await?;
+        ensure!(rows == "0", "C has a progress row");
+    }
+    Ok(())
+}
+
+fn ensure_said(output: &Output, code: i32, said: &[&str]) -> Result<()> {
+    ensure!(output.code == Some(code), "ended with {:?}, not with {code}:\n{}", output.code, output.stderr);
+    for text in said {
+        ensure!(output.stderr.contains(text), "does not say \"{text}\":\n{}", output.stderr);
+    }
+    Ok(())
+}
+
+/// Waits until setup has B make the slot.
+async fn wait_creating(chain: &Chain) -> Result<()> {
+    wait_for("the slot to be under way", DEADLINE, || async {
+        Ok((chain.b.scalar(DATABASE, CREATING).await? == "1").then_some(()))
+    })
+    .await
+}
+
+fn spawn_setup(replication: &Replication) -> Result<Engine> {
+    Engine::spawn(ENGINE.as_ref(), &replication.config(), &["setup"])
+}
+
+async fn ensure_replicates(replication: &Replication) -> Result<()> {
+    replication.replicate("INSERT INTO log SELECT generate_series(1, 10)", &["public.log"]).await
+}
+
+#[tokio::test]
+async fn setup_says_what_it_made_and_makes_it_once() -> Result<()> {
+    let replication = Replication::start_with(ChainOptions::default().autovacuum(false), LOG_TABLE).await?;
+    let states = |stdout: String| -> Result<Vec<String>> {
+        let steps: Vec<Value> = serde_json::from_str(&stdout)?;
+        let state = |step: &Value| Some(format!("{}: {}", step["object"].as_str()?, step["state"].as_str()?));
+        steps.iter().map(|step| state(step).context("a step without object or state")).collect()
+    };
+    let made = |state: &str| {
+        [
+            format!("publication pgsluice_test: {state}"),
+            format!("schema pgsluice on the target: {state}"),
+            format!("slot pgsluice_test on the source: {state}"),
+            format!("progress row test on the target: {state}"),
+        ]
+    };
+    let first = states(replication.succeed(&["setup", "--format", "json"]).await?)?;
+    assert_eq!(first, made("created"));
+    ensure_replicates(&replication).await?;
+    let end_lsn = replication.end_lsn().await?;
+    let second = states(replication.succeed(&["setup", "--format", "json"]).await?)?;
+    assert_eq!(second, made("present"));
+    assert_eq!(replication.end_lsn().await?, end_lsn);
+    let a_slots = "SELECT count(*) FILTER (WHERE slot_type = 'logical') FROM pg_replication_slots";
+    assert_eq!(replication.chain.a.scalar(DATABASE, a_slots).await?, "0");
+    ensure_replicates(&replication).await
+}
+
+#[tokio::test]
+async fn setup_waits_for_a_transaction_that_is_open_on_a() -> Result<()> {
+    let replication = Replication::start(LOG_TABLE).await?;
+    let chain = &replication.chain;
+    let open = chain.a.connect(DATABASE).await?;
+    open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await?;
+    let setup = spawn_setup(&replication)?;
+    wait_creating(chain).await?;
+    open.batch_execute("COMMIT").await?;
+    expect_end(&setup, 0, &[]).await?;
+    ensure_replicates(&replication).await
+}
+
+#[tokio::test]
+async fn setup_gives_up_on_a_transaction_that_does_not_end_and_names_it() -> Result<()> {
+    let replication = Replication::start(LOG_TABLE).await?;
+    let chain = &replication.chain;
+    let open = chain.a.connect(DATABASE).await?;
+    open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await?;
+    let pid: i32 = open.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+    let output = replication.command(&["setup", "--timeout", "2s"]).await?;
+    ensure_said(&output, 1, &[&format!("pid {pid} "), "within 2s", "--timeout"])?;
+    ensure_nothing_made(chain).await?;
+    open.batch_execute("ROLLBACK").await?;
+
+    chain.a.sql(DATABASE, "BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'forgotten'").await?;
+    let output = replication.command(&["setup", "--timeout", "2s"]).await?;
+    ensure_said(&output, 1, &["prepared transaction forgotten"])?;
+    ensure_nothing_made(chain).await?;
+    chain.a.sql(DATABASE, "ROLLBACK PREPARED 'forgotten'").await?;
+    replication.setup().await?;
+    ensure_replicates(&replication).await
+}
+
+#[tokio::test]
+async fn a_setup_that_was_killed_can_be_taken_away_and_done_again() -> Result<()> {
+    let replication = Replication::start(LOG_TABLE).await?;
+    let chain = &replication.chain;
+    let open = chain.a.connect(DATABASE).await?;
+    open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await?;
+    let setup = spawn_setup(&replication)?;
+    wait_creating(chain).await?;
+    setup.sigkill().await?;
+    open.batch_execute("ROLLBACK").await?;
+    // B goes on with what it was asked for.
+    wait_for("B to be done with it", DEADLINE, || async {
+        chain.log_standby_snapshot().await?;
+        Ok((chain.b.scalar(DATABASE, CREATING).await? == "0").then_some(()))
+    })
+    .await?;
+    let run = replication.command(&["run"]).await?;
+    ensure_said(&run, 3, &["no progress row", "pgsluice setup"])?;
+    let again = replication.command(&["setup"]).await?;
+    if again.code != Some(0) {
+        ensure_said(&again, 3, &["broken off", "pgsluice teardown"])?;
+        replication.succeed(&["teardown", "--yes"]).await?;
+        replication.setup().await?;
+    }
+    ensure_replicates(&replication).await
+}
+
+#[tokio::test]
+async fn without_the_primary_setup_says_what_to_run_there() -> Result<()> {
+    let replication = Replication::start(LOG_TABLE).await?;
+    let chain = &replication.chain;
+    replication.configure_servers(&chain.b.dsn(DATABASE), None, &chain.c.dsn(DATABASE), "")?;
+    let output = replication.command(&["setup"]).await?;
+    let create = "CREATE PUBLICATION \"pgsluice_test\" FOR TABLE \"public\".\"log\" WITH \
+                  (publish_via_partition_root = true)";
+    ensure_said(&output, 3, &["publication \"pgsluice_test\" does not exist", create])?;
+    ensure_nothing_made(chain).await?;
+
+    chain.a.sql(DATABASE, create).await?;
+    chain.wait_b_caught_up().await?;
+    let setup = spawn_setup(&replication)?;
+    crate::load::wait_log(&setup, "SELECT pg_log_standby_snapshot();", 1).await?;
+    let done = || async {
+        chain.log_standby_snapshot().await?;
+        Ok((!setup.is_running()).then_some(()))
+    };
+    wait_for("setup to end", DEADLINE, done).await?;
+    expect_end(&setup, 0, &[]).await?;
+    replication.configure("")?;
+    ensure_replicates(&replication).await
+}
+
+#[tokio::test]
+async fn what_print_sql_prints_makes_a_replication() -> Result<()> {
+    let replication =
+        Replication::start("CREATE TABLE log (n int); CREATE TABLE \"T\" (\"i d\" int PRIMARY KEY)").await?;
+    let chain = &replication.chain;
+    let sql = replication.succeed(&["setup", "--print-sql"]).await?;
+    ensure_nothing_made(chain).await?;
+    let published = "SELECT count(*) FROM pg_publication";
+    ensure!(chain.a.scalar(DATABASE, published).await? == "0", "--print-sql has made a publication");
+    // One part a server, each under its own headline.
+    let (rest, on_target) = sql.split_once("-- 3. ").context("no third part")?;
+    let (on_primary, on_source) = rest.split_once("-- 2. ").context("no second part")?;
+    let without_headline = |part: &str| part.split_once('\n').map(|(_, sql)| sql.to_owned()).unwrap_or_default();
+    chain.a.sql(DATABASE, on_primary).await?;
+    chain.wait_b_caught_up().await?;
+    let nudge = async {
+        loop {
+            chain.log_standby_snapshot().await?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let on_source = without_headline(on_source);
+    let lsn = tokio::select! {
+        lsn = chain.b.scalar(DATABASE, &on_source) => lsn?,
+        stopped = nudge => return stopped,
+    };
+    let on_target = without_headline(on_target).replace("<LSN>", &lsn);
+    chain.c.sql(DATABASE, &on_target).await?;
+    let insert = "INSERT INTO log VALUES (1); INSERT INTO \"T\" VALUES (1)";
+    replication.replicate(insert, &["public.log", "public.\"T\""]).await?;
+    // And setup finds it as its own.
+    let steps = replication.succeed(&["setup"]).await?;
+    ensure!(!steps.contains("created"), "{steps}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_standby_without_feedback_is_refused() -> Result<()> {
+    let options = ChainOptions::default().hot_standby_feedback(false);
+    let replication = Replication::start_with(options, LOG_TABLE).await?;
+    let output = replication.command(&["setup"]).await?;
+    ensure_said(&output, 3, &["hot_standby_feedback is off", "ALTER SYSTEM SET hot_standby_feedback = on"])?;
+    ensure_nothing_made(&replication.chain).await
+}
+
+#[tokio::test]
+async fn a_primary_is_a_source_too() -> Result<()> {
+    let replication = Replication::start(LOG_TABLE).await?;
+    let chain = &replication.chain;
+    replication.configure_servers(&chain.a.dsn(DATABASE), None, &chain.c.dsn_unix(DATABASE), "")?;
+    replication.setup().await?;
+    ensure_replicates(&replication).await?;
+    replication.succeed(&["teardown", "--yes"]).await?;
+    let left = "SELECT count(*) FROM pg_publication UNION ALL \
+                SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'logical'";
+    let left = chain.a.query_text(DATABASE, left).await?;
+    ensure!(left == [[Some("0".to_owned())], [Some("0".to_owned())]], "A has something left: {left:?}");
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! What happens to a standby: restart, shutdown, promotion.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use pgsluice_testkit::{ChainOptions, Engine, assert_same, wait_for};
+
+use crate::load::{PGBENCH_TABLES, pgbench_replication, settle, start_load, stop, wait_progress, wait_streaming};
+use crate::replication::{DATABASE, DEADLINE, Replication};
+
+const LOG_TABLE: &str = "CREATE TABLE log (n int)";
+
+#[tokio::test]
+async fn a_standby_that_is_restarted_is_gone_on_with() -> Result<()> {
+    let replication = pgbench_replication(ChainOptions::default()).await?;
+    let load = start_load(&replication)?;
+    let engine = replication.spawn()?;
+    for _ in 0..2 {
+        wait_progress(&replication).await?;
+        replication.chain.b.restart().await?;
+    }
+    load.kill().await?;
+    settle(&replication, &engine, &PGBENCH_TABLES).await?;
+    stop(&engine).await
+}
+
+/// The server's walsenders wait until all WAL is confirmed.
+#[tokio::test]
+async fn a_fast_shutdown_of_the_standby_is_not_held_up() -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let replication = Replication::start(LOG_TABLE).await?;
+    replication.chain.a.sql(DATABASE, "CREATE SCHEMA other; CREATE TABLE other.t (n int)").await?;
+    replication.setup().await?;
+    let engine = replication.spawn()?;
+    let writes = ["SELECT", "INSERT INTO other.t VALUES (1)", "INSERT INTO log VALUES (1)"];
+    for (round, write) in writes.into_iter().enumerate() {
+        wait_streaming(&engine, round + 1).await?;
+        replication.chain.a.sql(DATABASE, write).await?;
+        replication.chain.wait_b_caught_up().await?;
+        let start = Instant::now();
+        replication.chain.b.stop_fast().await?;
+        ensure!(start.elapsed() < LIMIT, "after {write} the shutdown took {:?}", start.elapsed());
+        replication.chain.b.start().await?;
+    }
+    settle(&replication, &engine, &["public.log"]).await?;
+    stop(&engine).await
+}
+
+/// Inserts on B, which is a primary now, and waits until C has it.
+async fn replicate_from_b(replication: &Replication, engine: &Engine) -> Result<()> {
+    let (b, c) = (&replication.chain.b, &replication.chain.c);
+    b.sql(DATABASE, "INSERT INTO log SELECT generate_series(1, 10)").await?;
+    let count = "SELECT count(*) FROM log";
+    let expected = b.scalar(DATABASE, count).await?;
+    wait_for("the rows on C", DEADLINE, || async {
+        ensure!(engine.is_running(), "the engine has ended:\n{}", engine.stderr());
+        Ok((c.scalar(DATABASE, count).await? == expected).then_some(()))
+    })
+    .await?;
+    assert_same(b, c, DATABASE, &["public.log"]).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_standby_that_is_promoted_is_gone_on_with() -> Result<()> {
+    let replication = Replication::start(LOG_TABLE).await?;
+    replication.setup().await?;
+    let chain = &replication.chain;
+    let engine = replication.spawn()?;
+    chain.a.sql(DATABASE, "INSERT INTO log VALUES (0)").await?;
+    settle(&replication, &engine, &["public.log"]).await?;
+    chain.a.stop_immediate().await?;
+    chain.b.sql(DATABASE, "SELECT pg_promote()").await?;
+    replicate_from_b(&replication, &engine).await?;
+    ensure!(!engine.stderr().contains("session ended"), "the stream was broken:\n{}", engine.stderr());
+    stop(&engine).await?;
+
+    replication.configure_servers(&chain.b.dsn(DATABASE), None, &chain.c.dsn(DATABASE), "")?;
+    let engine = replication.spawn()?;
+    replicate_from_b(&replication, &engine).await?;
+    chain.b.restart().await?;
+    replicate_from_b(&replication, &engine).await?;
+    engine.sigkill().await?;
+    let engine = replication.spawn()?;
+    replicate_from_b(&replication, &engine).await?;
+    stop(&engine).await
+}
+
+#[tokio::test]
+async fn a_promotion_while_no_engine_runs_is_gone_on_with() -> Result<()> {
+    let replication = Replication::start(LOG_TABLE).await?;
+    replication.setup().await?;
+    let chain = &replication.chain;
+    replication.replicate("INSERT INTO log VALUES (0)", &["public.log"]).await?;
+    chain.a.sql(DATABASE, "INSERT INTO log VALUES (1)").await?;
+    chain.wait_b_caught_up().await?;
+    chain.a.stop_immediate().await?;
+    chain.b.sql(DATABASE, "SELECT pg_promote()").await?;
+    let engine = replication.spawn()?;
+    replicate_from_b(&replication, &engine).await?;
+    stop(&engine).await
+}
