@@ -1,6 +1,8 @@
 //! Behaviour on real servers: A, its standby B, the engine, and C. Each test has servers of its own, and asserts what C
 //! holds, row for row against B.
 
+mod bad_input;
+mod commands;
 mod constraints;
 mod crash;
 mod feedback;
