@@ -39,7 +39,7 @@ pub(super) async fn create(
             ask_for_snapshot(servers, &mut told_operator).await?;
         }
         tokio::select! {
-            result = &mut creating => return joined(result),
+            result = &mut creating => return joined(result).map_err(refusal),
             () = tokio::time::sleep(SNAPSHOT_INTERVAL) => {}
         }
     }
@@ -62,6 +62,19 @@ pub(super) async fn create(
             );
             Err(timed_out(what, limit, mend))
         }
+    }
+}
+
+/// A standby knows the primary's `wal_level` and has no view that shows it, so only the attempt tells.
+fn refusal(error: Error) -> Error {
+    const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
+    match error.kind() {
+        Kind::Server { role, error } if error.code == OBJECT_NOT_IN_PREREQUISITE_STATE => Error::refused(
+            STAGE,
+            format!("the {role} cannot have a logical slot: {error}"),
+            "if it speaks of wal_level, on the primary: ALTER SYSTEM SET wal_level = 'logical'; then restart it",
+        ),
+        _ => error,
     }
 }
 
