@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use pgsluice_proto::Lsn;
-use pgsluice_testkit::{ChainOptions, Signal, wait_for};
+use pgsluice_testkit::{ChainOptions, Proxy, Signal, wait_for};
 use serde_json::Value;
 
 use crate::load::{
@@ -162,6 +162,53 @@ async fn a_stop_ends_an_engine_that_is_idle_or_still_starting() -> Result<()> {
     crate::load::wait_log(&engine, "is active for PID", 1).await?;
     stop(&engine).await?;
     stop(&reader).await
+}
+
+#[tokio::test]
+async fn a_stop_ends_an_engine_whose_servers_no_longer_answer() -> Result<()> {
+    let replication = Replication::start(LOG_TABLE).await?;
+    let chain = &replication.chain;
+    let (to_b, to_c) = (Proxy::start(chain.b.port()).await?, Proxy::start(chain.c.port()).await?);
+    let primary = chain.a.dsn(DATABASE);
+    replication.configure_servers(&to_b.dsn(DATABASE), Some(&primary), &to_c.dsn(DATABASE), "")?;
+    replication.setup().await?;
+    for (proxy, row) in [(&to_b, "1"), (&to_c, "2")] {
+        let engine = replication.spawn()?;
+        wait_streaming(&engine, 1).await?;
+        proxy.stall();
+        chain.a.sql(DATABASE, &format!("INSERT INTO log VALUES ({row})")).await?;
+        chain.wait_b_caught_up().await?;
+        stop(&engine).await?;
+        // And one that never gets an answer.
+        let accepted = proxy.accepted();
+        let engine = replication.spawn()?;
+        wait_for("a try", DEADLINE, || async { Ok((proxy.accepted() > accepted).then_some(())) }).await?;
+        stop(&engine).await?;
+        proxy.resume();
+    }
+    replication.catch_up().await?;
+    replication.assert_same(&["public.log"]).await
+}
+
+#[tokio::test]
+async fn failures_that_are_far_apart_are_not_failures_in_a_row() -> Result<()> {
+    let replication = Replication::start(LOG_TABLE).await?;
+    let chain = &replication.chain;
+    replication.configure("[stream]\nretry_limit = \"2s\"\n")?;
+    replication.setup().await?;
+    let engine = replication.spawn()?;
+    for session in 1..=2 {
+        wait_streaming(&engine, session).await?;
+        // With nothing to apply, all that C hears is whether the engine is still the one.
+        let checked = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT FROM pgsluice.progress%'";
+        wait_for("an idle look at the fence", DEADLINE, || async {
+            Ok((chain.c.scalar(DATABASE, checked).await? == "1").then_some(()))
+        })
+        .await?;
+        chain.c.restart().await?;
+    }
+    wait_streaming(&engine, 3).await?;
+    stop(&engine).await
 }
 
 #[tokio::test]

@@ -220,3 +220,37 @@ async fn a_primary_is_a_source_too() -> Result<()> {
     ensure!(left == [[Some("0".to_owned())], [Some("0".to_owned())]], "A has something left: {left:?}");
     Ok(())
 }
+
+/// What a role needs where a DBA has run what `--print-sql` prints.
+#[tokio::test]
+async fn roles_with_few_privileges_replicate() -> Result<()> {
+    const ROLE: &str = "CREATE ROLE little LOGIN REPLICATION; GRANT USAGE ON SCHEMA public TO little; \
+                        GRANT SELECT ON ALL TABLES IN SCHEMA public TO little";
+    let replication = Replication::start(LOG_TABLE).await?;
+    let chain = &replication.chain;
+    chain.a.sql(DATABASE, ROLE).await?;
+    chain.a.sql(DATABASE, "GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot() TO little").await?;
+    chain.a.sql(DATABASE, "GRANT pg_monitor TO little").await?;
+    let on_c = "CREATE ROLE little LOGIN; GRANT USAGE ON SCHEMA public TO little; \
+                GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA public TO little";
+    chain.c.sql(DATABASE, on_c).await?;
+    chain.wait_b_caught_up().await?;
+    let [a, b, c] = replication.servers().map(|server| server.dsn(DATABASE).replace("user=postgres", "user=little"));
+    replication.configure_servers(&b, Some(&a), &c, "")?;
+
+    let output = replication.command(&["setup"]).await?;
+    ensure_said(&output, 1, &["permission denied", "the primary reports"])?;
+    ensure_nothing_made(chain).await?;
+    let sql = replication.succeed(&["setup", "--print-sql"]).await?;
+    let (on_primary, _) = sql.split_once("-- 2. ").context("no second part")?;
+    chain.a.sql(DATABASE, on_primary).await?;
+    let (_, on_target) = sql.split_once("-- 3. On the target:").context("no third part")?;
+    let (schema, rest) = on_target.split_once("-- With").context("no progress row")?;
+    let grants = &rest[rest.find("GRANT").context("no grants")?..];
+    chain.c.sql(DATABASE, &format!("{schema}{grants}")).await?;
+    replication.setup().await?;
+    ensure_replicates(&replication).await?;
+    let status = replication.succeed(&["status", "--format", "json"]).await?;
+    ensure!(status.contains("\"stopped\""), "{status}");
+    replication.setup().await
+}

@@ -131,7 +131,11 @@ async fn what_is_missing_or_somebody_elses_is_refused() -> Result<()> {
     ensure_refused(&replication, &["it is a physical slot"]).await?;
     set_up_again(&replication).await?;
 
+    let engine = replication.spawn()?;
+    wait_streaming(&engine, 1).await?;
     chain.c.sql(DATABASE, "DELETE FROM pgsluice.progress").await?;
+    insert(&replication).await?;
+    expect_end(&engine, EXIT_REFUSED, &["the progress row \"test\" on the target is gone"]).await?;
     ensure_refused(&replication, &["no progress row \"test\"", "pgsluice setup"]).await
 }
 

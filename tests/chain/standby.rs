@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use pgsluice_testkit::{ChainOptions, Engine, assert_same, wait_for};
 
-use crate::load::{PGBENCH_TABLES, pgbench_replication, settle, start_load, stop, wait_progress, wait_streaming};
+use crate::load::{PGBENCH_TABLES, expect_end, pgbench_replication, settle, start_load, stop, wait_progress, wait_streaming};
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
 const LOG_TABLE: &str = "CREATE TABLE log (n int)";
@@ -96,6 +96,43 @@ async fn a_promotion_while_no_engine_runs_is_gone_on_with() -> Result<()> {
     chain.wait_b_caught_up().await?;
     chain.a.stop_immediate().await?;
     chain.b.sql(DATABASE, "SELECT pg_promote()").await?;
+    let engine = replication.spawn()?;
+    replicate_from_b(&replication, &engine).await?;
+    stop(&engine).await
+}
+
+/// No position on the new timeline is confirmed yet, so the slot does not tell whether C's last rows are of this
+/// server's history. A person knows.
+#[tokio::test]
+async fn an_engine_killed_right_after_a_promotion_asks_whose_rows_c_has() -> Result<()> {
+    let replication = Replication::start(LOG_TABLE).await?;
+    replication.setup().await?;
+    let chain = &replication.chain;
+    let engine = replication.spawn()?;
+    chain.a.sql(DATABASE, "INSERT INTO log VALUES (0)").await?;
+    settle(&replication, &engine, &["public.log"]).await?;
+    chain.a.stop_immediate().await?;
+    chain.b.sql(DATABASE, "SELECT pg_promote()").await?;
+    chain.b.sql(DATABASE, "INSERT INTO log VALUES (1)").await?;
+    wait_for("the row on C", DEADLINE, || async {
+        let rows = chain.c.scalar(DATABASE, "SELECT count(*) FROM log").await?;
+        Ok((rows == "2").then_some(()))
+    })
+    .await?;
+    // What a position that comes too late, or is lost in a crash of B, comes to.
+    engine.sigkill().await?;
+    let engine = replication.spawn()?;
+    let mend = "UPDATE pgsluice.progress SET timeline = 2 WHERE name = 'test'";
+    let outcome = wait_for("a stream or a refusal", DEADLINE, || async {
+        Ok((!engine.is_running() || engine.stderr().contains("streaming starts")).then_some(engine.is_running()))
+    });
+    if outcome.await? {
+        // Its last word had reached B.
+        replicate_from_b(&replication, &engine).await?;
+        return stop(&engine).await;
+    }
+    expect_end(&engine, 3, &["has left timeline 1", mend]).await?;
+    chain.c.sql(DATABASE, mend).await?;
     let engine = replication.spawn()?;
     replicate_from_b(&replication, &engine).await?;
     stop(&engine).await
