@@ -70,16 +70,18 @@ impl Progress {
 }
 
 /// Makes the schema and its tables where they are missing. `IF NOT EXISTS` is not enough: PostgreSQL asks for the right
-/// to make a schema before it looks whether there is one.
-pub async fn create_schema(client: &Client) -> Result<(), Error> {
+/// to make a schema before it looks whether there is one. True where all of it was there already.
+pub async fn create_schema(client: &Client) -> Result<bool, Error> {
     let sql = "SELECT to_regnamespace('pgsluice') IS NULL, to_regclass('pgsluice.progress') IS NULL";
     let row = client.query_one(sql, &[]).await.map_err(failed)?;
+    let mut present = true;
     for (column, create) in [SCHEMA_SQL, TABLES_SQL].into_iter().enumerate() {
         if row.try_get(column).map_err(failed)? {
+            present = false;
             client.batch_execute(create).await.map_err(failed)?;
         }
     }
-    Ok(())
+    Ok(present)
 }
 
 /// Reads the row; `None` where there is none, or no table to hold it.

@@ -127,8 +127,8 @@ pub async fn set_up(config: &Config, limit: Duration) -> Result<Vec<Step>, Error
 
     let mut steps = Vec::new();
     steps.push(ensure_publication(config, &servers, &tables, deadline, limit).await?);
-    checkpoint::create_schema(&servers.target).await?;
-    steps.push(step("schema pgsluice on the target", progress.is_some()));
+    let schema_present = checkpoint::create_schema(&servers.target).await?;
+    steps.push(step("schema pgsluice on the target", schema_present));
     let slot_name = format!("slot {} on the source", config.name.slot());
     let row_name = format!("progress row {} on the target", config.name.as_str());
     if existing.is_some() {
