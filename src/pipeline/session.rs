@@ -80,7 +80,7 @@ async fn open_on_runtime(
     let identity = connection.identify_system()?;
     if identity.timeline != before.timeline {
         let history = connection.timeline_history(identity.timeline)?;
-        check_timeline(&before, &identity, &history, &slot)?;
+        check_timeline(config, &before, &identity, &history, &slot)?;
     }
     check_gap(config, &before, &slot)?;
 
@@ -197,8 +197,10 @@ pub fn check_identity(progress: &Progress, found: &str) -> Result<(), Error> {
 /// # Errors
 /// A refusal if the target may hold changes that the source's history does not.
 ///
-/// A source that was promoted under our stream has confirmed positions on its new timeline, and its slot shows them.
+/// A source that was promoted under our stream has confirmed positions on its new timeline, and its slot shows them. Where
+/// the last of them were lost with us, only a person knows that it is the same server.
 fn check_timeline(
+    config: &Config,
     progress: &Progress,
     identity: &Identity,
     history: &[(TimelineId, Lsn)],
@@ -216,7 +218,12 @@ fn check_timeline(
                  the source has lost",
                 progress.end_lsn
             ),
-            "compare source and target; then `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
+            format!(
+                "if the source is the very server that was decoded before it was promoted, nothing is lost; on the \
+                 target: UPDATE pgsluice.progress SET timeline = {} WHERE name = '{}'; otherwise compare the two, then \
+                 `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
+                identity.timeline, config.name
+            ),
         )),
         None => Err(Error::refused(
             STAGE,
