@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use pgsluice_testkit::{ChainOptions, Engine, assert_same, wait_for};
 
-use crate::load::{PGBENCH_TABLES, expect_end, pgbench_replication, settle, start_load, stop, wait_progress, wait_streaming};
+use crate::load::{
+    PGBENCH_TABLES, expect_end, pgbench_replication, settle, start_load, stop, wait_progress, wait_streaming,
+};
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
 const LOG_TABLE: &str = "CREATE TABLE log (n int)";
