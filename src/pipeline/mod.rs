@@ -88,8 +88,8 @@ pub fn run(config: &Config, stop_at: StopAt, stop: &Receiver<()>) -> Result<Summ
                 summary.end_lsn = shared.flushed();
                 summary.transactions += shared.transactions();
                 summary.changes += shared.changes();
-                if shared.has_advanced() {
-                    retry.progressed();
+                if shared.has_succeeded() {
+                    retry.succeeded();
                 }
                 match outcome {
                     Ok(()) => return Ok(summary),
@@ -152,7 +152,7 @@ impl Retry {
         self.opened = true;
     }
 
-    fn progressed(&mut self) {
+    fn succeeded(&mut self) {
         self.failing_since = None;
         self.backoff = BACKOFF_MIN;
     }

@@ -22,8 +22,8 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Shared {
     phase: AtomicU8,
-    started_at: Lsn,
     flushed: AtomicU64,
+    succeeded: AtomicBool,
     changes: AtomicU64,
     transactions: AtomicU64,
     writer_ended: AtomicBool,
@@ -35,8 +35,8 @@ impl Shared {
     pub fn new(progress: Lsn) -> io::Result<Shared> {
         Ok(Shared {
             phase: AtomicU8::new(Phase::Running as u8),
-            started_at: progress,
             flushed: AtomicU64::new(progress.as_u64()),
+            succeeded: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             writer_ended: AtomicBool::new(false),
@@ -88,8 +88,13 @@ impl Shared {
         Lsn::new(self.flushed.load(Ordering::Acquire))
     }
 
-    pub fn has_advanced(&self) -> bool {
-        self.flushed() > self.started_at
+    /// The target has done all it was asked for, if only to say that the session is still the one.
+    pub fn succeed(&self) {
+        self.succeeded.store(true, Ordering::Release);
+    }
+
+    pub fn has_succeeded(&self) -> bool {
+        self.succeeded.load(Ordering::Acquire)
     }
 
     pub fn changes(&self) -> u64 {

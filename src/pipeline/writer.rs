@@ -41,6 +41,9 @@ impl Writer {
                 return Ok(());
             }
             let Some(applied) = self.apply(&batch)? else { return Ok(()) };
+            if applied.end_lsn.is_some() || batch.is_empty() {
+                self.shared.succeed();
+            }
             // Given back first, so that whoever is woken finds it. There is room for all batches there are, and a
             // source thread that has ended needs none.
             drop(self.empty.send(batch));
