@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS pgsluice.progress (
     end_lsn pg_lsn NOT NULL,
     commit_time timestamptz,
     epoch bigint NOT NULL DEFAULT 0,
+    fallbacks bigint NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
 ";
@@ -49,9 +50,11 @@ pub struct Progress {
     /// Of the last transaction applied; `None` before the first.
     pub commit_time: Option<SystemTime>,
     pub epoch: i64,
+    /// Batches that were applied in order because they did not pass as sets.
+    pub fallbacks: i64,
 }
 
-const COLUMNS: &str = "system_identifier, timeline, slot, consistent_point, end_lsn, commit_time, epoch";
+const COLUMNS: &str = "system_identifier, timeline, slot, consistent_point, end_lsn, commit_time, epoch, fallbacks";
 
 impl Progress {
     fn from_row(row: &Row) -> Result<Progress, tokio_postgres::Error> {
@@ -65,6 +68,7 @@ impl Progress {
             end_lsn: lsn(4)?,
             commit_time: row.try_get(5)?,
             epoch: row.try_get(6)?,
+            fallbacks: row.try_get(7)?,
         })
     }
 }
@@ -164,7 +168,7 @@ pub struct Checkpoint {
 impl Checkpoint {
     pub async fn prepare(client: &Client, name: &str, epoch: i64) -> Result<Checkpoint, Error> {
         let advance = "UPDATE pgsluice.progress SET end_lsn = GREATEST(end_lsn, $3), \
-                       commit_time = COALESCE($4, commit_time), updated_at = now() WHERE name = $1 AND epoch = $2";
+                       commit_time = COALESCE($4, commit_time), fallbacks = fallbacks + $5, updated_at = now() WHERE name = $1 AND epoch = $2";
         let hold = "SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR UPDATE";
         Ok(Checkpoint {
             name: name.to_owned(),
@@ -174,15 +178,23 @@ impl Checkpoint {
         })
     }
 
-    /// Moves progress, in the transaction that is open on `client`.
+    /// Moves progress, in the transaction that is open on `client`, and counts `fallbacks` more.
     ///
     /// # Errors
     /// [`Kind::Fenced`] if another engine has taken over; the transaction must not commit then.
-    pub async fn advance(&self, client: &Client, end_lsn: Lsn, commit_time: Option<PgTimestamp>) -> Result<(), Error> {
+    pub async fn advance(
+        &self,
+        client: &Client,
+        end_lsn: Lsn,
+        commit_time: Option<PgTimestamp>,
+        fallbacks: i64,
+    ) -> Result<(), Error> {
         let end_lsn = PgLsn::from(end_lsn.as_u64());
         let commit_time = commit_time.and_then(PgTimestamp::to_system_time);
-        let moved =
-            client.execute(&self.advance, &[&self.name, &self.epoch, &end_lsn, &commit_time]).await.map_err(failed)?;
+        let moved = client
+            .execute(&self.advance, &[&self.name, &self.epoch, &end_lsn, &commit_time, &fallbacks])
+            .await
+            .map_err(failed)?;
         if moved == 1 { Ok(()) } else { Err(self.fenced(client).await) }
     }
 

@@ -72,6 +72,8 @@ pub struct ProgressStatus {
     /// Of the last transaction applied, by the source's clock, in RFC 3339.
     pub commit_time: Option<String>,
     pub epoch: i64,
+    /// Batches that were applied in order because they did not pass as sets.
+    pub fallbacks: i64,
 }
 
 /// One hop's lag; unknown is null.
@@ -145,6 +147,7 @@ pub async fn read(config: &Config) -> Status {
             end_lsn: Some(progress.end_lsn),
             commit_time: progress.commit_time.map(|time| humantime::format_rfc3339_micros(time).to_string()),
             epoch: progress.epoch,
+            fallbacks: progress.fallbacks,
         }),
         lag,
         errors,

@@ -9,6 +9,9 @@ use crate::postgres::quote_qualified;
 /// A table of the target, as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TargetTable {
+    pub oid: u32,
+    /// Tables that its foreign keys refer to, other than itself.
+    pub parents: Vec<u32>,
     /// Quoted, with its schema.
     pub name: String,
     /// Rows may lie in partitions, and TRUNCATE reaches them.
@@ -81,7 +84,9 @@ SELECT c.relkind::text, a.attname::text, a.atttypid, tn.nspname::text, t.typname
     bt.oid = ANY (
         '{bool,bytea,\"char\",name,int2,int4,int8,oid,text,varchar,uuid,date,time,timestamp,timestamptz}'::regtype[]
     ) AND NOT EXISTS (SELECT FROM pg_collation l WHERE l.oid = a.attcollation AND NOT l.collisdeterministic),
-    bt.typelem <> 0 AND bt.typlen = -1
+    bt.typelem <> 0 AND bt.typlen = -1,
+    c.oid, ARRAY(SELECT f.confrelid FROM pg_constraint f
+                 WHERE f.conrelid = c.oid AND f.contype = 'f' AND f.confrelid <> c.oid)
 FROM pg_class c
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_type t ON t.oid = a.atttypid
@@ -105,7 +110,13 @@ pub async fn load(client: &Client, schema: &str, name: &str) -> Result<Option<Ta
         return Err(Error::refused(Stage::Apply, what, "make it a table, or exclude it in [tables]"));
     }
     let columns = rows.iter().filter_map(|row| column(row).transpose()).collect::<Result<_, _>>().map_err(failed)?;
-    Ok(Some(TargetTable { name: qualified.clone(), is_partitioned: kind == "p", columns }))
+    Ok(Some(TargetTable {
+        oid: first.try_get(12).map_err(failed)?,
+        parents: first.try_get(13).map_err(failed)?,
+        name: qualified.clone(),
+        is_partitioned: kind == "p",
+        columns,
+    }))
 }
 
 fn column(row: &Row) -> Result<Option<TargetColumn>, tokio_postgres::Error> {

@@ -19,6 +19,7 @@
 //! - After an error the session is not used again: what it had open is rolled back with it.
 
 mod catalog;
+mod durability;
 mod encode;
 mod in_order;
 mod net;
@@ -32,6 +33,7 @@ use pgsluice_proto::Lsn;
 use tokio_postgres::Client;
 
 pub use self::catalog::{TargetColumn, TargetTable, load as load_table};
+use self::durability::Durability;
 use self::plan::Plans;
 pub use self::plan::{check_columns, is_stable_in_binary};
 use crate::batch::{Batch, Part};
@@ -52,15 +54,28 @@ pub struct Applied {
     pub transactions: usize,
 }
 
+/// What the target and the configuration allow.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Changes are netted and applied as sets.
+    pub netting: bool,
+    /// Foreign keys and triggers of the target fire.
+    pub constraints_fire: bool,
+    /// Commits return before they are flushed, and are waited for before they are confirmed.
+    pub asynchronous_commit: bool,
+}
+
 #[derive(Debug)]
 pub struct Applier {
     client: Client,
     checkpoint: Checkpoint,
     plans: Plans,
-    netting: bool,
+    durability: Durability,
+    options: Options,
     /// A source transaction has been applied in part, and the target's transaction waits for the rest.
     open: bool,
-    fallbacks: u64,
+    /// Batches that did not pass as sets, and are not in the progress row yet.
+    fallbacks: i64,
 }
 
 /// How the changes of a batch are applied.
@@ -73,10 +88,11 @@ enum Manner {
 }
 
 impl Applier {
-    /// `checkpoint` was prepared on `client`. `netting` asks for changes to be netted, which takes a target whose foreign
-    /// keys and triggers are off.
-    pub fn new(client: Client, checkpoint: Checkpoint, netting: bool) -> Applier {
-        Applier { client, checkpoint, plans: Plans::default(), netting, open: false, fallbacks: 0 }
+    /// Prepares `client`, whose session settings are made, to apply under `epoch`.
+    pub async fn new(client: Client, name: &str, epoch: i64, options: Options) -> Result<Applier, Error> {
+        let checkpoint = Checkpoint::prepare(&client, name, epoch).await?;
+        let durability = Durability::new(&client, options.asynchronous_commit).await?;
+        Ok(Applier { client, checkpoint, plans: Plans::default(), durability, options, open: false, fallbacks: 0 })
     }
 
     /// Applies a batch, and commits unless its last transaction goes on in the next one.
@@ -88,24 +104,46 @@ impl Applier {
     /// only the progress row tells.
     pub async fn apply(&mut self, batch: &Batch) -> Result<Applied, Error> {
         let was_open = self.open;
-        let manner = if self.netting { Manner::Sets } else { Manner::InOrder };
+        let manner = if self.options.netting { Manner::Sets } else { Manner::InOrder };
         match self.apply_part(batch, batch.whole(), manner).await {
             // What was applied of the open transaction before cannot be rolled back and kept.
             Err(error) if !was_open && error.is_of_the_data() => self.go_down(batch, manner, error).await?,
             result => result?,
         }
         let end_lsn = if batch.is_open() { None } else { batch.end_lsn() };
+        if let Some(end_lsn) = end_lsn {
+            self.fallbacks = 0;
+            self.durability.committed(&self.client, end_lsn).await?;
+        }
         Ok(Applied { end_lsn, changes: batch.len(), transactions: batch.transaction_count() })
+    }
+
+    /// All before this is committed on the target and flushed there; `None` before the first such commit.
+    pub fn durable(&self) -> Option<Lsn> {
+        self.durability.durable()
+    }
+
+    /// Something is committed that a crash of the target could still lose.
+    pub fn is_waiting_for_flush(&self) -> bool {
+        self.durability.is_waiting()
+    }
+
+    /// Asks the target what it has flushed meanwhile.
+    pub async fn look_for_flush(&mut self) -> Result<(), Error> {
+        self.durability.look(&self.client).await
+    }
+
+    /// Has the target flush what is committed, and rolls back what is not.
+    pub async fn flush(&mut self) -> Result<(), Error> {
+        if self.open {
+            self.roll_back().await?;
+        }
+        self.durability.flush(&self.client).await
     }
 
     /// Looks whether another engine has taken over, and whether the target is still there.
     pub async fn check_fence(&self) -> Result<(), Error> {
         self.checkpoint.hold(&self.client).await
-    }
-
-    /// Batches that could not be applied as sets, and were applied in order.
-    pub fn fallbacks(&self) -> u64 {
-        self.fallbacks
     }
 
     /// The lower steps of the ladder, after `error` on the first.
@@ -132,12 +170,14 @@ impl Applier {
         }
         match manner {
             Manner::Sets if was_open => self.apply_as_sets_or_in_order(batch).await?,
-            Manner::Sets => sets::apply(&self.client, &mut self.plans, batch).await?,
-            Manner::InOrder => in_order::apply(&self.client, &mut self.plans, batch.changes_in(part.places)).await?,
+            Manner::Sets => sets::apply(&self.client, &mut self.plans, batch, self.options.constraints_fire).await?,
+            Manner::InOrder => {
+                in_order::apply(&self.client, &mut self.plans, batch.changes_in(part.places.clone())).await?
+            }
         }
         let Some(end_lsn) = part.end_lsn else { return Ok(()) };
         if was_open {
-            self.checkpoint.advance(&self.client, end_lsn, part.commit_time).await?;
+            self.advance(end_lsn, &part).await?;
         }
         // What is checked late is checked here.
         self.execute("COMMIT").await.map_err(|error| match part.commit_lsn {
@@ -149,7 +189,7 @@ impl Applier {
     /// In a transaction of the target that holds more than this batch, which a rollback of all would lose.
     async fn apply_as_sets_or_in_order(&mut self, batch: &Batch) -> Result<(), Error> {
         self.execute("SAVEPOINT part").await?;
-        match sets::apply(&self.client, &mut self.plans, batch).await {
+        match sets::apply(&self.client, &mut self.plans, batch, self.options.constraints_fire).await {
             Err(error) if error.is_of_the_data() => {
                 self.count_fallback(&error);
                 self.execute("ROLLBACK TO SAVEPOINT part").await?;
@@ -165,9 +205,13 @@ impl Applier {
         let begin = self.execute(BEGIN);
         match part.end_lsn {
             None => try_join(begin, self.checkpoint.hold(&self.client)).await?,
-            Some(end_lsn) => try_join(begin, self.checkpoint.advance(&self.client, end_lsn, part.commit_time)).await?,
+            Some(end_lsn) => try_join(begin, self.advance(end_lsn, part)).await?,
         };
         Ok(())
+    }
+
+    async fn advance(&self, end_lsn: Lsn, part: &Part) -> Result<(), Error> {
+        self.checkpoint.advance(&self.client, end_lsn, part.commit_time, self.fallbacks).await
     }
 
     async fn roll_back(&mut self) -> Result<(), Error> {
@@ -177,7 +221,7 @@ impl Applier {
 
     fn count_fallback(&mut self, error: &Error) {
         self.fallbacks += 1;
-        tracing::debug!(error = %error.code(), "a batch does not pass as sets; it is applied in order");
+        tracing::info!(error = %error.code(), "a batch does not pass as sets; it is applied in order");
     }
 
     async fn execute(&self, sql: &str) -> Result<(), Error> {

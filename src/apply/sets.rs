@@ -12,8 +12,9 @@
 //! What cannot be netted stands in the way of what can: a TRUNCATE, a change of key, an update or delete of a table without
 //! key. Those are applied in order, between the nets of what comes before and after. Short runs are not worth a net.
 //!
-//! Within a net, tables do not follow the source's order among each other. So nets are made only where the target's
-//! foreign keys and triggers are off.
+//! Within a net, tables do not follow the source's order among each other. Where the target's foreign keys fire, they
+//! give the order instead: rows are deleted child first, and inserted parent first. Then short runs are netted too: a
+//! cascade of the source comes parent first, and the target's own would be ahead of it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -41,12 +42,19 @@ const NETTED_MIN: usize = 16;
 /// Bytes of COPY that are handed to the connection at once.
 const COPY_CHUNK_BYTES: usize = 64 * 1024;
 
-/// Applies the batch in the transaction that is open on `client`.
-pub(super) async fn apply(client: &Client, plans: &mut Plans, batch: &Batch) -> Result<(), Error> {
-    for segment in segments(client, plans, batch).await? {
+/// Applies the batch in the transaction that is open on `client`. `constraints_fire` where foreign keys are checked.
+pub(super) async fn apply(
+    client: &Client,
+    plans: &mut Plans,
+    batch: &Batch,
+    constraints_fire: bool,
+) -> Result<(), Error> {
+    let netted_min = if constraints_fire { 1 } else { NETTED_MIN };
+    for segment in segments(client, plans, batch, netted_min).await? {
         match segment {
             Segment::InOrder(places) => in_order::apply(client, plans, batch.changes_in(places)).await?,
             Segment::Netted(places) => match net(plans, batch, places.clone()) {
+                Some(tables) if constraints_fire => apply_by_foreign_keys(client, plans, tables).await?,
                 Some(tables) => apply_tables(client, plans, &tables).await?,
                 None => in_order::apply(client, plans, batch.changes_in(places)).await?,
             },
@@ -63,10 +71,10 @@ enum Segment {
 }
 
 /// Splits the batch where a change cannot be netted, and joins what is too short to be worth it.
-async fn segments(client: &Client, plans: &mut Plans, batch: &Batch) -> Result<Vec<Segment>, Error> {
+async fn segments(client: &Client, plans: &mut Plans, batch: &Batch, netted_min: usize) -> Result<Vec<Segment>, Error> {
     let mut keys: Vec<Option<TableKey>> = Vec::new();
     let mut descriptions: HashMap<Oid, u64> = HashMap::new();
-    let mut segments = Segments::default();
+    let mut segments = Segments { netted_min, ..Segments::default() };
     for (place, change) in batch.changes().enumerate() {
         let relation = match change.operation {
             BatchedOperation::Insert { relation, .. }
@@ -129,6 +137,7 @@ struct Segments {
     /// The run that grows, and whether it is to be netted.
     run: Range<usize>,
     netted: bool,
+    netted_min: usize,
 }
 
 impl Segments {
@@ -148,7 +157,7 @@ impl Segments {
         if run.is_empty() {
             return;
         }
-        if self.netted && run.len() >= NETTED_MIN {
+        if self.netted && run.len() >= self.netted_min {
             self.done.push(Segment::Netted(run));
         } else if let Some(Segment::InOrder(before)) = self.done.last_mut() {
             before.end = run.end;
@@ -232,6 +241,42 @@ async fn apply_tables(client: &Client, plans: &mut Plans, tables: &[TableNet<'_>
         table.insert(client, plans).await.map_err(|error| error.at(table.at))?;
     }
     Ok(())
+}
+
+/// The same, with children before their parents where rows go, and after them where rows come.
+async fn apply_by_foreign_keys(client: &Client, plans: &mut Plans, tables: Vec<TableNet<'_>>) -> Result<(), Error> {
+    let tables = parents_first(plans, tables);
+    for table in tables.iter().rev() {
+        table.delete(client, plans).await.map_err(|error| error.at(table.at))?;
+    }
+    for table in &tables {
+        table.update(client, plans).await.map_err(|error| error.at(table.at))?;
+        table.insert(client, plans).await.map_err(|error| error.at(table.at))?;
+    }
+    Ok(())
+}
+
+/// Sorts so that a table comes after those that it refers to. Tables that refer to each other stay as they come: no
+/// order is right for them, and the ladder has the source's.
+fn parents_first<'a>(plans: &Plans, tables: Vec<TableNet<'a>>) -> Vec<TableNet<'a>> {
+    let facts =
+        |table: &TableNet<'_>| plans.known(table.relation).map(|plan| (plan.table().oid, &plan.table().parents));
+    let mut sorted = Vec::with_capacity(tables.len());
+    let mut left = tables;
+    while !left.is_empty() {
+        let waiting: Vec<u32> = left.iter().filter_map(|table| Some(facts(table)?.0)).collect();
+        let is_free = |table: &TableNet<'_>| {
+            facts(table).is_none_or(|(_, parents)| !parents.iter().any(|parent| waiting.contains(parent)))
+        };
+        let (mut free, bound): (Vec<_>, Vec<_>) = left.into_iter().partition(is_free);
+        if free.is_empty() {
+            sorted.extend(bound);
+            break;
+        }
+        sorted.append(&mut free);
+        left = bound;
+    }
+    sorted
 }
 
 impl<'a> TableNet<'a> {

@@ -279,8 +279,13 @@ mod tests {
 
     #[test]
     fn truncate_is_one_statement_without_cascade() {
-        let table =
-            |name: &str, is_partitioned| TargetTable { name: name.to_owned(), is_partitioned, columns: Vec::new() };
+        let table = |name: &str, is_partitioned| TargetTable {
+            oid: 0,
+            parents: Vec::new(),
+            name: name.to_owned(),
+            is_partitioned,
+            columns: Vec::new(),
+        };
         assert_eq!(
             truncate([table("s.a", false), table("s.b", true)].iter(), true),
             "TRUNCATE TABLE ONLY s.a, s.b RESTART IDENTITY RESTRICT"

@@ -63,6 +63,7 @@ fn table(status: &Status) -> Vec<(String, String)> {
         rows.push(row("progress", known(progress.end_lsn)));
         rows.push(row("  commit_time", progress.commit_time.as_deref().unwrap_or(UNKNOWN)));
         rows.push(row("  epoch", progress.epoch.to_string()));
+        rows.push(row("  fallbacks", progress.fallbacks.to_string()));
     }
     let lag = &status.lag;
     let hops = [

@@ -202,6 +202,20 @@ pub struct ApplyConfig {
     /// A batch closes at the end of the transaction in which it reaches this many rows, or `batch_bytes`.
     pub batch_rows: usize,
     pub batch_bytes: usize,
+    /// Changes of one key within a batch are made one, and applied set by set.
+    pub netting: bool,
+    pub synchronous_commit: SynchronousCommit,
+}
+
+/// When a commit on the target returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SynchronousCommit {
+    /// At once. What a crash of the target could lose is not confirmed to the source until it is flushed.
+    #[default]
+    Off,
+    /// When it is flushed.
+    On,
 }
 
 #[derive(Clone, Debug)]

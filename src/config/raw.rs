@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::{ConfigError, Key, Problem, ValueFormat, unknown_key};
+use super::{ConfigError, Key, Problem, SynchronousCommit, ValueFormat, unknown_key};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +58,8 @@ pub(super) struct RawStream {
 pub(super) struct RawApply {
     pub batch_rows: Option<Spanned<Count>>,
     pub batch_bytes: Option<Spanned<Size>>,
+    pub netting: Option<bool>,
+    pub synchronous_commit: Option<SynchronousCommit>,
 }
 
 #[derive(Default, Deserialize)]
@@ -104,7 +106,7 @@ pub(super) fn keys_of(table: &str) -> Option<&'static [&'static str]> {
         "source" | "primary" | "target" => &["dsn", "password_file", "password_env"],
         "tables" => &["include", "exclude"],
         "stream" => &["format", "status_interval", "retry_limit"],
-        "apply" => &["batch_rows", "batch_bytes"],
+        "apply" => &["batch_rows", "batch_bytes", "netting", "synchronous_commit"],
         "log" => &["row_values"],
         _ => return None,
     })

@@ -67,6 +67,8 @@ pub(super) fn resolve(
         apply: ApplyConfig {
             batch_rows: file.batch_rows(raw.apply.batch_rows)?.unwrap_or(BATCH_ROWS),
             batch_bytes: file.batch_bytes(raw.apply.batch_bytes)?.unwrap_or(BATCH_BYTES),
+            netting: raw.apply.netting.unwrap_or(true),
+            synchronous_commit: raw.apply.synchronous_commit.unwrap_or_default(),
         },
         log: LogConfig { row_values: raw.log.row_values.unwrap_or(false) },
     })

@@ -18,9 +18,9 @@ use pgsluice_proto::{Lsn, Oid, TimelineId};
 use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 
-use crate::apply::{self, Applier, is_stable_in_binary};
-use crate::checkpoint::{self, Checkpoint, Progress};
-use crate::config::{Config, Role, ValueFormat};
+use crate::apply::{self, Applier, Options, is_stable_in_binary};
+use crate::checkpoint::{self, Progress};
+use crate::config::{Config, Role, SynchronousCommit, ValueFormat};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
 use crate::source::publication::{Publication, PublishedTable};
@@ -84,7 +84,7 @@ async fn open_on_runtime(
     }
     check_gap(config, &before, &slot)?;
 
-    let is_replica = set_up_target_session(&target).await?;
+    let constraints_fire = set_up_target_session(&target, &publication.tables).await?;
     // Taken: where the answer is lost, nobody knows whose the next epoch is, and to take over is the way to go on.
     let fenced = fence(config, &target, identity.timeline, epoch.take()).await?;
     let progress = fenced.ok_or_else(|| no_progress(config))?;
@@ -102,9 +102,14 @@ async fn open_on_runtime(
         binary,
     };
     let stream = connection.start(start, stream_options(config, &server))?;
-    let checkpoint = Checkpoint::prepare(&target, config.name.as_str(), progress.epoch).await?;
+    let options = Options {
+        netting: config.apply.netting,
+        constraints_fire,
+        asynchronous_commit: config.apply.synchronous_commit == SynchronousCommit::Off,
+    };
+    let applier = Applier::new(target, config.name.as_str(), progress.epoch, options).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
-    Ok((Applier::new(target, checkpoint, is_replica), stream, progress))
+    Ok((applier, stream, progress))
 }
 
 /// Takes over from another engine, and says so where one still has a transaction open.
@@ -273,22 +278,42 @@ const TARGET_SETTINGS: &str = "\
     SET plan_cache_mode = 'force_generic_plan'; \
     SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3";
 
-/// Settings of the session that applies, beyond those of every session. True where foreign keys and triggers are off.
-async fn set_up_target_session(target: &Client) -> Result<bool, Error> {
+/// Settings of the session that applies, beyond those of every session. True where the target's foreign keys and triggers
+/// fire.
+async fn set_up_target_session(target: &Client, tables: &[PublishedTable]) -> Result<bool, Error> {
     let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error);
     target.batch_execute(TARGET_SETTINGS).await.map_err(failed)?;
-    match target.batch_execute("SET session_replication_role = 'replica'").await {
-        Ok(()) => Ok(true),
+    let constraints_fire = match target.batch_execute("SET session_replication_role = 'replica'").await {
+        Ok(()) => false,
         Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) => {
             tracing::warn!(
-                "foreign keys and triggers of the target fire while changes are applied: the role may not set \
-                 session_replication_role (GRANT SET ON PARAMETER session_replication_role TO the role, PostgreSQL 15 \
-                 and later); they need rows in the source's order, which is slower"
+                "foreign keys of the target are checked while changes are applied, and its triggers fire: the role may \
+                 not set session_replication_role (GRANT SET ON PARAMETER session_replication_role TO the role, \
+                 PostgreSQL 15 and later)"
             );
-            Ok(false)
+            true
         }
-        Err(error) => Err(failed(error)),
+        Err(error) => return Err(failed(error)),
+    };
+    for trigger in firing_triggers(target, tables, constraints_fire).await? {
+        tracing::warn!("{trigger} fires on the target for every row that is applied");
     }
+    Ok(constraints_fire)
+}
+
+/// Triggers that users made and that fire in a session of this replication role ("ALTER TABLE", ENABLE TRIGGER).
+async fn firing_triggers(
+    target: &Client,
+    tables: &[PublishedTable],
+    constraints_fire: bool,
+) -> Result<Vec<String>, Error> {
+    let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error);
+    let sql = "SELECT format('trigger %I of %s', t.tgname, t.tgrelid::regclass) FROM pg_trigger t \
+               WHERE NOT t.tgisinternal AND t.tgrelid = ANY (SELECT to_regclass(n) FROM unnest($1::text[]) n) \
+               AND t.tgenabled = ANY (CASE WHEN $2 THEN '{O,A}' ELSE '{R,A}' END::\"char\"[]) ORDER BY 1";
+    let names: Vec<_> = tables.iter().map(|published| published.table.to_string()).collect();
+    let rows = target.query(sql, &[&names, &constraints_fire]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
 }
 
 /// Binary where every published column has a type that means the same bytes on both ends.

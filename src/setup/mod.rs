@@ -284,6 +284,7 @@ async fn create_progress(
         end_lsn: slot.consistent_point,
         commit_time: None,
         epoch: 0,
+        fallbacks: 0,
     };
     checkpoint::create(&servers.target, config.name.as_str(), &progress).await
 }

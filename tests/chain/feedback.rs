@@ -1,6 +1,8 @@
 //! What the walsender is told, and when: never more than C has, soon enough for B, whatever C is doing. And how a run
 //! ends.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use pgsluice_proto::Lsn;
 use pgsluice_testkit::{ChainOptions, Proxy, Signal, wait_for};
@@ -16,7 +18,11 @@ const TIMED_OUT: &str = "terminating walsender process due to replication timeou
 
 /// Waits until this is true on B.
 async fn wait_b(replication: &Replication, what: &str, sql: &str) -> Result<()> {
-    wait_for(what, DEADLINE, || async { Ok((replication.chain.b.scalar(DATABASE, sql).await? == "t").then_some(())) })
+    wait_b_within(DEADLINE, replication, what, sql).await
+}
+
+async fn wait_b_within(deadline: Duration, replication: &Replication, what: &str, sql: &str) -> Result<()> {
+    wait_for(what, deadline, || async { Ok((replication.chain.b.scalar(DATABASE, sql).await? == "t").then_some(())) })
         .await
 }
 
@@ -39,6 +45,8 @@ fn memory_kib(pid: u32) -> Result<u64> {
 
 #[tokio::test]
 async fn a_locked_table_costs_neither_the_stream_nor_memory() -> Result<()> {
+    // Three times the walsender's patience; PGSLUICE_LOCK_SECONDS makes it longer.
+    let locked_s: u64 = std::env::var("PGSLUICE_LOCK_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(6);
     let options = ChainOptions::default().b_conf("wal_sender_timeout", "2s");
     let replication = Replication::start_with(options, LOG_TABLE).await?;
     replication.configure("[apply]\nbatch_bytes = \"1MiB\"\n")?;
@@ -53,8 +61,10 @@ async fn a_locked_table_costs_neither_the_stream_nor_memory() -> Result<()> {
     replication.chain.a.sql(DATABASE, load).await?;
     wait_blocked(&replication).await?;
     let now = replication.chain.b.scalar(DATABASE, "SELECT clock_timestamp()").await?;
-    let answered = format!("SELECT reply_time > timestamptz '{now}' + interval '6 s' FROM pg_stat_replication");
-    wait_b(&replication, "answers for three times the walsender's patience", &answered).await?;
+    let answered =
+        format!("SELECT reply_time > timestamptz '{now}' + interval '{locked_s} s' FROM pg_stat_replication");
+    let deadline = DEADLINE + Duration::from_secs(locked_s);
+    wait_b_within(deadline, &replication, "answers all the while", &answered).await?;
     locker.batch_execute("ROLLBACK").await?;
     settle(&replication, &engine, &["public.log"]).await?;
     ensure!(!replication.chain.b.log().contains(TIMED_OUT), "B gave the engine up");
