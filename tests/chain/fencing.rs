@@ -15,6 +15,9 @@ async fn expect_fenced(engine: &Engine) -> Result<()> {
     expect_end(engine, EXIT_REFUSED, &["fenced"]).await
 }
 
+/// The slot is told of nearly every commit, so that its position and progress are hardly ever the same for long.
+const TALKATIVE: &str = "[stream]\nstatus_interval = \"100ms\"\n";
+
 /// B lets go of an engine that does not answer, and with it of the slot.
 fn impatient_b() -> ChainOptions {
     ChainOptions::default().b_conf("wal_sender_timeout", "2s")
@@ -23,10 +26,11 @@ fn impatient_b() -> ChainOptions {
 #[tokio::test]
 async fn a_second_engine_takes_over_under_load() -> Result<()> {
     let replication = pgbench_replication(ChainOptions::default()).await?;
+    replication.configure(TALKATIVE)?;
     let watch = ProgressWatch::start(&replication.chain.c);
     let load = start_load(&replication)?;
     let mut engine = replication.spawn()?;
-    for _ in 0..3 {
+    for _ in 0..6 {
         wait_progress(&replication).await?;
         let newer = replication.spawn()?;
         expect_fenced(&engine).await?;
@@ -75,10 +79,11 @@ async fn an_engine_that_was_away_does_not_take_over_again() -> Result<()> {
 async fn an_engine_that_was_stopped_amid_load_commits_nothing_after_it_was_fenced() -> Result<()> {
     let mut random = Random::new();
     let replication = pgbench_replication(impatient_b()).await?;
+    replication.configure(TALKATIVE)?;
     let watch = ProgressWatch::start(&replication.chain.c);
     let load = start_load(&replication)?;
     let mut engine = replication.spawn()?;
-    for _ in 0..2 {
+    for _ in 0..3 {
         wait_progress(&replication).await?;
         random.pause(std::time::Duration::from_millis(50)).await;
         engine.signal(Signal::STOP)?;
