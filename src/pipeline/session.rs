@@ -82,7 +82,9 @@ async fn open_on_runtime(
         let history = connection.timeline_history(identity.timeline)?;
         check_timeline(config, &before, &identity, &history, &slot)?;
     }
-    check_gap(config, &before, &slot)?;
+    // Read after the slot: until the fence, another engine may be at work and move both, progress always first.
+    let current = checkpoint::read(&target, config.name.as_str()).await?.ok_or_else(|| no_progress(config))?;
+    check_gap(config, &current, &slot)?;
 
     let constraints_fire = set_up_target_session(&target, &publication.tables).await?;
     // Taken: where the answer is lost, nobody knows whose the next epoch is, and to take over is the way to go on.
