@@ -14,6 +14,8 @@ pub struct TargetTable {
     pub parents: Vec<u32>,
     /// Quoted, with its schema.
     pub name: String,
+    /// COPY may write to it. The client library loses its connection over a COPY that the server refuses to start.
+    pub can_copy: bool,
     /// Rows may lie in partitions, and TRUNCATE reaches them.
     pub is_partitioned: bool,
     pub columns: Vec<TargetColumn>,
@@ -86,7 +88,8 @@ SELECT c.relkind::text, a.attname::text, a.atttypid, tn.nspname::text, t.typname
     ) AND NOT EXISTS (SELECT FROM pg_collation l WHERE l.oid = a.attcollation AND NOT l.collisdeterministic),
     bt.typelem <> 0 AND bt.typlen = -1,
     c.oid, ARRAY(SELECT f.confrelid FROM pg_constraint f
-                 WHERE f.conrelid = c.oid AND f.contype = 'f' AND f.confrelid <> c.oid)
+                 WHERE f.conrelid = c.oid AND f.contype = 'f' AND f.confrelid <> c.oid),
+    has_table_privilege(c.oid, 'INSERT') AND NOT row_security_active(c.oid)
 FROM pg_class c
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_type t ON t.oid = a.atttypid
@@ -114,6 +117,7 @@ pub async fn load(client: &Client, schema: &str, name: &str) -> Result<Option<Ta
         oid: first.try_get(12).map_err(failed)?,
         parents: first.try_get(13).map_err(failed)?,
         name: qualified.clone(),
+        can_copy: first.try_get(14).map_err(failed)?,
         is_partitioned: kind == "p",
         columns,
     }))

@@ -87,15 +87,9 @@ impl Durability {
         Ok(())
     }
 
-    /// Has the target flush what waits: a synchronous commit flushes all that comes before it. No transaction is open.
-    pub async fn flush(&mut self, client: &Client) -> Result<(), Error> {
-        // A transaction with an ID has a commit record of its own to flush.
-        const FLUSH: &str = "BEGIN; SET LOCAL synchronous_commit = local; SELECT txid_current(); COMMIT";
-        if self.is_waiting() {
-            client.batch_execute(FLUSH).await.map_err(failed)?;
-            self.look(client).await?;
-        }
-        Ok(())
+    /// The last of what waits to be flushed.
+    pub fn waiting_for(&self) -> Option<Lsn> {
+        self.waiting.back().map(|last| last.end_lsn)
     }
 
     fn flushed(&mut self, flushed: Lsn) {

@@ -138,7 +138,12 @@ impl Applier {
         if self.open {
             self.roll_back().await?;
         }
-        self.durability.flush(&self.client).await
+        let Some(end_lsn) = self.durability.waiting_for() else { return Ok(()) };
+        // A synchronous commit flushes all that comes before it, if it has written something itself.
+        self.execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
+        self.checkpoint.advance(&self.client, end_lsn, None, 0).await?;
+        self.execute("COMMIT").await?;
+        self.durability.look(&self.client).await
     }
 
     /// Looks whether another engine has taken over, and whether the target is still there.

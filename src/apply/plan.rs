@@ -163,9 +163,9 @@ impl TablePlan {
         whole.then_some(key.as_slice())
     }
 
-    /// Whether inserts can be copied: COPY needs a column to name.
+    /// Whether inserts can be copied. COPY needs a column to name.
     pub fn can_copy(&self) -> bool {
-        !self.written().is_empty()
+        self.table.can_copy && !self.written().is_empty()
     }
 
     /// Whether arrays of this form can carry all columns: the elements of an array that holds arrays are not rows.

@@ -131,7 +131,7 @@ impl Reader {
             self.stream.wait_for_waker(&self.shared.waker, Duration::MAX)?;
         }
         self.stream.feedback().set_flushed(self.shared.flushed());
-        self.stream.close()
+        self.stream.close(&self.shared.waker)
     }
 
     fn serve_walsender(&mut self) -> Result<(), Error> {

@@ -34,6 +34,10 @@ const WINDOW_BYTES: usize = 64 * 1024;
 /// Above this round trip a small window would throttle the stream, so the kernel sizes it.
 const SMALL_WINDOW_ROUND_TRIP_MAX: Duration = Duration::from_millis(1);
 
+/// How long the walsender may take to end its half of the stream. One amid a large transaction takes longer, and has
+/// then read our last update all the same.
+const FAREWELL_MAX: Duration = Duration::from_millis(300);
+
 const TCP_PAUSE_MAX: Duration = Duration::from_millis(8);
 /// A Unix socket has no slow state; a short pause only saves wake-ups.
 const UNIX_PAUSE_MAX: Duration = Duration::from_micros(200);
@@ -228,12 +232,31 @@ impl ReplicationStream {
         self.poll(waker, false, at_most)
     }
 
-    /// Sends a last status update and ends our half of the stream.
-    pub fn close(mut self) -> Result<(), Error> {
+    /// Sends a last status update, ends our half of the stream, and waits a moment for the walsender to end its own.
+    ///
+    /// A socket that is closed with unread input resets the connection, and the walsender would lose the update with it.
+    pub fn close(mut self, waker: &Waker) -> Result<(), Error> {
         self.feedback.send_now();
         self.transmit()?;
         wire::put_copy_done(&mut self.outbox);
-        self.transmit()
+        let deadline = Instant::now() + FAREWELL_MAX;
+        while Instant::now() < deadline {
+            // What still comes is of no use, and an error is the end that is waited for.
+            match self.farewell() {
+                Ok(()) => self.poll(waker, true, deadline.saturating_duration_since(Instant::now()))?,
+                Err(_) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn farewell(&mut self) -> Result<(), Error> {
+        self.transmit()?;
+        while self.fill()? == Filled::More {
+            while self.next_frame()?.is_some() {}
+        }
+        while self.next_frame()?.is_some() {}
+        Ok(())
     }
 
     fn poll(&mut self, waker: &Waker, input: bool, at_most: Duration) -> Result<(), Error> {

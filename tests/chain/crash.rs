@@ -72,6 +72,8 @@ async fn a_primary_that_crashes_under_load_loses_and_doubles_nothing() -> Result
 #[tokio::test]
 async fn a_target_that_crashes_under_load_loses_and_doubles_nothing() -> Result<()> {
     let replication = pgbench_replication(ChainOptions::default()).await?;
+    // So that what was seen on C is there after its crash.
+    replication.configure("[apply]\nsynchronous_commit = \"on\"\n")?;
     let watch = ProgressWatch::start(&replication.chain.c);
     let load = start_load(&replication)?;
     let engine = replication.spawn()?;
