@@ -283,6 +283,7 @@ mod tests {
             oid: 0,
             parents: Vec::new(),
             name: name.to_owned(),
+            can_copy: true,
             is_partitioned,
             columns: Vec::new(),
         };
