@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use pgsluice_testkit::{ChainOptions, CutPoint, Proxy, wait_for};
+use pgsluice_testkit::{ChainOptions, CutPoint, Pgbench, Proxy, wait_for};
 
 use crate::load::{
     PGBENCH_TABLES, ProgressWatch, Random, pgbench_replication, settle, start_load, stop, wait_progress, wait_streaming,
@@ -34,6 +34,18 @@ async fn an_engine_killed_at_any_moment_loses_and_doubles_nothing() -> Result<()
     load.kill().await?;
     settle(&replication, &engine, &PGBENCH_TABLES).await?;
     watch.finish().await?;
+    stop(&engine).await
+}
+
+/// As fast as A can: a few seconds of it, or PGSLUICE_LOAD_SECONDS.
+#[tokio::test]
+async fn tpc_b_at_full_speed_comes_out_equal() -> Result<()> {
+    let seconds: u32 = std::env::var("PGSLUICE_LOAD_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(5);
+    let replication = pgbench_replication(ChainOptions::default()).await?;
+    let engine = replication.spawn()?;
+    let load = Pgbench::start(&replication.chain.a, DATABASE, 4, seconds, &[])?;
+    load.wait(DEADLINE + Duration::from_secs(seconds.into())).await?;
+    settle(&replication, &engine, &PGBENCH_TABLES).await?;
     stop(&engine).await
 }
 
