@@ -11,8 +11,7 @@ use pgsluice_proto::Lsn;
 use pgsluice_proto::command::{ProtoVersion, StartLogical};
 use pgsluice_proto::frame::Frame;
 
-use crate::contender::{Target, Transport};
-use crate::{DATABASE, PUBLICATION, SLOT};
+use crate::common::ceiling::{Target, Transport};
 
 const LIMITS: Limits = Limits { rows: 10_000, bytes: 16 * 1024 * 1024 };
 
@@ -61,16 +60,16 @@ fn open(target: &Target) -> Result<ReplicationStream> {
         Transport::Tcp => "127.0.0.1".to_owned(),
         Transport::Unix => target.socket_dir.display().to_string(),
     };
-    let dsn = format!("host={host} port={} dbname={DATABASE} user=postgres sslmode=disable", target.port);
+    let dsn = format!("host={host} port={} dbname={} user=postgres sslmode=disable", target.port, target.database);
     let text = format!(
         "name = \"bench\"\n[source]\ndsn = \"{dsn}\"\n[target]\ndsn = \"{dsn}\"\n[tables]\ninclude = [\"*.*\"]\n"
     );
     let config = Config::parse(&text, "bench.toml".as_ref(), &|_| None).context("a configuration")?;
     let start = StartLogical {
-        slot: SLOT,
+        slot: &target.slot,
         start_lsn: Lsn::INVALID,
         proto_version: ProtoVersion::V4,
-        publications: &[PUBLICATION],
+        publications: &[&target.publication],
         binary: true,
     };
     let options = StreamOptions { status_interval: Duration::from_secs(10) };

@@ -4,18 +4,21 @@
 //! One standby, one backlog, one slot that is never confirmed, so every contender drains the very same WAL. Contenders
 //! alternate; what counts is the ratio within a round. Run with `cargo bench --bench null_sink [-- --rows N --rounds N]`.
 
-mod ceiling;
+#[allow(dead_code, reason = "each benchmark uses its part")]
+#[path = "../common/mod.rs"]
+mod common;
 mod contender;
 mod engine;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pgsluice_proto::Lsn;
 use pgsluice_testkit::{Chain, ChainOptions};
 
-use crate::contender::{Drain, Measured, Target, Transport};
+use crate::common::ceiling::{self, Target, Transport};
+use crate::common::figures::{least, median, most};
+use crate::common::slot;
+use crate::contender::{Drain, Measured};
 
 const DATABASE: &str = "app";
 const SLOT: &str = "bench";
@@ -27,7 +30,7 @@ fn main() -> Result<()> {
     let (rows, rounds) = arguments()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let chain = runtime.block_on(prepare(rows))?;
-    let stop_at = runtime.block_on(position(&chain))?;
+    let stop_at = runtime.block_on(slot::position(&chain.b))?;
     let mut results: BTreeMap<(Transport, &'static str), Vec<Measured>> = BTreeMap::new();
     for round in 0..rounds {
         for transport in [Transport::Tcp, Transport::Unix] {
@@ -36,8 +39,15 @@ fn main() -> Result<()> {
             let shift = round % contenders.len();
             contenders.rotate_left(shift);
             for (name, drain) in contenders {
-                let target =
-                    Target { transport, port: chain.b.port(), socket_dir: chain.b.socket_dir().to_owned(), stop_at };
+                let target = Target {
+                    transport,
+                    port: chain.b.port(),
+                    socket_dir: chain.b.socket_dir().to_owned(),
+                    database: DATABASE.to_owned(),
+                    slot: SLOT.to_owned(),
+                    publication: PUBLICATION.to_owned(),
+                    stop_at,
+                };
                 let measured = contender::measure(&runtime, &chain.b, &target, drain)
                     .with_context(|| format!("{name} over {transport}"))?;
                 ensure!(measured.rows.is_none_or(|seen| seen == rows), "{name} saw {:?} rows of {rows}", measured.rows);
@@ -88,7 +98,7 @@ async fn prepare(rows: u64) -> Result<Chain> {
         )
         .await?;
     chain.wait_b_caught_up().await?;
-    create_slot(&chain).await?;
+    slot::create(&chain, DATABASE, SLOT).await?;
     let load = format!(
         "DO $$ BEGIN FOR i IN 0..{} LOOP \
            INSERT INTO load SELECT i * 1000 + n, n, repeat(md5(n::text), 2), n * 1.01, now(), gen_random_uuid() \
@@ -101,24 +111,6 @@ async fn prepare(rows: u64) -> Result<Chain> {
     chain.wait_b_caught_up().await?;
     chain.b.sql(DATABASE, "CHECKPOINT").await?;
     Ok(chain)
-}
-
-/// A slot on a standby starts once the primary has said which transactions run.
-async fn create_slot(chain: &Chain) -> Result<()> {
-    let create = format!("SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')");
-    let creating = chain.b.sql(DATABASE, &create);
-    tokio::pin!(creating);
-    loop {
-        tokio::select! {
-            created = &mut creating => return created,
-            () = tokio::time::sleep(Duration::from_millis(200)) => chain.log_standby_snapshot().await?,
-        }
-    }
-}
-
-async fn position(chain: &Chain) -> Result<Lsn> {
-    let text = chain.b.scalar(DATABASE, "SELECT pg_last_wal_replay_lsn()").await?;
-    Ok(text.parse()?)
 }
 
 fn report(rows: u64, results: &BTreeMap<(Transport, &'static str), Vec<Measured>>) {
@@ -157,24 +149,4 @@ fn ratio(
         .iter()
         .find(|((at, of), _)| *at == transport && *of == name)
         .map_or(f64::NAN, |(_, measured)| best / measured[round].seconds)
-}
-
-fn sorted(values: &[f64]) -> Vec<f64> {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-fn median(values: &[f64]) -> f64 {
-    let values = sorted(values);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
-}
-
-fn least(values: &[f64]) -> f64 {
-    sorted(values)[0]
-}
-
-fn most(values: &[f64]) -> f64 {
-    sorted(values)[values.len() - 1]
 }

@@ -1,21 +1,49 @@
 //! Readers that only read: what the walsender can give. They share no code with the engine.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use pgsluice_proto::Lsn;
 use rustix::event::{PollFd, PollFlags, poll};
 use socket2::SockRef;
 
-use crate::contender::{Target, Transport};
-use crate::{DATABASE, PUBLICATION, SLOT};
-
 const WINDOW: usize = 64 * 1024;
 const PAUSE_MAX: Duration = Duration::from_millis(8);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    Tcp,
+    Unix,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Transport::Tcp => "TCP",
+            Transport::Unix => "Unix",
+        })
+    }
+}
+
+/// What to drain.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub transport: Transport,
+    pub port: u16,
+    pub socket_dir: PathBuf,
+    pub database: String,
+    pub slot: String,
+    pub publication: String,
+    /// The drain ends with the first frame at or past this.
+    pub stop_at: Lsn,
+}
 
 trait Stream: Read + Write + AsFd {
     fn set_nonblocking(&self) -> io::Result<()>;
@@ -114,14 +142,15 @@ fn open(target: &Target) -> Result<Box<dyn Stream>> {
         Transport::Unix => Box::new(UnixStream::connect(target.socket_dir.join(format!(".s.PGSQL.{}", target.port)))?),
     };
     let mut startup = vec![0, 3, 0, 0];
-    for text in ["user", "postgres", "database", DATABASE, "replication", "database", ""] {
+    for text in ["user", "postgres", "database", &target.database, "replication", "database", ""] {
         startup.extend(text.as_bytes());
         startup.push(0);
     }
     send(&mut stream, None, &startup)?;
     wait_for_tag(&mut stream, b'Z')?;
     let start = format!(
-        "START_REPLICATION SLOT {SLOT} LOGICAL 0/0 (proto_version '4', publication_names '{PUBLICATION}', binary 'true')\0"
+        "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '4', publication_names '{}', binary 'true')\0",
+        target.slot, target.publication
     );
     send(&mut stream, Some(b'Q'), start.as_bytes())?;
     wait_for_tag(&mut stream, b'W')?;

@@ -1,0 +1,178 @@
+//! Who drains: how each is prepared before the load, started, stopped, and taken away.
+//!
+//! ```text
+//!  prepare ──► (load on A) ──► start ──► (rows on C) ──► stop ──► remove
+//! ```
+//!
+//! Every contender has a slot on B and, but for the ceiling, a database of its own on C.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pgsluice_proto::Lsn;
+use pgsluice_testkit::{Chain, Engine, run_within};
+use tempfile::TempDir;
+
+use super::ceiling::{self, Target, Transport};
+use super::slot;
+
+/// On A and B.
+pub const DATABASE: &str = "app";
+/// That of the native subscriptions and of the ceiling; the engine makes its own, of the same tables.
+pub const PUBLICATION: &str = "bench";
+
+const ENGINE: &str = env!("CARGO_BIN_EXE_pgsluice");
+const SETUP_DEADLINE: Duration = Duration::from_secs(120);
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Contender {
+    NativeText,
+    NativeBinary,
+    Engine,
+    /// The stream read and thrown away.
+    Ceiling,
+}
+
+pub const CONTENDERS: [Contender; 4] =
+    [Contender::NativeText, Contender::NativeBinary, Contender::Engine, Contender::Ceiling];
+
+/// One that runs, or has run.
+#[derive(Debug)]
+pub enum Running {
+    Native,
+    Engine(Engine),
+    Ceiling(tokio::task::JoinHandle<Result<Option<u64>>>),
+}
+
+impl Contender {
+    pub fn name(self) -> &'static str {
+        match self {
+            Contender::NativeText => "native, text",
+            Contender::NativeBinary => "native, binary",
+            Contender::Engine => "pgsluice",
+            Contender::Ceiling => "ceiling",
+        }
+    }
+
+    pub fn is_native(self) -> bool {
+        matches!(self, Contender::NativeText | Contender::NativeBinary)
+    }
+
+    /// Its slot on B, and its subscription.
+    fn slot(self) -> &'static str {
+        match self {
+            Contender::NativeText => "native_text",
+            Contender::NativeBinary => "native_binary",
+            Contender::Engine => "pgsluice_bench",
+            Contender::Ceiling => "ceiling",
+        }
+    }
+
+    /// On C.
+    pub fn database(self) -> Option<&'static str> {
+        (self != Contender::Ceiling).then_some(self.slot())
+    }
+
+    pub async fn prepare(self, chain: &Chain, config: &Config) -> Result<()> {
+        if self == Contender::Engine {
+            return config.command(&["setup"]).await;
+        }
+        slot::create(chain, DATABASE, self.slot()).await?;
+        let Some(database) = self.database() else { return Ok(()) };
+        let (slot, binary) = (self.slot(), self == Contender::NativeBinary);
+        let conninfo = format!("host=127.0.0.1 port={} user=postgres dbname={DATABASE}", chain.b.port());
+        let create = format!(
+            "CREATE SUBSCRIPTION {slot} CONNECTION '{conninfo}' PUBLICATION {PUBLICATION} WITH (create_slot = false, \
+             slot_name = '{slot}', enabled = false, copy_data = false, binary = {binary})"
+        );
+        chain.c.sql(database, &create).await
+    }
+
+    /// `stop_at` is where the ceiling ends; the others run until they are stopped.
+    pub async fn start(self, chain: &Chain, config: &Config, stop_at: Lsn) -> Result<Running> {
+        Ok(match self {
+            Contender::NativeText | Contender::NativeBinary => {
+                self.alter(chain, "ENABLE").await?;
+                Running::Native
+            }
+            Contender::Engine => Running::Engine(Engine::spawn(Path::new(ENGINE), &config.path(), &["run"])?),
+            Contender::Ceiling => {
+                let target = Target {
+                    transport: Transport::Tcp,
+                    port: chain.b.port(),
+                    socket_dir: chain.b.socket_dir().to_owned(),
+                    database: DATABASE.to_owned(),
+                    slot: self.slot().to_owned(),
+                    publication: PUBLICATION.to_owned(),
+                    stop_at,
+                };
+                Running::Ceiling(tokio::task::spawn_blocking(move || ceiling::adaptive(&target)))
+            }
+        })
+    }
+
+    pub async fn stop(self, chain: &Chain, running: &Running) -> Result<()> {
+        match running {
+            Running::Native => self.alter(chain, "DISABLE").await?,
+            Running::Engine(engine) => {
+                engine.sigterm()?;
+                let status = engine.wait(STOP_DEADLINE).await?;
+                ensure!(status.success(), "{status}: {}", engine.stderr());
+            }
+            Running::Ceiling(_) => {}
+        }
+        slot::wait_free(&chain.b, self.slot()).await
+    }
+
+    pub async fn remove(self, chain: &Chain, config: &Config) -> Result<()> {
+        match (self, self.database()) {
+            (Contender::Engine, _) => return config.command(&["teardown", "--yes"]).await,
+            (_, Some(database)) => {
+                self.alter(chain, "SET (slot_name = NONE)").await?;
+                chain.c.sql(database, &format!("DROP SUBSCRIPTION {}", self.slot())).await?;
+            }
+            (_, None) => {}
+        }
+        chain.b.sql(DATABASE, &format!("SELECT pg_drop_replication_slot('{}')", self.slot())).await
+    }
+
+    async fn alter(self, chain: &Chain, change: &str) -> Result<()> {
+        let database = self.database().context("the ceiling has no subscription")?;
+        chain.c.sql(database, &format!("ALTER SUBSCRIPTION {} {change}", self.slot())).await
+    }
+}
+
+/// The engine's configuration, as a file.
+#[derive(Debug)]
+pub struct Config(TempDir);
+
+impl Config {
+    pub fn write(chain: &Chain) -> Result<Config> {
+        let config = Config(tempfile::tempdir()?);
+        let database = Contender::Engine.database().context("the engine writes")?;
+        let text = format!(
+            "name = \"bench\"\n[source]\ndsn = \"{}\"\n[primary]\ndsn = \"{}\"\n[target]\ndsn = \"{}\"\n\
+             [tables]\ninclude = [\"public.*\"]\n",
+            chain.b.dsn(DATABASE),
+            chain.a.dsn(DATABASE),
+            chain.c.dsn(database),
+        );
+        fs::write(config.path(), text)?;
+        Ok(config)
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("pgsluice.toml")
+    }
+
+    async fn command(&self, command: &[&str]) -> Result<()> {
+        let path = self.path();
+        let arguments = [command, &["-c", path.to_str().context("a path in UTF-8")?]].concat();
+        let output = run_within(SETUP_DEADLINE, Path::new(ENGINE), &arguments).await?;
+        ensure!(output.code == Some(0), "pgsluice {}: {}", command.join(" "), output.stderr);
+        Ok(())
+    }
+}
