@@ -103,11 +103,12 @@ impl<'a> NetRow<'_, 'a> {
 }
 
 impl<'a> Net<'a> {
-    pub fn new(key: Vec<usize>) -> Net<'a> {
+    /// `changes` is about how many will come.
+    pub fn new(key: Vec<usize>, changes: usize) -> Net<'a> {
         Net {
             key,
-            slots: Vec::new(),
-            versions: Vec::new(),
+            slots: Vec::with_capacity(changes),
+            versions: Vec::with_capacity(changes),
             index: HashTable::new(),
             is_mixed: false,
             kinds: Kinds::default(),
@@ -186,6 +187,9 @@ impl<'a> Net<'a> {
 
     fn find(&mut self, row: Row<'a>) -> Option<usize> {
         let Net { key, slots, index, .. } = self;
+        if index.len() < slots.len() {
+            index.reserve(slots.capacity() - index.len(), |slot| hash(key, slots[*slot as usize].key));
+        }
         for late in index.len()..slots.len() {
             let rehash = |slot: &u32| hash(key, slots[*slot as usize].key);
             index.insert_unique(hash(key, slots[late].key), late as u32, rehash);

@@ -185,6 +185,7 @@ struct TableNet<'a> {
 fn net<'a>(plans: &Plans, batch: &'a Batch, places: Range<usize>) -> Option<Vec<TableNet<'a>>> {
     let mut order: Vec<usize> = Vec::new();
     let mut tables: Vec<Option<TableNet<'a>>> = Vec::new();
+    let changes = places.len();
     for change in batch.changes_in(places) {
         if tables.len() <= change.relation_index {
             tables.resize_with(change.relation_index + 1, || None);
@@ -193,7 +194,8 @@ fn net<'a>(plans: &Plans, batch: &'a Batch, places: Range<usize>) -> Option<Vec<
             Some(table) => table,
             new => {
                 order.push(change.relation_index);
-                new.insert(start_net(plans, &change)?)
+                // Nearly always a few tables have nearly all changes.
+                new.insert(start_net(plans, &change, changes >> (order.len() - 1).min(20))?)
             }
         };
         let taken = match change.operation {
@@ -208,7 +210,7 @@ fn net<'a>(plans: &Plans, batch: &'a Batch, places: Range<usize>) -> Option<Vec<
     nets.map(|table| choose_form(plans, table)).collect()
 }
 
-fn start_net<'a>(plans: &Plans, change: &BatchedChange<'a>) -> Option<TableNet<'a>> {
+fn start_net<'a>(plans: &Plans, change: &BatchedChange<'a>, changes: usize) -> Option<TableNet<'a>> {
     let (BatchedOperation::Insert { relation, .. }
     | BatchedOperation::Update { relation, .. }
     | BatchedOperation::Delete { relation, .. }) = change.operation
@@ -216,7 +218,7 @@ fn start_net<'a>(plans: &Plans, change: &BatchedChange<'a>) -> Option<TableNet<'
         return None;
     };
     let key = plans.known(relation)?.netting_key().unwrap_or_default().to_vec();
-    Some(TableNet { relation, net: Net::new(key), form: Form::Text, at: change.transaction.commit_lsn })
+    Some(TableNet { relation, net: Net::new(key, changes), form: Form::Text, at: change.transaction.commit_lsn })
 }
 
 /// All values of a table come as text or all in binary, or the table is applied in order.

@@ -120,6 +120,7 @@ pub async fn set_up(config: &Config, limit: Duration) -> Result<Vec<Step>, Error
     let servers = Servers::connect(config).await?;
     let tables = publication::select_tables(&servers.source, Role::Source, &config.tables, STAGE).await?;
     warn_of_missing_identity(&tables);
+    warn_of_partitions(&tables);
     check_target_tables(&servers.target, &tables).await?;
     let existing = SlotState::read(&servers.source, Role::Source, &config.name.slot(), STAGE).await?;
     let progress = checkpoint::read(&servers.target, config.name.as_str()).await?;
@@ -155,6 +156,16 @@ fn warn_of_missing_identity(tables: &[PublishedTable]) {
         tracing::warn!(
             "{table} has no replica identity: once it is published, PostgreSQL refuses every UPDATE and DELETE of it on \
              the primary. If there are any: ALTER TABLE {table} REPLICA IDENTITY FULL, or give it a primary key"
+        );
+    }
+}
+
+fn warn_of_partitions(tables: &[PublishedTable]) {
+    for published in tables.iter().filter(|published| published.is_partitioned) {
+        tracing::warn!(
+            "{} is partitioned and published through its root: PostgreSQL does not replicate the TRUNCATE of a single \
+             partition then; delete its rows instead",
+            published.table
         );
     }
 }

@@ -34,6 +34,7 @@ pub struct PublishedTable {
     pub columns: Vec<(String, u32)>,
     /// Updates and deletes are published with an old row or key: there is a replica identity that can be used.
     pub has_identity: bool,
+    pub is_partitioned: bool,
 }
 
 /// One row a table, from a FROM clause that gives each a `pg_class` row `c` with its `pg_namespace` row `n`, and in
@@ -43,12 +44,13 @@ SELECT n.nspname::text, c.relname::text, array_agg(a.attname::text ORDER BY a.at
     array_agg(a.atttypid ORDER BY a.attnum) FILTER (WHERE a.attnum > 0),
     c.relreplident = 'f' OR EXISTS (
         SELECT FROM pg_index i WHERE i.indrelid = c.oid
-        AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END)
+        AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END),
+    c.relkind = 'p'
 {from}
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
     AND (listed IS NULL OR listed ? a.attname::text)
 {where}
-GROUP BY n.nspname, c.relname, c.relreplident, c.oid
+GROUP BY n.nspname, c.relname, c.relreplident, c.relkind, c.oid
 ORDER BY 1, 2";
 
 /// The tables that the configuration selects, of those that can be published. A partitioned table stands for its
@@ -185,6 +187,7 @@ async fn query_tables(
             table: TableName { schema: row.try_get(0).map_err(failed)?, name: row.try_get(1).map_err(failed)? },
             columns: names.unwrap_or_default().into_iter().zip(types.unwrap_or_default()).collect(),
             has_identity: row.try_get(4).map_err(failed)?,
+            is_partitioned: row.try_get(5).map_err(failed)?,
         });
     }
     Ok(tables)
