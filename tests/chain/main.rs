@@ -7,6 +7,7 @@ mod constraints;
 mod crash;
 mod feedback;
 mod fencing;
+mod histories;
 mod load;
 mod replication;
 mod rows;
