@@ -9,8 +9,8 @@ use super::statements::Statements;
 use crate::load::Random;
 
 /// Of the first part and of the second.
-const TRANSACTIONS_MAX: u64 = 12;
-const STATEMENTS_MAX: u64 = 8;
+const TRANSACTIONS_MAX: u64 = 20;
+const STATEMENTS_MAX: u64 = 10;
 
 /// How the statements of a transaction come to be committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
