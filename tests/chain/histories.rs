@@ -19,17 +19,18 @@ use anyhow::{Context, Result};
 use pgsluice_testkit::ChainOptions;
 use pgsluice_testkit::compare::check_same;
 
-use self::schema::{DDL, DDL_A, DDL_C, TABLES};
+use self::schema::TABLES;
 use self::transactions::{History, Outcomes};
 use crate::replication::{DATABASE, Replication};
 
-/// About a fifth of a second each.
-const SEEDS_DEFAULT: u64 = 40;
+/// About half a second each.
+const SEEDS_DEFAULT: u64 = 30;
 
 #[tokio::test]
 async fn histories_come_to_the_same_on_the_target() -> Result<()> {
-    let (on_a, on_c) = (format!("{DDL}{DDL_A}"), format!("{DDL}{DDL_C}"));
-    let replication = Replication::start_differing(ChainOptions::default(), &on_a, &on_c).await?;
+    let replication = Replication::start_differing(ChainOptions::default(), &schema::on_a(), &schema::on_c()).await?;
+    // Makes the role that some histories are applied as.
+    replication.configure_unprivileged_target("").await?;
     replication.setup().await?;
     let mut outcomes = Outcomes::default();
     for seed in seeds()? {
@@ -51,7 +52,8 @@ fn seeds() -> Result<std::ops::Range<u64>> {
 
 async fn replay(replication: &Replication, seed: u64, outcomes: &mut Outcomes) -> Result<()> {
     let history = History::new(seed);
-    replication.configure(&history.configuration())?;
+    let role = if history.unprivileged { "writer" } else { "postgres" };
+    replication.configure_target_role(role, &history.configuration())?;
     let client = replication.chain.a.connect(DATABASE).await?;
     client.batch_execute("CALL reset()").await?;
     for (index, transaction) in history.transactions.iter().enumerate() {

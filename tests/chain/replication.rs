@@ -62,9 +62,14 @@ impl Replication {
 
     /// The same with a role on C that has the rights of its tables and no others.
     pub async fn configure_unprivileged_target(&self, more: &str) -> Result<()> {
+        self.chain.c.sql(DATABASE, UNPRIVILEGED_TARGET_SQL).await?;
+        self.configure_target_role("writer", more)
+    }
+
+    /// The same with a role on C that is there already.
+    pub fn configure_target_role(&self, role: &str, more: &str) -> Result<()> {
         let Chain { a, b, c, .. } = &self.chain;
-        c.sql(DATABASE, UNPRIVILEGED_TARGET_SQL).await?;
-        let target = c.dsn(DATABASE).replace("user=postgres", "user=writer");
+        let target = c.dsn(DATABASE).replace("user=postgres", &format!("user={role}"));
         self.configure_servers(&b.dsn(DATABASE), Some(&a.dsn(DATABASE)), &target, more)
     }
 

@@ -37,6 +37,9 @@ pub struct Transaction {
 pub struct History {
     batch_rows: u64,
     format: &'static str,
+    netting: bool,
+    /// It is applied by a role that cannot turn foreign keys off.
+    pub unprivileged: bool,
     pub transactions: Vec<Transaction>,
     /// What comes before lies on C when the rest is replicated.
     pub stops_at: Option<usize>,
@@ -59,6 +62,8 @@ impl History {
         let batch_rows = random.pick(&[7, 50, 10_000, 10_000]);
         let format = random.pick(&["text", "auto"]);
         let stops = random.below(3) > 0;
+        // Few without: they tell whether a failure is one of netting.
+        let (netting, unprivileged) = (random.below(10) > 0, random.below(4) == 0);
         let mut statements = Statements::new(random);
         let mut transactions: Vec<_> = (0..2).map(|_| statements.insert_everywhere()).map(Transaction::whole).collect();
         let first = statements.random.below(TRANSACTIONS_MAX);
@@ -66,16 +71,17 @@ impl History {
         let stops_at = stops.then_some(transactions.len());
         let second = 1 + statements.random.below(TRANSACTIONS_MAX);
         transactions.extend((0..second).map(|_| Transaction::new(&mut statements)));
-        History { batch_rows, format, transactions, stops_at }
+        History { batch_rows, format, netting, unprivileged, transactions, stops_at }
     }
 
     pub fn configuration(&self) -> String {
-        format!("[stream]\nformat = \"{}\"\n[apply]\nbatch_rows = {}\n", self.format, self.batch_rows)
+        let History { batch_rows, format, netting, .. } = self;
+        format!("[stream]\nformat = \"{format}\"\n[apply]\nbatch_rows = {batch_rows}\nnetting = {netting}\n")
     }
 
     /// All of it, for whoever has to find what went wrong.
     pub fn text(&self) -> String {
-        let mut text = self.configuration();
+        let mut text = self.configuration() + if self.unprivileged { "-- as a role without rights\n" } else { "" };
         for (index, transaction) in self.transactions.iter().enumerate() {
             if self.stops_at == Some(index) {
                 text += "-- the engine runs\n";
