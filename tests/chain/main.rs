@@ -9,6 +9,7 @@ mod feedback;
 mod fencing;
 mod histories;
 mod load;
+mod mode;
 mod replication;
 mod rows;
 mod schema;
