@@ -19,15 +19,18 @@
 //! - Merging keeps the newest known value of every column: an unchanged TOAST cell never hides one that is known.
 //! - A key is compared by the bytes that the source sent. A key that is equal by its type's rules and other in its bytes
 //!   is a change of key, and those do not come here.
+//! - Rows of one key are one row. Under REPLICA IDENTITY FULL the key may be the target's alone, and the source may have
+//!   two of them: so what is changed after an insert has to be what was inserted. Otherwise the history is irregular.
 //! - No row allocates: versions and slots are runs in vectors that are used again.
 
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use pgsluice_proto::pgoutput::Cell;
 
-use crate::batch::{Kinds, Row};
+use crate::batch::{Kinds, OldRow, Row};
 
 /// What a key comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +121,7 @@ impl<'a> Net<'a> {
     /// `key` of the run must hold columns unless only inserts come.
     pub fn insert(&mut self, new: Row<'a>) -> Result<(), Irregular> {
         self.kinds = self.kinds.union(new.kinds());
-        let known = if self.is_mixed { self.find(new) } else { None };
+        let known = if self.is_mixed { self.find(new)? } else { None };
         let Some(slot) = known else {
             self.add(Outcome::Insert, new, Some(new));
             return Ok(());
@@ -134,13 +137,14 @@ impl<'a> Net<'a> {
     }
 
     /// `new` has the key of the row that it changes.
-    pub fn update(&mut self, new: Row<'a>) -> Result<(), Irregular> {
+    pub fn update(&mut self, old: Option<OldRow<'a>>, new: Row<'a>) -> Result<(), Irregular> {
         self.kinds = self.kinds.union(new.kinds());
         self.is_mixed = true;
-        let Some(slot) = self.find(new) else {
+        let Some(slot) = self.find(new)? else {
             self.add(Outcome::Update, new, Some(new));
             return Ok(());
         };
+        old.map_or(Ok(()), |old| self.check_same_row(slot, old))?;
         match self.slots[slot].outcome {
             Outcome::Insert | Outcome::Update | Outcome::Replace => {
                 let previous = new.kinds().has_unchanged().then_some(self.slots[slot].version);
@@ -152,13 +156,15 @@ impl<'a> Net<'a> {
     }
 
     /// `old` holds the key.
-    pub fn delete(&mut self, old: Row<'a>) -> Result<(), Irregular> {
-        self.kinds = self.kinds.union(old.kinds());
+    pub fn delete(&mut self, old: OldRow<'a>) -> Result<(), Irregular> {
+        let row = old.row();
+        self.kinds = self.kinds.union(row.kinds());
         self.is_mixed = true;
-        let Some(slot) = self.find(old) else {
-            self.add(Outcome::Delete, old, None);
+        let Some(slot) = self.find(row)? else {
+            self.add(Outcome::Delete, row, None);
             return Ok(());
         };
+        self.check_same_row(slot, old)?;
         self.slots[slot].outcome = match self.slots[slot].outcome {
             Outcome::Insert => Outcome::Gone,
             Outcome::Update | Outcome::Replace => Outcome::Delete,
@@ -185,20 +191,35 @@ impl<'a> Net<'a> {
         self.slots.iter().filter(|slot| outcomes.contains(&slot.outcome))
     }
 
-    fn find(&mut self, row: Row<'a>) -> Option<usize> {
+    /// Irregular where two inserts before have one key.
+    fn find(&mut self, row: Row<'a>) -> Result<Option<usize>, Irregular> {
         let Net { key, slots, index, .. } = self;
+        let rehash = |slot: &u32| hash(key, slots[*slot as usize].key);
         if index.len() < slots.len() {
-            index.reserve(slots.capacity() - index.len(), |slot| hash(key, slots[*slot as usize].key));
+            index.reserve(slots.capacity() - index.len(), rehash);
         }
-        for late in index.len()..slots.len() {
-            let rehash = |slot: &u32| hash(key, slots[*slot as usize].key);
-            index.insert_unique(hash(key, slots[late].key), late as u32, rehash);
-        }
-        let same = |slot: &u32| {
+        let same = |slot: &u32, row: Row<'_>| {
             let known = slots[*slot as usize].key;
             key.iter().all(|&column| known.cell(column) == row.cell(column))
         };
-        index.find(hash(key, row), same).map(|slot| *slot as usize)
+        for (late, slot) in slots.iter().enumerate().skip(index.len()) {
+            match index.entry(hash(key, slot.key), |known| same(known, slot.key), rehash) {
+                Entry::Occupied(_) => return Err(Irregular),
+                Entry::Vacant(place) => place.insert(late as u32),
+            };
+        }
+        Ok(index.find(hash(key, row), |known| same(known, row)).map(|slot| *slot as usize))
+    }
+
+    /// Whether the row that was inserted is the one that is changed, where the source sends all of it. With any other
+    /// outcome a second row of the key has been found irregular before.
+    fn check_same_row(&self, slot: usize, old: OldRow<'a>) -> Result<(), Irregular> {
+        let (Slot { outcome: Outcome::Insert, version, .. }, OldRow::Full(old)) = (self.slots[slot], old) else {
+            return Ok(());
+        };
+        let known = NetRow { versions: &self.versions, newest: version };
+        let same = (0..old.len()).all(|column| known.cell(column) == old.cell(column));
+        if same { Ok(()) } else { Err(Irregular) }
     }
 
     fn add(&mut self, outcome: Outcome, key: Row<'a>, new: Option<Row<'a>>) {

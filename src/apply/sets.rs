@@ -200,8 +200,8 @@ fn net<'a>(plans: &Plans, batch: &'a Batch, places: Range<usize>) -> Option<Vec<
         };
         let taken = match change.operation {
             BatchedOperation::Insert { new, .. } => table.net.insert(new),
-            BatchedOperation::Update { new, .. } => table.net.update(new),
-            BatchedOperation::Delete { old, .. } => table.net.delete(old.row()),
+            BatchedOperation::Update { old, new, .. } => table.net.update(old, new),
+            BatchedOperation::Delete { old, .. } => table.net.delete(old),
             BatchedOperation::Truncate(_) => Err(Irregular),
         };
         taken.ok()?;

@@ -199,3 +199,33 @@ async fn a_truncate_follows_rows_whose_foreign_keys_are_checked_late() -> Result
     replication.catch_up().await?;
     replication.assert_same(&["public.parent", "public.child"]).await
 }
+
+/// Under REPLICA IDENTITY FULL only C may know a key. Then rows of one key need not be one row on A.
+#[tokio::test]
+async fn a_key_that_only_the_target_has_does_not_make_rows_of_the_source_one() -> Result<()> {
+    let ddl = "CREATE TABLE t (id int NOT NULL, note text); ALTER TABLE t REPLICA IDENTITY FULL";
+    let on_c = format!("{ddl}; ALTER TABLE t ADD PRIMARY KEY (id)");
+    let replication = Replication::start_differing(pgsluice_testkit::ChainOptions::default(), ddl, &on_c).await?;
+    replication.setup().await?;
+    replication
+        .replicate("INSERT INTO t SELECT n, 'first' FROM generate_series(1, 30) n WHERE n <> 5", &["public.t"])
+        .await?;
+    // Enough beside them to be worth a net.
+    let changes = [
+        "INSERT INTO t VALUES (1, 'second'); DELETE FROM t WHERE id = 1 AND note = 'first'; UPDATE t SET note = 'x' WHERE id > 9",
+        "INSERT INTO t VALUES (2, 'second'); UPDATE t SET note = 'third' WHERE id = 2 AND note = 'first';
+         DELETE FROM t WHERE id = 2 AND note = 'second'; UPDATE t SET note = 'y' WHERE id > 9",
+        "INSERT INTO t VALUES (5, 'a'), (5, 'b'); DELETE FROM t WHERE id = 5 AND note = 'b'; UPDATE t SET note = 'z' WHERE id > 9",
+    ];
+    let c = &replication.chain.c;
+    for change in changes {
+        replication.chain.a.sql(DATABASE, &format!("BEGIN; {change}; COMMIT")).await?;
+        let said = replication.halt().await?;
+        assert!(said.contains("23505") && said.contains("t_pkey"), "{change}: {said}");
+        c.sql(DATABASE, "ALTER TABLE t DROP CONSTRAINT t_pkey").await?;
+        replication.catch_up().await?;
+        replication.assert_same(&["public.t"]).await?;
+        c.sql(DATABASE, "ALTER TABLE t ADD PRIMARY KEY (id)").await?;
+    }
+    Ok(())
+}
