@@ -248,3 +248,153 @@ fn hash(columns: &[usize], row: Row<'_>) -> u64 {
     }
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use pgsluice_proto::pgoutput::{Begin, Decoder, Message, ReplicaIdentity};
+    use pgsluice_proto::{Lsn, Oid, PgTimestamp, Xid};
+
+    use super::*;
+    use crate::batch::{Batch, BatchedOperation};
+    use crate::decode::{Change, Operation, Relation};
+
+    /// The rows of a history, in the memory of a batch: the first word of a change is what it does, the others are
+    /// cells, `-` for NULL and `?` for unchanged.
+    fn batch_of(history: &[&str]) -> Batch {
+        let relation = Arc::new(Relation {
+            id: Oid(1),
+            version: 1,
+            namespace: "public".to_owned(),
+            name: "t".to_owned(),
+            replica_identity: ReplicaIdentity::Default,
+            columns: Vec::new(),
+        });
+        let mut batch = Batch::default();
+        batch.begin(Begin { commit_lsn: Lsn::new(1), commit_time: PgTimestamp::default(), xid: Xid(1) });
+        for row in history.iter().flat_map(|change| change[2..].split(" was ")) {
+            let cells: Vec<_> = row.split(' ').collect();
+            let mut message = [b"I\0\0\0\x01N".as_slice(), &(cells.len() as u16).to_be_bytes()].concat();
+            for cell in cells {
+                match cell {
+                    "-" => message.push(b'n'),
+                    "?" => message.push(b'u'),
+                    value => {
+                        message.push(b't');
+                        message.extend((value.len() as u32).to_be_bytes());
+                        message.extend(value.bytes());
+                    }
+                }
+            }
+            let Ok(Message::Insert(insert)) = Decoder::new().decode(Lsn::new(1), &message) else {
+                panic!("a row: {message:?}")
+            };
+            batch.push(&Change { relation: &relation, operation: Operation::Insert { new: insert.new } });
+        }
+        batch
+    }
+
+    /// What a history comes to for a key of the first column: deletes, updates, inserts. `U`, `D`, and `I` are changes of
+    /// a table whose key the source knows; `was` brings the whole row as it was.
+    fn net(history: &[&str]) -> Result<Vec<String>, Irregular> {
+        let batch = batch_of(history);
+        let mut rows = batch.changes().map(|change| match change.operation {
+            BatchedOperation::Insert { new, .. } => new,
+            other => panic!("only rows: {other:?}"),
+        });
+        let mut net = Net::new(vec![0]);
+        for change in history {
+            let row = rows.next().expect("a row a change");
+            let old = change.contains(" was ").then(|| OldRow::Full(rows.next().expect("the row that was")));
+            match &change[..2] {
+                "I " => net.insert(row)?,
+                "U " => net.update(old, row)?,
+                "D " => net.delete(old.unwrap_or(OldRow::Key(row)))?,
+                other => panic!("not a change: {other}"),
+            }
+        }
+        let text = |cell: Cell<'_>| match cell {
+            Cell::Null => "-".to_owned(),
+            Cell::Unchanged => "?".to_owned(),
+            Cell::Text(value) | Cell::Binary(value) => String::from_utf8_lossy(value).into_owned(),
+        };
+        let deletes = net.deletes().map(|row| format!("D {}", text(row.cell(0))));
+        let whole = |row: NetRow<'_, '_>| [0, 1, 2].map(|column| text(row.cell(column))).join(" ");
+        let updates = net.updates().map(|row| format!("U {}", whole(row)));
+        let inserts = net.inserts().map(|row| format!("I {}", whole(row)));
+        Ok(deletes.chain(updates).chain(inserts).collect())
+    }
+
+    #[test]
+    fn every_outcome_after_every_other() {
+        // What comes before, and what it comes to with an insert, an update that leaves a column unchanged, a delete.
+        // The key that comes first makes the run a mixed one. It ends as it began.
+        type Row = (&'static [&'static str], [Option<&'static [&'static str]>; 3]);
+        const TABLE: [Row; 6] = [
+            (&[], [Some(&["I 1 x y"]), Some(&["U 1 z ?"]), Some(&["D 1"])]),
+            (&["I 1 a b"], [None, Some(&["I 1 z b"]), Some(&[])]),
+            (&["U 1 a b"], [None, Some(&["U 1 z b"]), Some(&["D 1"])]),
+            (&["D 1 - -"], [Some(&["D 1", "I 1 x y"]), None, None]),
+            (&["D 1 - -", "I 1 a b"], [None, Some(&["D 1", "I 1 z b"]), Some(&["D 1"])]),
+            (&["I 1 a b", "D 1 - -"], [Some(&["I 1 x y"]), None, None]),
+        ];
+        for (before, expected) in TABLE {
+            for (change, expected) in ["I 1 x y", "U 1 z ?", "D 1 - -"].into_iter().zip(expected) {
+                let history = [&["I 9 c d", "D 9 - -"], before, &[change]].concat();
+                let expected = expected.map(|changes| changes.iter().map(ToString::to_string).collect());
+                assert_eq!(net(&history), expected.ok_or(Irregular), "{history:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_newest_known_value_of_each_column_is_kept() {
+        let cases: [(&[&str], &[&str]); 6] = [
+            (&["I 1 a b", "U 1 ? c", "U 1 d ?", "U 1 ? ?"], &["I 1 d c"]),
+            (&["U 1 ? b", "U 1 ? ?", "U 1 ? c"], &["U 1 ? c"]),
+            (&["U 1 a ?", "U 1 ? -", "U 1 ? ?"], &["U 1 a -"]),
+            (&["U 1 a b", "U 1 - ?", "U 1 ? ?"], &["U 1 - b"]),
+            // What was before a delete is not what is unchanged after it.
+            (&["U 1 a b", "D 1 - -", "I 1 c d", "U 1 ? e"], &["D 1", "I 1 c e"]),
+            (&["D 1 - -", "I 1 a b", "D 1 - -", "I 1 c -", "U 1 d ?"], &["D 1", "I 1 d -"]),
+        ];
+        for (history, expected) in cases {
+            assert_eq!(net(history).unwrap(), expected, "{history:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_apart_and_in_the_order_in_which_they_came() {
+        let history =
+            ["U 3 a b", "I 1 a b", "D 2 - -", "I 4 a b", "U 1 c d", "I 2 e f", "D 5 - -", "U 3 ? g", "D 4 - -"];
+        assert_eq!(net(&history).unwrap(), ["D 2", "D 5", "U 3 a g", "I 1 c d", "I 2 e f"]);
+        // The bytes are the key.
+        assert_eq!(net(&["D 1.0 - -", "I 1.00 a b", "U 1.00 ? c"]).unwrap(), ["D 1.0", "I 1.00 a c"]);
+    }
+
+    /// Two rows of one key are for the target to find, as long as nothing has to be told of which of them it is.
+    #[test]
+    fn inserts_of_one_key_are_irregular_once_another_change_comes() {
+        assert_eq!(net(&["I 1 a b", "I 1 c d"]).unwrap(), ["I 1 a b", "I 1 c d"]);
+        for change in ["D 1 - -", "U 1 e f", "D 2 - -"] {
+            assert_eq!(net(&["I 1 a b", "I 1 c d", change]), Err(Irregular), "{change}");
+        }
+        assert_eq!(net(&["D 2 - -", "I 1 a b", "I 1 c d"]), Err(Irregular));
+    }
+
+    #[test]
+    fn what_is_changed_after_an_insert_is_what_was_inserted() {
+        assert_eq!(net(&["I 1 a b", "U 1 c ? was 1 a b", "D 1 c b was 1 c b"]).unwrap(), [""; 0]);
+        assert_eq!(net(&["U 1 c d was 1 a b", "U 1 e f was 1 c d"]).unwrap(), ["U 1 e f"]);
+        let another: [&[&str]; 4] = [
+            &["I 1 a b", "U 1 c d was 1 a -"],
+            &["I 1 a b", "D 1 - - was 1 x b"],
+            &["I 1 a b", "U 1 c ? was 1 a b", "D 1 - - was 1 a b"],
+            &["I 1 a b", "D 1 - - was 1 a b", "I 1 c d", "D 1 - - was 1 a b"],
+        ];
+        for history in another {
+            assert_eq!(net(history), Err(Irregular), "{history:?}");
+        }
+    }
+}
