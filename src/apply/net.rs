@@ -303,7 +303,7 @@ mod tests {
             BatchedOperation::Insert { new, .. } => new,
             other => panic!("only rows: {other:?}"),
         });
-        let mut net = Net::new(vec![0]);
+        let mut net = Net::new(vec![0], 0);
         for change in history {
             let row = rows.next().expect("a row a change");
             let old = change.contains(" was ").then(|| OldRow::Full(rows.next().expect("the row that was")));
