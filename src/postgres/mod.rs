@@ -6,7 +6,6 @@
 //! refused before anything is answered.
 
 mod auth_guard;
-mod error;
 mod ident;
 
 use std::io;
@@ -17,7 +16,6 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::{Client, NoTls};
 
 pub use auth_guard::{PASSWORD_EXPOSED, PASSWORD_MISSING};
-pub use error::ServerError;
 pub use ident::{quote_ident, quote_literal, quote_qualified};
 
 use crate::config::{Endpoint, Host, TlsMode};

@@ -11,7 +11,7 @@ use crate::source::Connection;
 use crate::source::publication;
 use crate::source::server::Server;
 
-/// The SQL that a DBA would run instead of [`set_up`], for the tables that the source has now.
+/// The SQL that a DBA would run instead of [`set_up`](super::set_up), for the tables that the source has now.
 pub async fn sql(config: &Config) -> Result<String, Error> {
     let source = postgres::connect(&config.source, STAGE).await?;
     let facts = Server::inspect(&source, Role::Source, STAGE).await?;

@@ -24,8 +24,8 @@ use postgres_protocol::message::frontend;
 use super::stream::{ReplicationStream, StreamOptions};
 use super::transport::Transport;
 use crate::config::{Endpoint, Role};
-use crate::error::{Error, Kind, Stage};
-use crate::postgres::{PASSWORD_EXPOSED, PASSWORD_MISSING, SESSION_SETTINGS, ServerError};
+use crate::error::{Error, Kind, ServerError, Stage};
+use crate::postgres::{PASSWORD_EXPOSED, PASSWORD_MISSING, SESSION_SETTINGS};
 
 /// One row of an answer, all values as text.
 pub type Row = Vec<Option<String>>;

@@ -22,8 +22,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use super::pacing::{Pacer, Wait};
 use super::transport::Transport;
 use crate::config::Role;
-use crate::error::{Error, Kind, Stage};
-use crate::postgres::ServerError;
+use crate::error::{Error, Kind, ServerError, Stage};
 
 /// What one read may bring. Large enough that a drain of a full window is few calls, small enough to stay in cache.
 const GULP_BYTES: usize = 256 * 1024;

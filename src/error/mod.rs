@@ -3,13 +3,15 @@
 //! Stages return errors and say nothing more about them. The supervisor asks [`Error::disposition`], logs once, and
 //! `main` asks [`Error::exit_code`].
 
+mod server;
+
 use std::fmt;
 use std::io;
 
 use pgsluice_proto::{DecodeError, Lsn};
 
+pub use self::server::ServerError;
 use crate::config::{ConfigError, Role};
-use crate::postgres::ServerError;
 
 /// Where it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
