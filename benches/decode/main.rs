@@ -3,7 +3,8 @@
 //! Contenders alternate, and what counts is the ratio within a round. Times are CPU of this thread, which other processes
 //! disturb less than they do the clock on the wall. The bench fails if a contender sees other values than the first one, or
 //! if pgsluice allocates per row once its buffers have grown. Run with
-//! `cargo bench --bench decode [-- --rows N --rounds N --json FILE --svg FILE]`.
+//! `cargo bench --bench decode [-- --rows N --rounds N --only NAME --json FILE --svg FILE]`; `--only` takes the contenders
+//! with these letters in their name, for a profile.
 
 mod allocations;
 mod capture;
@@ -31,6 +32,7 @@ const OURS_ALLOCATIONS_PER_ROW_MAX: f64 = 0.01;
 struct Arguments {
     rows: u64,
     rounds: usize,
+    only: String,
     json: Option<PathBuf>,
     svg: Option<PathBuf>,
 }
@@ -64,13 +66,14 @@ fn main() -> Result<ExitCode> {
 /// All contenders on one load: once to compare what they see and to let their buffers grow, then round by round.
 fn measure(load: &Load, arguments: &Arguments) -> Result<Results> {
     let mut contenders = Contender::all();
+    contenders.retain(|contender| contender.name().contains(&arguments.only));
     let mut seen: Option<Tally> = None;
     for contender in &mut contenders {
         let tally = contender.tally(&load.frames).context(contender.name())?;
         let expected = *seen.get_or_insert(tally);
         ensure!(tally == expected, "{} saw {tally:?}, the first contender {expected:?}", contender.name());
     }
-    let seen = seen.context("a contender")?;
+    let seen = seen.context("no contender has the letters of --only in its name")?;
     ensure!(seen.rows == arguments.rows, "{} rows of {}", seen.rows, arguments.rows);
     let mut measured: Vec<_> = contenders.iter().map(|one| Measured::new(one.name(), one.is_ours())).collect();
     for round in 0..arguments.rounds {
@@ -95,13 +98,15 @@ fn cpu_time() -> Duration {
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut parsed = Arguments { rows: DEFAULT_ROWS, rounds: DEFAULT_ROUNDS, json: None, svg: None };
+    let mut parsed =
+        Arguments { rows: DEFAULT_ROWS, rounds: DEFAULT_ROUNDS, only: String::new(), json: None, svg: None };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
         match argument.as_str() {
             "--rows" => parsed.rows = value()?.parse()?,
             "--rounds" => parsed.rounds = value()?.parse()?,
+            "--only" => parsed.only = value()?,
             "--json" => parsed.json = Some(value()?.into()),
             "--svg" => parsed.svg = Some(value()?.into()),
             // Given by cargo.
