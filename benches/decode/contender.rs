@@ -81,7 +81,7 @@ impl Contender {
     /// Decodes all frames. A batch is filled and not read, for that is the work of the stage behind it.
     pub fn replay(&mut self, frames: &[Frame]) -> Result<()> {
         match self {
-            Contender::Batches(batch) => fill_batches(batch, frames, |batch| {
+            Contender::Batches(batch) => fill_batches(batch, frames, &mut |batch| {
                 black_box(batch);
             }),
             Contender::Messages | Contender::WalstreamMessages | Contender::WalstreamEvents | Contender::Elefant => {
@@ -97,7 +97,7 @@ impl Contender {
             Contender::Messages => messages(frames),
             Contender::Batches(batch) => {
                 let mut tally = Tally::default();
-                fill_batches(batch, frames, |batch| add_batch(&mut tally, batch))?;
+                fill_batches(batch, frames, &mut |batch| add_batch(&mut tally, batch))?;
                 Ok(tally)
             }
             Contender::WalstreamMessages => walstream_messages(frames),
@@ -136,7 +136,8 @@ fn messages(frames: &[Frame]) -> Result<Tally> {
     Ok(tally)
 }
 
-fn fill_batches(batch: &mut Batch, frames: &[Frame], mut handle_full: impl FnMut(&Batch)) -> Result<()> {
+/// Compiled once, as in the engine: `handle_full` is not a type parameter.
+fn fill_batches(batch: &mut Batch, frames: &[Frame], handle_full: &mut dyn FnMut(&Batch)) -> Result<()> {
     // A decoder skips what it has decoded before, so each replay has one of its own.
     let mut decoder = Decoder::new(Lsn::INVALID);
     for frame in frames {
