@@ -22,6 +22,12 @@ impl<'a> Cursor<'a> {
         self.input.len() - self.offset
     }
 
+    /// The input from here on.
+    #[inline]
+    pub fn unread(&self) -> &'a [u8] {
+        &self.input[self.offset..]
+    }
+
     /// The input from `start`, an offset this cursor has been at, up to where it is now.
     pub fn since(&self, start: usize) -> &'a [u8] {
         &self.input[start..self.offset]

@@ -173,12 +173,21 @@ pub struct RollbackPrepared<'a> {
 }
 
 impl<'a> Message<'a> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn decode(cursor: &mut Cursor<'a>, in_segment: bool) -> Result<Message<'a>, DecodeError> {
         match cursor.u8("message tag")? {
             b'I' => Insert::decode(cursor, in_segment).map(Message::Insert),
             b'U' => Update::decode(cursor, in_segment).map(Message::Update),
             b'D' => Delete::decode(cursor, in_segment).map(Message::Delete),
+            tag => Message::decode_other(cursor, tag, in_segment),
+        }
+    }
+
+    /// What is not a row. Apart, so that rows are decoded where they are used: returning a message through memory takes as
+    /// long as decoding a narrow row.
+    #[inline(never)]
+    fn decode_other(cursor: &mut Cursor<'a>, tag: u8, in_segment: bool) -> Result<Message<'a>, DecodeError> {
+        match tag {
             b'B' => Begin::decode(cursor).map(Message::Begin),
             b'C' => Commit::decode(cursor).map(Message::Commit),
             b'R' => RelationMessage::decode(cursor, in_segment).map(Message::Relation),
@@ -271,7 +280,7 @@ impl<'a> Origin<'a> {
 }
 
 impl<'a> Insert<'a> {
-    #[inline]
+    #[inline(always)]
     fn decode(cursor: &mut Cursor<'a>, in_segment: bool) -> Result<Insert<'a>, DecodeError> {
         let xid = segment_xid(cursor, in_segment)?;
         let relation = cursor.oid("relation id")?;
@@ -283,17 +292,15 @@ impl<'a> Insert<'a> {
 }
 
 impl<'a> Update<'a> {
-    #[inline]
+    #[inline(always)]
     fn decode(cursor: &mut Cursor<'a>, in_segment: bool) -> Result<Update<'a>, DecodeError> {
         let xid = segment_xid(cursor, in_segment)?;
         let relation = cursor.oid("relation id")?;
         let mut tag = cursor.u8("tuple tag")?;
-        let old = match tag {
-            b'K' => Some(OldTuple::Key(Tuple::decode(cursor)?)),
-            b'O' => Some(OldTuple::Full(Tuple::decode(cursor)?)),
-            _ => None,
-        };
-        if old.is_some() {
+        let mut old = None;
+        if let b'K' | b'O' = tag {
+            let tuple = Tuple::decode(cursor)?;
+            old = Some(if tag == b'K' { OldTuple::Key(tuple) } else { OldTuple::Full(tuple) });
             tag = cursor.u8("new tuple tag")?;
         }
         match tag {
@@ -304,15 +311,16 @@ impl<'a> Update<'a> {
 }
 
 impl<'a> Delete<'a> {
-    #[inline]
+    #[inline(always)]
     fn decode(cursor: &mut Cursor<'a>, in_segment: bool) -> Result<Delete<'a>, DecodeError> {
         let xid = segment_xid(cursor, in_segment)?;
         let relation = cursor.oid("relation id")?;
-        let old = match cursor.u8("old tuple tag")? {
-            b'K' => OldTuple::Key(Tuple::decode(cursor)?),
-            b'O' => OldTuple::Full(Tuple::decode(cursor)?),
-            tag => return Err(cursor.error_back(1, DecodeErrorKind::UnknownTag { field: "old tuple", tag })),
-        };
+        let tag = cursor.u8("old tuple tag")?;
+        if !matches!(tag, b'K' | b'O') {
+            return Err(cursor.error_back(1, DecodeErrorKind::UnknownTag { field: "old tuple", tag }));
+        }
+        let tuple = Tuple::decode(cursor)?;
+        let old = if tag == b'K' { OldTuple::Key(tuple) } else { OldTuple::Full(tuple) };
         Ok(Delete { xid, relation, old })
     }
 }

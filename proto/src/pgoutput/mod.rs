@@ -52,7 +52,8 @@ impl Decoder {
     /// # Errors
     /// [`DecodeError`] for everything that the protocol does not say, messages out of sequence included. The stream
     /// cannot be read further then.
-    #[inline]
+    // Inlined whatever the compiler thinks of its size: else every row passes through memory twice.
+    #[inline(always)]
     pub fn decode<'a>(&mut self, lsn: Lsn, payload: &'a [u8]) -> Result<Message<'a>, DecodeError> {
         let mut cursor = Cursor::new(lsn, payload);
         let message = Message::decode(&mut cursor, self.position == Position::InSegment)?;
