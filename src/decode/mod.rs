@@ -93,38 +93,19 @@ impl Decoder {
     #[inline]
     pub fn decode<'a>(&'a mut self, lsn: Lsn, payload: &'a [u8]) -> Result<Decoded<'a>, Error> {
         let message = self.messages.decode(lsn, payload).map_err(decode_error)?;
-        let out_of_sequence = |message: &Message<'_>, state: &'static str| {
-            let kind = DecodeErrorKind::OutOfSequence { message: message.name(), state };
-            Err(decode_error(DecodeError { lsn, offset: 0, kind }))
-        };
-        match message {
-            Message::Insert(insert) => self.change(lsn, insert.relation, Operation::Insert { new: insert.new }),
-            Message::Update(update) => {
-                self.change(lsn, update.relation, Operation::Update { old: update.old, new: update.new })
-            }
-            Message::Delete(delete) => self.change(lsn, delete.relation, Operation::Delete { old: delete.old }),
-            Message::Begin(begin) => match self.state {
-                State::Outside => Ok(self.begin(begin)),
-                State::Inside { .. } | State::Skipping { .. } => out_of_sequence(&message, "inside of a transaction"),
-            },
-            Message::Commit(commit) => self.commit(lsn, commit),
-            Message::Truncate(truncate) => match self.state {
-                State::Skipping { .. } => Ok(Decoded::Nothing),
-                State::Outside => out_of_sequence(&message, "outside of a transaction"),
-                State::Inside { .. } => {
-                    let relations = truncate.relations().map(|id| self.relations.get(lsn, id).cloned());
-                    Ok(Decoded::Truncate(Truncate {
-                        relations: relations.collect::<Result<_, _>>().map_err(decode_error)?,
-                        restart_identity: truncate.restart_identity,
-                    }))
-                }
-            },
+        let (relation, operation) = match message {
+            Message::Insert(insert) => (insert.relation, Operation::Insert { new: insert.new }),
+            Message::Update(update) => (update.relation, Operation::Update { old: update.old, new: update.new }),
+            Message::Delete(delete) => (delete.relation, Operation::Delete { old: delete.old }),
+            Message::Begin(begin) => return self.begin(lsn, begin),
+            Message::Commit(commit) => return self.commit(lsn, commit),
+            Message::Truncate(truncate) => return self.truncate(lsn, truncate),
             Message::Relation(relation) => {
                 self.relations.replace(&relation);
-                Ok(Decoded::Nothing)
+                return Ok(Decoded::Nothing);
             }
             // Types are looked up on the target, where values of them go; origins and logical messages carry no row.
-            Message::Type(_) | Message::Origin(_) | Message::Logical(_) => Ok(Decoded::Nothing),
+            Message::Type(_) | Message::Origin(_) | Message::Logical(_) => return Ok(Decoded::Nothing),
             Message::StreamStart(_)
             | Message::StreamStop
             | Message::StreamCommit(_)
@@ -133,19 +114,42 @@ impl Decoder {
             | Message::Prepare(_)
             | Message::CommitPrepared(_)
             | Message::RollbackPrepared(_)
-            | Message::StreamPrepare(_) => out_of_sequence(&message, "in a stream that did not ask for it"),
+            | Message::StreamPrepare(_) => {
+                return Err(out_of_sequence(lsn, message.name(), "in a stream that did not ask for it"));
+            }
+        };
+        self.change(lsn, relation, operation)
+    }
+
+    #[inline(never)]
+    fn truncate<'a>(&self, lsn: Lsn, truncate: pgoutput::Truncate<'_>) -> Result<Decoded<'a>, Error> {
+        match self.state {
+            State::Skipping { .. } => Ok(Decoded::Nothing),
+            State::Outside => Err(out_of_sequence(lsn, "Truncate", OUTSIDE)),
+            State::Inside { .. } => {
+                let relations = truncate.relations().map(|id| self.relations.get(lsn, id).cloned());
+                Ok(Decoded::Truncate(Truncate {
+                    relations: relations.collect::<Result<_, _>>().map_err(decode_error)?,
+                    restart_identity: truncate.restart_identity,
+                }))
+            }
         }
     }
 
-    fn begin<'a>(&mut self, begin: Begin) -> Decoded<'a> {
+    #[inline(never)]
+    fn begin<'a>(&mut self, lsn: Lsn, begin: Begin) -> Result<Decoded<'a>, Error> {
+        if self.state != State::Outside {
+            return Err(out_of_sequence(lsn, "Begin", "inside of a transaction"));
+        }
         if begin.commit_lsn < self.progress {
             self.state = State::Skipping { commit_lsn: begin.commit_lsn };
-            return Decoded::Nothing;
+            return Ok(Decoded::Nothing);
         }
         self.state = State::Inside { xid: begin.xid, commit_lsn: begin.commit_lsn };
-        Decoded::Begin(begin)
+        Ok(Decoded::Begin(begin))
     }
 
+    #[inline(never)]
     fn commit<'a>(&mut self, lsn: Lsn, commit: Commit) -> Result<Decoded<'a>, Error> {
         let (begun, skipping) = match self.state {
             State::Inside { commit_lsn, .. } => (Some(commit_lsn), false),
@@ -154,8 +158,7 @@ impl Decoder {
         };
         let known = commit.end_lsn <= self.progress;
         if begun != Some(commit.commit_lsn) || commit.end_lsn <= commit.commit_lsn || known != skipping {
-            let kind = DecodeErrorKind::OutOfSequence { message: "Commit", state: "with these LSNs" };
-            return Err(decode_error(DecodeError { lsn, offset: 0, kind }));
+            return Err(out_of_sequence(lsn, "Commit", "with these LSNs"));
         }
         self.state = State::Outside;
         self.progress = self.progress.max(commit.end_lsn);
@@ -167,10 +170,7 @@ impl Decoder {
         match self.state {
             State::Inside { .. } => {}
             State::Skipping { .. } => return Ok(Decoded::Nothing),
-            State::Outside => {
-                let kind = DecodeErrorKind::OutOfSequence { message: "row", state: "outside of a transaction" };
-                return Err(decode_error(DecodeError { lsn, offset: 0, kind }));
-            }
+            State::Outside => return Err(out_of_sequence(lsn, "row", OUTSIDE)),
         }
         let relation = self.relations.get(lsn, id).map_err(decode_error)?;
         let columns = relation.columns.len();
@@ -191,6 +191,14 @@ impl Decoder {
     }
 }
 
+const OUTSIDE: &str = "outside of a transaction";
+
+#[cold]
+fn out_of_sequence(lsn: Lsn, message: &'static str, state: &'static str) -> Error {
+    decode_error(DecodeError { lsn, offset: 0, kind: DecodeErrorKind::OutOfSequence { message, state } })
+}
+
+#[cold]
 fn decode_error(error: DecodeError) -> Error {
     Error::new(Stage::Decode, Kind::Decode(error))
 }

@@ -39,7 +39,8 @@ impl fmt::Display for Relation {
 /// The newest description of each relation. Whoever holds an older `Arc` holds rows that were sent under it.
 #[derive(Debug, Default)]
 pub(super) struct RelationMap {
-    relations: HashMap<Oid, Arc<Relation>>,
+    /// Looked into for every row. The keys are OIDs of the source's catalog, so no one can choose them to collide.
+    relations: HashMap<Oid, Arc<Relation>, foldhash::fast::RandomState>,
     versions: u64,
 }
 
