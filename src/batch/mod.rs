@@ -10,6 +10,7 @@
 
 mod row;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -103,6 +104,8 @@ pub struct Batch {
     rows: Rows,
     entries: Vec<Entry>,
     relations: Vec<Arc<Relation>>,
+    /// In `relations`, by version.
+    relation_places: HashMap<u64, u32, foldhash::fast::RandomState>,
     truncates: Vec<Truncate>,
     transactions: Vec<Transaction>,
     /// The first transaction has begun in another batch.
@@ -118,6 +121,7 @@ impl Batch {
         self.rows.clear(limits.bytes * KEEP_CAPACITY_FACTOR);
         self.entries.clear();
         self.relations.clear();
+        self.relation_places.clear();
         self.truncates.clear();
         self.transactions.clear();
         self.resumed = false;
@@ -311,11 +315,16 @@ impl Batch {
     /// The place of the relation in this batch. Runs of one relation are the rule, so the newest is looked at first.
     #[inline]
     fn relation_index(&mut self, relation: &Arc<Relation>) -> u32 {
-        let known = self.relations.iter().rposition(|known| Arc::ptr_eq(known, relation));
-        let index = known.unwrap_or_else(|| {
+        match self.relations.last() {
+            Some(newest) if Arc::ptr_eq(newest, relation) => (self.relations.len() - 1) as u32,
+            Some(_) | None => self.other_relation_index(relation),
+        }
+    }
+
+    fn other_relation_index(&mut self, relation: &Arc<Relation>) -> u32 {
+        *self.relation_places.entry(relation.version).or_insert_with(|| {
             self.relations.push(Arc::clone(relation));
-            self.relations.len() - 1
-        });
-        index as u32
+            (self.relations.len() - 1) as u32
+        })
     }
 }
