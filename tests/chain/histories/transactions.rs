@@ -59,7 +59,8 @@ impl History {
     pub fn new(seed: u64) -> History {
         // Seeds that follow each other must not give what follows in one sequence.
         let mut random = Random::seeded(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
-        let batch_rows = random.pick(&[7, 50, 10_000, 10_000]);
+        // The least are too few for a net, and those of 20 have nets in the midst of a transaction.
+        let batch_rows = random.pick(&[7, 20, 20, 50, 10_000, 10_000, 10_000]);
         let format = random.pick(&["text", "auto"]);
         let stops = random.below(3) > 0;
         // Few without: they tell whether a failure is one of netting.
