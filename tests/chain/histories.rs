@@ -7,13 +7,14 @@
 //!  reset ─► first transactions ─► (the engine, for most seeds) ─► the rest ─► the engine ─► compare
 //! ```
 //!
-//! `PGSLUICE_SEEDS=1000` runs so many, `PGSLUICE_SEED=7` runs that one alone.
+//! As many as begin within some seconds are run. `PGSLUICE_SEEDS=1000` runs so many, `PGSLUICE_SEED=7` that one alone.
 
 mod schema;
 mod statements;
 mod transactions;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::ops::Range;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use pgsluice_testkit::ChainOptions;
@@ -23,8 +24,8 @@ use self::schema::TABLES;
 use self::transactions::{History, Outcomes};
 use crate::replication::{DATABASE, Replication};
 
-/// About half a second each.
-const SEEDS_DEFAULT: u64 = 30;
+/// At about half a second a seed.
+const TIME_DEFAULT: Duration = Duration::from_secs(15);
 
 #[tokio::test]
 async fn histories_come_to_the_same_on_the_target() -> Result<()> {
@@ -33,21 +34,30 @@ async fn histories_come_to_the_same_on_the_target() -> Result<()> {
     replication.configure_unprivileged_target("").await?;
     replication.setup().await?;
     let mut outcomes = Outcomes::default();
-    for seed in seeds()? {
+    let (seeds, time) = seeds()?;
+    let start = Instant::now();
+    for seed in seeds {
+        if start.elapsed() > time {
+            break;
+        }
         replay(&replication, seed, &mut outcomes).await.with_context(|| format!("PGSLUICE_SEED={seed}"))?;
     }
     println!("{outcomes}");
     Ok(())
 }
 
-/// The one that is asked for, or as many as are asked for, from a place that differs from run to run.
-fn seeds() -> Result<std::ops::Range<u64>> {
+/// The one that is asked for, or as many as are asked for or there is time for, from a place that differs from run to
+/// run.
+fn seeds() -> Result<(Range<u64>, Duration)> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>()).transpose();
     if let Some(seed) = number("PGSLUICE_SEED")? {
-        return Ok(seed..seed + 1);
+        return Ok((seed..seed + 1, Duration::MAX));
     }
     let first = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as u64;
-    Ok(first..first + number("PGSLUICE_SEEDS")?.unwrap_or(SEEDS_DEFAULT))
+    Ok(match number("PGSLUICE_SEEDS")? {
+        Some(seeds) => (first..first + seeds, Duration::MAX),
+        None => (first..u64::MAX, TIME_DEFAULT),
+    })
 }
 
 async fn replay(replication: &Replication, seed: u64, outcomes: &mut Outcomes) -> Result<()> {
