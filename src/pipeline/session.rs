@@ -17,6 +17,7 @@ use pgsluice_proto::command::{ProtoVersion, StartLogical};
 use pgsluice_proto::{Lsn, Oid, TimelineId};
 use tokio::runtime::Runtime;
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
 use crate::apply::{self, Applier, Options, is_stable_in_binary};
 use crate::checkpoint::{self, Progress};
@@ -300,7 +301,30 @@ async fn set_up_target_session(target: &Client, tables: &[PublishedTable]) -> Re
     for trigger in firing_triggers(target, tables, constraints_fire).await? {
         tracing::warn!("{trigger} fires on the target for every row that is applied");
     }
+    if !constraints_fire {
+        for constraint in unchecked_constraints(target, tables).await? {
+            tracing::warn!(
+                "{constraint} on the target is DEFERRABLE, and PostgreSQL does not check it for rows that are applied: \
+                 a row that only the target has could come to stand beside its equal"
+            );
+        }
+    }
     Ok(constraints_fire)
+}
+
+/// Unique and exclusion constraints that work through a trigger, which replicas do not fire.
+async fn unchecked_constraints(target: &Client, tables: &[PublishedTable]) -> Result<Vec<String>, Error> {
+    let sql = "SELECT format('constraint %I of %s', c.conname, c.conrelid::regclass) FROM pg_constraint c \
+               WHERE c.condeferrable AND c.contype IN ('p', 'u', 'x') \
+               AND c.conrelid = ANY (SELECT to_regclass(n) FROM unnest($1::text[]) n) ORDER BY 1";
+    let names: Vec<_> = tables.iter().map(|published| published.table.to_string()).collect();
+    query_names(target, sql, &[&names]).await
+}
+
+async fn query_names(target: &Client, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<String>, Error> {
+    let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error);
+    let rows = target.query(sql, parameters).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
 }
 
 /// Triggers that users made and that fire in a session of this replication role ("ALTER TABLE", ENABLE TRIGGER).
@@ -309,13 +333,11 @@ async fn firing_triggers(
     tables: &[PublishedTable],
     constraints_fire: bool,
 ) -> Result<Vec<String>, Error> {
-    let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error);
     let sql = "SELECT format('trigger %I of %s', t.tgname, t.tgrelid::regclass) FROM pg_trigger t \
                WHERE NOT t.tgisinternal AND t.tgrelid = ANY (SELECT to_regclass(n) FROM unnest($1::text[]) n) \
                AND t.tgenabled = ANY (CASE WHEN $2 THEN '{O,A}' ELSE '{R,A}' END::\"char\"[]) ORDER BY 1";
     let names: Vec<_> = tables.iter().map(|published| published.table.to_string()).collect();
-    let rows = target.query(sql, &[&names, &constraints_fire]).await.map_err(failed)?;
-    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
+    query_names(target, sql, &[&names, &constraints_fire]).await
 }
 
 /// Binary where every published column has a type that means the same bytes on both ends.

@@ -229,3 +229,15 @@ async fn a_key_that_only_the_target_has_does_not_make_rows_of_the_source_one() -
     }
     Ok(())
 }
+
+/// Under the replica role PostgreSQL does not check them, so a person has to know.
+#[tokio::test]
+async fn deferrable_unique_constraints_of_c_are_named_when_a_session_starts() -> Result<()> {
+    let replication = Replication::start("CREATE TABLE t (id int PRIMARY KEY, place int UNIQUE DEFERRABLE)").await?;
+    replication.setup().await?;
+    replication.chain.a.sql(DATABASE, "INSERT INTO t VALUES (1, 1)").await?;
+    let output = replication.command(&["run", "--stop-at", "current"]).await?;
+    let named = "constraint t_place_key of public.t on the target is DEFERRABLE";
+    assert!(output.code == Some(0) && output.stderr.contains(named), "{}", output.stderr);
+    replication.assert_same(&["public.t"]).await
+}
