@@ -94,18 +94,34 @@ impl RowStatement<'_> {
 }
 
 async fn work<'a>(client: &Client, plans: &mut Plans, change: &BatchedChange<'a>) -> Result<Work<'a>, Error> {
-    let (relation, operation, new, old): (_, _, Option<Row<'a>>, Option<OldRow<'a>>) = match change.operation {
-        BatchedOperation::Insert { relation, new } => (relation, "INSERT", Some(new), None),
-        BatchedOperation::Update { relation, old, new } => (relation, "UPDATE", Some(new), old),
-        BatchedOperation::Delete { relation, old } => (relation, "DELETE", None, Some(old)),
-        BatchedOperation::Truncate(truncate) => return truncate_work(client, plans, truncate).await,
-    };
-    let plan = plans.get(client, relation).await?;
-    let prepared = match (new, operation) {
-        (Some(_), "INSERT") => plan.insert(client, relation).await?,
-        (Some(new), _) => plan.update(client, relation, new.cells()).await?,
-        (None, _) => plan.delete(client, relation).await?,
-    };
+    match change.operation {
+        BatchedOperation::Insert { relation, new } => {
+            let plan = plans.get(client, relation).await?;
+            let prepared = plan.insert(client, relation).await?;
+            row_work(plan, prepared, relation, "INSERT", Some(new), None)
+        }
+        BatchedOperation::Update { relation, old, new } => {
+            let plan = plans.get(client, relation).await?;
+            let prepared = plan.update(client, relation, new.cells()).await?;
+            row_work(plan, prepared, relation, "UPDATE", Some(new), old)
+        }
+        BatchedOperation::Delete { relation, old } => {
+            let plan = plans.get(client, relation).await?;
+            let prepared = plan.delete(client, relation).await?;
+            row_work(plan, prepared, relation, "DELETE", None, Some(old))
+        }
+        BatchedOperation::Truncate(truncate) => truncate_work(client, plans, truncate).await,
+    }
+}
+
+fn row_work<'a>(
+    plan: &TablePlan,
+    prepared: Prepared,
+    relation: &'a Arc<Relation>,
+    operation: &'static str,
+    new: Option<Row<'a>>,
+    old: Option<OldRow<'a>>,
+) -> Result<Work<'a>, Error> {
     let rows = [new, old.map(|old| old.row())];
     for row in rows.into_iter().flatten() {
         plan.check_format(relation, row)?;

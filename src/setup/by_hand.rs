@@ -1,13 +1,10 @@
 //! What setup does, as SQL for somebody else to run.
 
-use pgsluice_proto::TimelineId;
-
-use super::STAGE;
+use super::{STAGE, on_replication_connection};
 use crate::checkpoint::{SCHEMA_SQL, TABLES_SQL};
 use crate::config::{Config, Role};
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::postgres::{self, quote_ident, quote_literal};
-use crate::source::Connection;
 use crate::source::publication;
 use crate::source::server::Server;
 
@@ -16,7 +13,7 @@ pub async fn sql(config: &Config) -> Result<String, Error> {
     let source = postgres::connect(&config.source, STAGE).await?;
     let facts = Server::inspect(&source, Role::Source, STAGE).await?;
     let tables = publication::select_tables(&source, Role::Source, &config.tables, STAGE).await?;
-    let timeline = read_timeline(config).await?;
+    let identity = on_replication_connection(config, |connection| connection.identify_system()).await?;
     let name = config.name.slot();
     let create = publication::create_sql(&config.name.publication(), &tables);
     let slot = quote_literal(&name);
@@ -42,12 +39,7 @@ pub async fn sql(config: &Config) -> Result<String, Error> {
          GRANT SELECT, INSERT, UPDATE, DELETE ON pgsluice.progress TO {user};\n",
         database = quote_ident(&facts.database),
         progress_name = quote_literal(config.name.as_str()),
+        timeline = identity.timeline,
         user = quote_ident(&config.target.user),
     ))
-}
-
-async fn read_timeline(config: &Config) -> Result<TimelineId, Error> {
-    let endpoint = config.source.clone();
-    let asking = tokio::task::spawn_blocking(move || Ok(Connection::connect(&endpoint)?.identify_system()?.timeline));
-    asking.await.unwrap_or_else(|_| Err(Error::new(STAGE, Kind::Panicked)))
 }

@@ -27,10 +27,10 @@ use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::pipeline;
 use crate::postgres;
-use crate::source::CreatedSlot;
 use crate::source::publication::{self, Publication, PublishedTable};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
+use crate::source::{Connection, CreatedSlot};
 
 const STAGE: Stage = Stage::Setup;
 /// How often a condition on another server is looked at.
@@ -279,6 +279,18 @@ async fn wait_for_replay(source: &Client, lsn: Lsn, deadline: Instant, limit: Du
 fn timed_out(what: String, limit: Duration, mend: impl Into<String>) -> Error {
     let limit = humantime::format_duration(limit).to_string();
     Error::new(STAGE, Kind::TimedOut { what, limit, mend: mend.into() })
+}
+
+/// Does something over a replication connection to the source, which blocks, on a thread that may. It begins at once,
+/// whether or not anybody waits yet.
+fn on_replication_connection<T, F>(config: &Config, work: F) -> impl Future<Output = Result<T, Error>> + use<T, F>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
+{
+    let endpoint = config.source.clone();
+    let working = tokio::task::spawn_blocking(move || work(&mut Connection::connect(&endpoint)?));
+    async { working.await.unwrap_or_else(|_| Err(Error::new(STAGE, Kind::Panicked))) }
 }
 
 async fn create_progress(

@@ -6,10 +6,10 @@ use pgsluice_proto::TimelineId;
 use pgsluice_proto::command::SlotSnapshot;
 use tokio_postgres::Client;
 
-use super::{STAGE, Servers, timed_out};
+use super::{STAGE, Servers, on_replication_connection, timed_out};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind};
-use crate::source::{Connection, CreatedSlot};
+use crate::source::CreatedSlot;
 
 /// How often the primary is asked for the record that a new slot on a standby waits for.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(500);
@@ -21,25 +21,23 @@ pub(super) async fn create(
     deadline: Instant,
     limit: Duration,
 ) -> Result<(CreatedSlot, TimelineId), Error> {
-    let endpoint = config.source.clone();
     let (name, major) = (config.name.slot(), servers.source_facts.major());
     let (report_pid, pid) = tokio::sync::oneshot::channel();
-    let mut creating = tokio::task::spawn_blocking(move || {
-        let mut connection = Connection::connect(&endpoint)?;
+    let creating = on_replication_connection(config, move |connection| {
         if report_pid.send(connection.backend_pid()).is_err() {
             return Err(Error::new(STAGE, Kind::Panicked));
         }
         let identity = connection.identify_system()?;
         Ok((connection.create_slot(&name, SlotSnapshot::Nothing, major)?, identity.timeline))
     });
-    let joined = |result: Result<_, _>| result.unwrap_or_else(|_| Err(Error::new(STAGE, Kind::Panicked)));
+    tokio::pin!(creating);
     let mut told_operator = false;
     while Instant::now() < deadline {
         if servers.source_facts.in_recovery {
             ask_for_snapshot(servers, &mut told_operator).await?;
         }
         tokio::select! {
-            result = &mut creating => return joined(result).map_err(refusal),
+            result = &mut creating => return result.map_err(refusal),
             () = tokio::time::sleep(SNAPSHOT_INTERVAL) => {}
         }
     }
@@ -51,7 +49,7 @@ pub(super) async fn create(
         let cancelled = servers.source.execute("SELECT pg_cancel_backend($1)", &[&pid]).await;
         cancelled.map_err(|error| Error::from_postgres(STAGE, Role::Source, error))?;
     }
-    match joined(creating.await) {
+    match creating.await {
         // It was made in the last moment.
         Ok(created) => Ok(created),
         Err(_) => {
@@ -113,7 +111,6 @@ async fn open_transactions(client: &Client, role: Role) -> Result<String, Error>
 }
 
 pub(super) async fn remove(config: &Config) -> Result<(), Error> {
-    let (endpoint, name) = (config.source.clone(), config.name.slot());
-    let dropping = tokio::task::spawn_blocking(move || Connection::connect(&endpoint)?.drop_slot(&name));
-    dropping.await.unwrap_or_else(|_| Err(Error::new(STAGE, Kind::Panicked)))
+    let name = config.name.slot();
+    on_replication_connection(config, move |connection| connection.drop_slot(&name)).await
 }
