@@ -52,6 +52,7 @@ pub(super) async fn create(
     match creating.await {
         // It was made in the last moment.
         Ok(created) => Ok(created),
+        Err(error) if !is_cancelled(&error) => Err(refusal(error)),
         Err(_) => {
             let what = format!("the start of slot \"{}\"", config.name.slot());
             let mend = format!(
@@ -61,6 +62,12 @@ pub(super) async fn create(
             Err(timed_out(what, limit, mend))
         }
     }
+}
+
+/// Our own cancellation, which says no more than that time was up.
+fn is_cancelled(error: &Error) -> bool {
+    const QUERY_CANCELED: &str = "57014";
+    matches!(error.kind(), Kind::Server { error, .. } if error.code == QUERY_CANCELED)
 }
 
 /// A standby knows the primary's `wal_level` and has no view that shows it, so only the attempt tells.
