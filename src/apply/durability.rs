@@ -1,16 +1,17 @@
 //! Which commits of the target are on its disk.
 //!
 //! With `synchronous_commit = off` a COMMIT returns before its record is flushed, and a crash of the target can lose it.
-//! The source must not forget a transaction before that is over. So after every commit the target is asked where its WAL
+//! The source must not forget a transaction before that is over. So from time to time the target is asked where its WAL
 //! ends and how far it is flushed; a commit counts once the flushed position has passed where WAL ended after it.
 //!
 //! ```text
-//!  COMMIT ──► waiting: (end of the target's WAL, end_lsn) ──flushed LSN passes──► durable end_lsn
+//!  COMMIT ──► unasked ──asked──► waiting: (end of the target's WAL, end_lsn) ──flushed LSN passes──► durable end_lsn
 //! ```
 //!
 //! **Always holds:** what is durable here survives a crash of the target. With synchronous commits that is every commit.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use pgsluice_proto::Lsn;
 use tokio_postgres::types::PgLsn;
@@ -22,10 +23,16 @@ use crate::error::Error;
 /// Where WAL ends, and how far it is flushed ("WAL Functions").
 const POSITIONS_SQL: &str = "SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()";
 
+/// Between two questions, as long as commits follow each other. The WAL writer flushes less often.
+const ASK_INTERVAL: Duration = Duration::from_millis(10);
+
 #[derive(Debug)]
 pub(super) struct Durability {
     /// `None` where every commit is flushed before it returns.
     positions: Option<Statement>,
+    asked_at: Option<Instant>,
+    /// The end of what is committed since.
+    unasked: Option<Lsn>,
     waiting: VecDeque<Waiting>,
     durable: Option<Lsn>,
 }
@@ -53,7 +60,7 @@ impl Durability {
                 Err(error) => return Err(failed(error)),
             }
         }
-        Ok(Durability { positions, waiting: VecDeque::new(), durable: None })
+        Ok(Durability { positions, asked_at: None, unasked: None, waiting: VecDeque::new(), durable: None })
     }
 
     /// All before this is committed and flushed; `None` before the first such commit.
@@ -63,33 +70,35 @@ impl Durability {
 
     /// Something is committed and not known to be flushed.
     pub fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        self.waiting_for().is_some()
     }
 
     /// Progress has been committed up to `end_lsn`.
     pub async fn committed(&mut self, client: &Client, end_lsn: Lsn) -> Result<(), Error> {
-        let Some(statement) = &self.positions else {
+        if self.positions.is_none() {
             self.durable = Some(end_lsn);
             return Ok(());
-        };
-        let (target_lsn, flushed) = positions(client, statement).await?;
-        self.waiting.push_back(Waiting { target_lsn, end_lsn });
-        self.flushed(flushed);
+        }
+        self.unasked = Some(end_lsn);
+        if self.asked_at.is_none_or(|asked_at| asked_at.elapsed() >= ASK_INTERVAL) {
+            self.look(client).await?;
+        }
         Ok(())
     }
 
-    /// Asks again what is flushed.
+    /// Asks what is flushed, unless nothing waits for it.
     pub async fn look(&mut self, client: &Client) -> Result<(), Error> {
-        if let (Some(statement), true) = (&self.positions, self.is_waiting()) {
-            let (_, flushed) = positions(client, statement).await?;
-            self.flushed(flushed);
-        }
+        let (Some(statement), true) = (&self.positions, self.is_waiting()) else { return Ok(()) };
+        let (target_lsn, flushed) = positions(client, statement).await?;
+        self.asked_at = Some(Instant::now());
+        self.waiting.extend(self.unasked.take().map(|end_lsn| Waiting { target_lsn, end_lsn }));
+        self.flushed(flushed);
         Ok(())
     }
 
     /// The last of what waits to be flushed.
     pub fn waiting_for(&self) -> Option<Lsn> {
-        self.waiting.back().map(|last| last.end_lsn)
+        self.unasked.or_else(|| self.waiting.back().map(|last| last.end_lsn))
     }
 
     fn flushed(&mut self, flushed: Lsn) {
