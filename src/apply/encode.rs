@@ -72,17 +72,22 @@ fn next_special(value: &[u8]) -> Option<usize> {
 }
 
 /// A one-dimensional array in the send format of `array_send`.
-pub(super) fn array<'a>(element_oid: u32, cells: impl Iterator<Item = Cell<'a>> + Clone, out: &mut BytesMut) {
-    let length = cells.clone().count();
-    let has_null = cells.clone().any(|cell| cell == Cell::Null);
+pub(super) fn array<'a>(element_oid: u32, cells: impl ExactSizeIterator<Item = Cell<'a>>, out: &mut BytesMut) {
+    let length = cells.len();
     out.put_i32(if length == 0 { 0 } else { 1 });
-    out.put_i32(has_null.into());
+    let has_null_at = out.len();
+    out.put_i32(0);
     out.put_u32(element_oid);
     if length > 0 {
         out.put_i32(length as i32);
         // The lower bound.
         out.put_i32(1);
-        cells.for_each(|cell| element(cell, out));
+        let mut has_null = false;
+        for cell in cells {
+            has_null |= cell == Cell::Null;
+            element(cell, out);
+        }
+        out[has_null_at..has_null_at + 4].copy_from_slice(&i32::from(has_null).to_be_bytes());
     }
 }
 

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use futures_util::stream::{FuturesOrdered, StreamExt};
 use pgsluice_proto::Lsn;
 use pgsluice_proto::pgoutput::Cell;
 use tokio_postgres::Client;
 
 use super::failed;
+use super::flight::Flight;
 use super::parameter::Parameter;
 use super::plan::{Plans, Prepared, TablePlan};
 use super::sql;
@@ -18,51 +18,31 @@ use crate::batch::{BatchedChange, BatchedOperation, OldRow, Row};
 use crate::decode::{Relation, Truncate};
 use crate::error::{Error, Kind, Stage};
 
-/// Statements that are on their way at once. Enough to hide the round trip, few enough that the answers stay small.
-const STATEMENTS_IN_FLIGHT_MAX: usize = 256;
-/// Bytes of rows that are on their way at once, one row more than this at most.
-const BYTES_IN_FLIGHT_MAX: usize = 4 * 1024 * 1024;
-
 /// Applies the changes in the transaction that is open on `client`.
 pub(super) async fn apply<'a>(
     client: &Client,
     plans: &mut Plans,
     changes: impl Iterator<Item = BatchedChange<'a>>,
 ) -> Result<(), Error> {
-    let mut running = FuturesOrdered::new();
-    let mut bytes = 0;
+    let mut flight = Flight::new();
     for change in changes {
-        while running.len() >= STATEMENTS_IN_FLIGHT_MAX || (bytes > BYTES_IN_FLIGHT_MAX && !running.is_empty()) {
-            bytes -= running.next().await.transpose()?.unwrap_or(0);
-        }
         let at = change.transaction.commit_lsn;
-        let work = match work(client, plans, &change).await {
-            Ok(work) => work,
-            Err(error) => {
-                // An earlier statement that fails is the cause of later ones failing.
-                while let Some(earlier) = running.next().await {
-                    earlier?;
-                }
-                return Err(error.at(at));
+        match work(client, plans, &change).await {
+            Ok(Work::Statement(statement)) => {
+                let bytes = statement.bytes;
+                flight.push(statement.execute(client, at), bytes).await?;
             }
-        };
-        match work {
-            Work::Statement(statement) => {
-                bytes += statement.bytes;
-                running.push_back(statement.execute(client, at));
-            }
-            Work::Barrier(sql, relations) => {
-                while let Some(earlier) = running.next().await {
-                    bytes -= earlier?;
-                }
+            Ok(Work::Barrier(sql, relations)) => {
+                flight.land().await?;
                 client.batch_execute(&sql).await.map_err(|error| failed(error).at(at).on(relations))?;
             }
+            Err(error) => {
+                flight.land().await?;
+                return Err(error.at(at));
+            }
         }
     }
-    while let Some(earlier) = running.next().await {
-        earlier?;
-    }
-    Ok(())
+    flight.land().await
 }
 
 enum Work<'a> {

@@ -19,8 +19,10 @@
 //! - After an error the session is not used again: what it had open is rolled back with it.
 
 mod catalog;
+mod divide;
 mod durability;
 mod encode;
+mod flight;
 mod in_order;
 mod net;
 mod parameter;
@@ -28,11 +30,13 @@ mod plan;
 mod sets;
 mod sql;
 
-use futures_util::future::try_join;
+use std::pin::pin;
+
+use futures_util::future::{Either, select, try_join};
 use pgsluice_proto::Lsn;
 use tokio_postgres::Client;
 
-pub use self::catalog::{TargetColumn, TargetTable, load as load_table};
+pub use self::catalog::{TargetColumn, TargetTable, load as load_tables};
 use self::durability::Durability;
 use self::plan::Plans;
 pub use self::plan::{check_columns, is_stable_in_binary};
@@ -139,6 +143,7 @@ impl Applier {
             self.roll_back().await?;
         }
         let Some(end_lsn) = self.durability.waiting_for() else { return Ok(()) };
+        self.durability.look(&self.client).await?;
         // A synchronous commit flushes all that comes before it, if it has written something itself.
         self.execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
         self.checkpoint.advance(&self.client, end_lsn, None, 0).await?;
@@ -170,25 +175,38 @@ impl Applier {
 
     async fn apply_part(&mut self, batch: &Batch, part: Part, manner: Manner) -> Result<(), Error> {
         let was_open = std::mem::replace(&mut self.open, part.end_lsn.is_none());
-        if !was_open {
-            self.begin(&part).await?;
-        }
-        match manner {
-            Manner::Sets if was_open => self.apply_as_sets_or_in_order(batch).await?,
-            Manner::Sets => sets::apply(&self.client, &mut self.plans, batch, self.options.constraints_fire).await?,
-            Manner::InOrder => {
-                in_order::apply(&self.client, &mut self.plans, batch.changes_in(part.places.clone())).await?
+        if was_open {
+            self.go_on(batch, &part, manner).await?;
+        } else {
+            let Applier { client, checkpoint, plans, options, fallbacks, .. } = self;
+            let begin = begin(client, checkpoint, &part, *fallbacks);
+            match manner {
+                Manner::Sets => behind(begin, sets::apply(client, plans, batch, options.constraints_fire)).await?,
+                Manner::InOrder => {
+                    behind(begin, in_order::apply(client, plans, batch.changes_in(part.places.clone()))).await?;
+                }
             }
         }
-        let Some(end_lsn) = part.end_lsn else { return Ok(()) };
-        if was_open {
-            self.advance(end_lsn, &part).await?;
+        if part.end_lsn.is_none() {
+            return Ok(());
         }
         // What is checked late is checked here.
         self.execute("COMMIT").await.map_err(|error| match part.commit_lsn {
             Some(commit_lsn) => error.at(commit_lsn),
             None => error,
         })
+    }
+
+    /// Applies a further part of an open transaction.
+    async fn go_on(&mut self, batch: &Batch, part: &Part, manner: Manner) -> Result<(), Error> {
+        match manner {
+            Manner::Sets => self.apply_as_sets_or_in_order(batch).await?,
+            Manner::InOrder => {
+                in_order::apply(&self.client, &mut self.plans, batch.changes_in(part.places.clone())).await?;
+            }
+        }
+        let Some(end_lsn) = part.end_lsn else { return Ok(()) };
+        self.checkpoint.advance(&self.client, end_lsn, part.commit_time, self.fallbacks).await
     }
 
     /// In a transaction of the target that holds more than this batch, which a rollback of all would lose.
@@ -205,20 +223,6 @@ impl Applier {
         self.execute("RELEASE SAVEPOINT part").await
     }
 
-    /// Progress goes first: from here on no other engine can commit before us, nor we after it.
-    async fn begin(&self, part: &Part) -> Result<(), Error> {
-        let begin = self.execute(BEGIN);
-        match part.end_lsn {
-            None => try_join(begin, self.checkpoint.hold(&self.client)).await?,
-            Some(end_lsn) => try_join(begin, self.advance(end_lsn, part)).await?,
-        };
-        Ok(())
-    }
-
-    async fn advance(&self, end_lsn: Lsn, part: &Part) -> Result<(), Error> {
-        self.checkpoint.advance(&self.client, end_lsn, part.commit_time, self.fallbacks).await
-    }
-
     async fn roll_back(&mut self) -> Result<(), Error> {
         self.open = false;
         self.execute("ROLLBACK").await
@@ -231,6 +235,34 @@ impl Applier {
 
     async fn execute(&self, sql: &str) -> Result<(), Error> {
         self.client.batch_execute(sql).await.map_err(failed)
+    }
+}
+
+/// Progress goes first: from here on no other engine can commit before us, nor we after it.
+async fn begin(client: &Client, checkpoint: &Checkpoint, part: &Part, fallbacks: i64) -> Result<(), Error> {
+    let begin = async { client.batch_execute(BEGIN).await.map_err(failed) };
+    match part.end_lsn {
+        None => try_join(begin, checkpoint.hold(client)).await?,
+        Some(end_lsn) => try_join(begin, checkpoint.advance(client, end_lsn, part.commit_time, fallbacks)).await?,
+    };
+    Ok(())
+}
+
+/// Has `changes` leave behind `begin` without waiting for what that comes to. An error of `begin` is the one that counts:
+/// an engine that is fenced finds its changes there already.
+async fn behind(
+    begin: impl Future<Output = Result<(), Error>>,
+    changes: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
+    match select(pin!(begin), pin!(changes)).await {
+        Either::Left((begun, changes)) => {
+            begun?;
+            changes.await
+        }
+        Either::Right((changed, begin)) => {
+            begin.await?;
+            changed
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 //! How the rows of one relation go to one table: found once per description of the relation.
 //!
-//! In: a relation of the source and the table of the same name on the target. Out: statements, prepared when first
-//! needed, with where each parameter comes from.
+//! In: a relation of the source and the table of the same name on the target. Out: statements, with where each parameter
+//! comes from; those for single rows and for COPY are prepared when first needed.
 //!
 //! Columns are matched by name. A column of the source that the target lacks is an error that names it; further
 //! columns of the target keep their values or defaults.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use pgsluice_proto::Oid;
 use pgsluice_proto::pgoutput::{Cell, ReplicaIdentity};
@@ -29,7 +29,17 @@ const STATEMENTS_MAX: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
     pub statement: Statement,
-    slots: Vec<Slot>,
+    slots: Arc<[Slot]>,
+}
+
+/// A statement for many rows, with the column of each parameter, which is an array.
+///
+/// It stays text, to be planned each time that it runs. A plan that is kept is the one for the table as it was: for a table
+/// that was as good as empty, that is to look through all of it for every row.
+#[derive(Debug)]
+pub(super) struct SetStatement {
+    pub text: String,
+    pub positions: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,9 +57,6 @@ enum Shape {
     Update(Box<[bool]>),
     Delete,
     Copy(Form),
-    /// The columns that are known.
-    UpdateSet(Box<[bool]>, Form),
-    DeleteSet(Form),
 }
 
 #[derive(Debug)]
@@ -61,35 +68,51 @@ enum Identity {
     None,
 }
 
-/// The plans of all relations that have come, each for the newest description.
+/// The plans of all relations that have come, by the version of their description.
 #[derive(Debug, Default)]
-pub(super) struct Plans(HashMap<Oid, TablePlan>);
+pub(super) struct Plans(HashMap<u64, TablePlan>);
 
 impl Plans {
-    /// The plan for this description of the relation; one for an older description is dropped with its statements.
-    pub async fn get(&mut self, client: &Client, relation: &Relation) -> Result<&mut TablePlan, Error> {
-        let entry = match self.0.entry(relation.id) {
-            Entry::Occupied(known) if known.get().version == relation.version => return Ok(known.into_mut()),
-            other => other,
-        };
-        let table = catalog::load(client, &relation.namespace, &relation.name).await?.ok_or_else(|| {
-            let what = format!("the target has no table {relation}");
-            let mend = "make it there as it is on the source, then start again: nothing is lost meanwhile".to_owned();
-            Error::new(Stage::Apply, Kind::Mismatch { what, mend })
-        })?;
-        Ok(entry.insert_entry(TablePlan::new(relation, table)?).into_mut())
+    /// The plan for this description of the relation.
+    pub async fn get(&mut self, client: &Client, relation: &Arc<Relation>) -> Result<&mut TablePlan, Error> {
+        self.learn(client, std::slice::from_ref(relation)).await.map_err(|(_, error)| error)?;
+        Ok(self.0.get_mut(&relation.version).expect("what was learnt is known"))
     }
 
-    /// The plan for this description, if it is the newest that has come.
+    /// Makes the plans of relations that are not known by their descriptions. Those for older descriptions of the same
+    /// relations are dropped with their statements, unless they are listed too.
+    ///
+    /// # Errors
+    /// The position of the relation that the target cannot take, and why.
+    pub async fn learn(&mut self, client: &Client, relations: &[Arc<Relation>]) -> Result<(), (usize, Error)> {
+        let unknown: Vec<_> = (0..relations.len()).filter(|&index| self.known(&relations[index]).is_none()).collect();
+        let Some(&first) = unknown.first() else { return Ok(()) };
+        let names = unknown.iter().map(|&index| (relations[index].namespace.as_str(), relations[index].name.as_str()));
+        let tables = catalog::load(client, names).await.map_err(|error| (first, error))?;
+        let described: HashMap<Oid, u64> =
+            unknown.iter().map(|&index| (relations[index].id, relations[index].version)).collect();
+        let listed: HashSet<u64> = relations.iter().map(|relation| relation.version).collect();
+        let is_older =
+            |version: u64, plan: &TablePlan| described.get(&plan.relation).is_some_and(|&newer| version < newer);
+        self.0.retain(|version, plan| listed.contains(version) || !is_older(*version, plan));
+        for (index, table) in unknown.into_iter().zip(tables) {
+            let relation = &relations[index];
+            let plan = table.ok_or_else(|| no_table(relation)).and_then(|table| TablePlan::new(relation, table));
+            self.0.insert(relation.version, plan.map_err(|error| (index, error))?);
+        }
+        Ok(())
+    }
+
+    /// The plan for this description, if it has been learnt.
     pub fn known(&self, relation: &Relation) -> Option<&TablePlan> {
-        self.0.get(&relation.id).filter(|plan| plan.version == relation.version)
+        self.0.get(&relation.version)
     }
 }
 
 #[derive(Debug)]
 pub(super) struct TablePlan {
-    /// Of the relation's description that this is made for.
-    pub version: u64,
+    /// On the source.
+    relation: Oid,
     table: TargetTable,
     /// For each column of the relation, its column in `table`.
     columns: Vec<usize>,
@@ -103,7 +126,7 @@ impl TablePlan {
     pub fn new(relation: &Relation, table: TargetTable) -> Result<TablePlan, Error> {
         let columns = match_columns(relation, &table)?;
         let identity = identity(relation, &table, &columns);
-        Ok(TablePlan { version: relation.version, table, columns, identity, statements: HashMap::new() })
+        Ok(TablePlan { relation: relation.id, table, columns, identity, statements: HashMap::new() })
     }
 
     pub async fn insert(&mut self, client: &Client, relation: &Relation) -> Result<Prepared, Error> {
@@ -194,35 +217,19 @@ impl TablePlan {
     }
 
     /// Updates many rows whose keys stay as they are and of which the same columns are known.
-    pub async fn update_set(
-        &mut self,
-        client: &Client,
-        relation: &Relation,
-        known: Box<[bool]>,
-        form: Form,
-    ) -> Result<Prepared, Error> {
-        let shape = Shape::UpdateSet(known, form);
-        if let Some(prepared) = self.statements.get(&shape) {
-            return Ok(prepared.clone());
-        }
-        let Shape::UpdateSet(known, _) = &shape else { unreachable!("made above") };
+    pub fn update_set(&self, relation: &Relation, known: &[bool], form: Form) -> Result<SetStatement, Error> {
         let key = self.matched(relation)?;
-        let set: Vec<_> =
-            self.written().into_iter().filter(|position| known[*position] && !key.contains(position)).collect();
+        let mut set = self.written();
+        set.retain(|position| known[*position] && !key.contains(position));
         let text = sql::update_set(&self.table.alone(), &self.pick(&set), &self.pick(&key), form);
-        let slots = set.into_iter().chain(key).map(Slot::New).collect();
-        self.prepare(client, relation, shape, &text, slots).await
+        Ok(SetStatement { text, positions: [set, key].concat() })
     }
 
     /// Deletes many rows.
-    pub async fn delete_set(&mut self, client: &Client, relation: &Relation, form: Form) -> Result<Prepared, Error> {
-        if let Some(prepared) = self.statements.get(&Shape::DeleteSet(form)) {
-            return Ok(prepared.clone());
-        }
+    pub fn delete_set(&self, relation: &Relation, form: Form) -> Result<SetStatement, Error> {
         let key = self.matched(relation)?;
         let text = sql::delete_set(&self.table.alone(), &self.pick(&key), form);
-        let slots = key.into_iter().map(Slot::Old).collect();
-        self.prepare(client, relation, Shape::DeleteSet(form), &text, slots).await
+        Ok(SetStatement { text, positions: key })
     }
 
     /// Binary values fit only a column of the very same type, which must mean the same in every cluster.
@@ -265,7 +272,7 @@ impl TablePlan {
         slots: Vec<Slot>,
     ) -> Result<Prepared, Error> {
         let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error).on(relation.to_string());
-        let prepared = Prepared { statement: client.prepare(text).await.map_err(failed)?, slots };
+        let prepared = Prepared { statement: client.prepare(text).await.map_err(failed)?, slots: slots.into() };
         if self.statements.len() >= STATEMENTS_MAX {
             self.statements.clear();
         }
@@ -328,6 +335,12 @@ impl Prepared {
         };
         self.slots.iter().map(|slot| Parameter(value(slot))).collect()
     }
+}
+
+fn no_table(relation: &Relation) -> Error {
+    let what = format!("the target has no table {relation}");
+    let mend = "make it there as it is on the source, then start again: nothing is lost meanwhile".to_owned();
+    Error::new(Stage::Apply, Kind::Mismatch { what, mend })
 }
 
 /// The position in `table` of each column of the relation.

@@ -104,6 +104,9 @@ pub(super) fn delete_set(table: &str, key: &[&TargetColumn], form: Form) -> Stri
 }
 
 /// Arrays as a FROM item with a column each.
+///
+/// They are unnested side by side in a select list: the executor then takes an element of each at a time, where a function
+/// in FROM would write each array into a tuplestore first ("SQL Functions Returning Sets").
 struct Unnest<'a> {
     form: Form,
     columns: Vec<&'a TargetColumn>,
@@ -128,15 +131,16 @@ impl<'a> Unnest<'a> {
     }
 
     fn item(&self) -> String {
-        let (mut arrays, mut names) = (Vec::new(), Vec::new());
-        for (index, column) in (1..).zip(&self.columns) {
-            arrays.push(match self.form {
-                Form::Text => format!("${index}::text[]"),
-                Form::Binary => format!("${index}::{}[]", column.type_name),
-            });
-            names.push(format!("p{index}"));
-        }
-        format!("unnest({}) AS source ({})", arrays.join(", "), names.join(", "))
+        let mut index = 0;
+        let arrays = join(&self.columns, ", ", |column| {
+            index += 1;
+            let element = match self.form {
+                Form::Text => "text",
+                Form::Binary => &column.type_name,
+            };
+            format!("unnest(${index}::{element}[]) AS p{index}")
+        });
+        format!("(SELECT {arrays}) AS source")
     }
 }
 
@@ -266,12 +270,12 @@ mod tests {
         let (id, note) = (column("id", "int4"), column("note", "text"));
         assert_eq!(
             update_set("s.t", &[&note], &[&id], Form::Binary),
-            "UPDATE s.t AS target SET \"note\" = source.p1 FROM unnest($1::text[], $2::int4[]) AS source (p1, p2) \
-             WHERE target.\"id\" = source.p2"
+            "UPDATE s.t AS target SET \"note\" = source.p1 \
+             FROM (SELECT unnest($1::text[]) AS p1, unnest($2::int4[]) AS p2) AS source WHERE target.\"id\" = source.p2"
         );
         assert_eq!(
             delete_set("s.t", &[&id, &note], Form::Text),
-            "DELETE FROM s.t AS target USING unnest($1::text[], $2::text[]) AS source (p1, p2) \
+            "DELETE FROM s.t AS target USING (SELECT unnest($1::text[]) AS p1, unnest($2::text[]) AS p2) AS source \
              WHERE target.\"id\" = source.p1::int4 AND target.\"note\" = source.p2::text"
         );
         assert_eq!(copy("s.t", &[&id], Form::Binary), "COPY s.t (\"id\") FROM STDIN (FORMAT binary)");

@@ -231,6 +231,11 @@ impl Batch {
         self.entries.len() >= limits.rows * factor || self.rows.bytes() >= limits.bytes * factor
     }
 
+    /// Every relation that rows of the batch belong to, by their `relation_index`.
+    pub fn relations(&self) -> &[Arc<Relation>] {
+        &self.relations
+    }
+
     /// The changes, in the order of the source.
     pub fn changes(&self) -> impl Iterator<Item = BatchedChange<'_>> + Clone {
         self.entries.iter().map(|entry| self.change(entry))

@@ -345,8 +345,8 @@ async fn use_binary(config: &Config, tables: &[PublishedTable], target: &Client)
     if config.stream.format == ValueFormat::Text {
         return Ok(false);
     }
-    for published in tables {
-        let table = apply::load_table(target, &published.table.schema, &published.table.name).await?;
+    let names = tables.iter().map(|published| (published.table.schema.as_str(), published.table.name.as_str()));
+    for (published, table) in tables.iter().zip(apply::load_tables(target, names).await?) {
         // A table that is missing is named when its first row comes; it may be made until then.
         let Some(table) = table else { continue };
         for (name, type_oid) in &published.columns {

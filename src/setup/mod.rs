@@ -174,10 +174,10 @@ fn warn_of_partitions(tables: &[PublishedTable]) {
 /// A refusal that names every table and column that the target lacks.
 async fn check_target_tables(target: &Client, tables: &[PublishedTable]) -> Result<(), Error> {
     let mut missing = Vec::new();
-    for published in tables {
-        let name = &published.table;
-        match apply::load_table(target, &name.schema, &name.name).await? {
-            None => missing.push(format!("the target has no table {name}")),
+    let names = tables.iter().map(|published| (published.table.schema.as_str(), published.table.name.as_str()));
+    for (published, table) in tables.iter().zip(apply::load_tables(target, names).await?) {
+        match table {
+            None => missing.push(format!("the target has no table {}", published.table)),
             Some(table) => {
                 let columns: Vec<_> = published.columns.iter().map(|(column, _)| column.as_str()).collect();
                 missing.extend(apply::check_columns(&columns, &table).err());

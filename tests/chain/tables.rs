@@ -1,9 +1,9 @@
 //! Tables of every kind, and TRUNCATE of several.
 
 use anyhow::Result;
-use pgsluice_testkit::ChainOptions;
+use pgsluice_testkit::{ChainOptions, wait_for};
 
-use crate::replication::{DATABASE, Replication};
+use crate::replication::{DATABASE, DEADLINE, Replication};
 
 /// Rows travel under the name of the partitioned table, so that C may be partitioned otherwise, or not at all.
 #[tokio::test]
@@ -146,4 +146,29 @@ async fn a_table_of_1600_columns() -> Result<()> {
         list = values.join(", ")
     );
     replication.replicate(&changes, &["public.t", "public.whole"]).await
+}
+
+/// A plan for a table that is as good as empty looks through all of it for every row. It must not outlive the emptiness.
+#[tokio::test]
+async fn a_table_that_grows_is_still_looked_into_by_its_index() -> Result<()> {
+    let replication =
+        Replication::start("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 0)").await?;
+    replication.configure("[apply]\nbatch_rows = 100\n")?;
+    replication.chain.c.sql(DATABASE, "VACUUM ANALYZE t").await?;
+    replication.setup().await?;
+    let changes = "\
+        DO $$ BEGIN
+            FOR i IN 1..100 LOOP UPDATE t SET n = n + 1; END LOOP; COMMIT;
+            INSERT INTO t SELECT g, 0 FROM generate_series(2, 5000) g; COMMIT;
+            FOR i IN 0..49 LOOP UPDATE t SET n = n + 1 WHERE id BETWEEN i * 100 + 1 AND i * 100 + 100; COMMIT; END LOOP;
+        END $$";
+    replication.replicate(changes, &["public.t"]).await?;
+    let read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE relname = 't' AND idx_tup_read >= 5000";
+    let read = wait_for("the statistics of a session that has ended", DEADLINE, || async {
+        Ok(replication.chain.c.query_text(DATABASE, read).await?.pop())
+    })
+    .await?;
+    let [Some(read)] = read.as_slice() else { panic!("one column: {read:?}") };
+    assert!(read.parse::<u64>()? < 4 * 5_000, "{read} entries of the index were read for 5,001 updates");
+    Ok(())
 }
