@@ -195,16 +195,14 @@ impl<'a> Net<'a> {
     /// Rows that hold the keys to delete, those of replaced rows among them. Neighbours in the order of the keys, which
     /// lie on the same pages of the target's index, come one after the other.
     pub fn deletes(&self) -> Vec<Row<'a>> {
-        let mut rows: Vec<_> = self.of(&[Outcome::Delete, Outcome::Replace]).map(|slot| slot.key).collect();
-        rows.sort_by_cached_key(|row| self.position(*row));
-        rows
+        let rows = self.of(&[Outcome::Delete, Outcome::Replace]).map(|slot| slot.key).collect();
+        in_order(rows, |row| self.position(*row))
     }
 
     /// In the order of the keys, as the deletes.
     pub fn updates(&self) -> Vec<NetRow<'_, 'a>> {
-        let mut rows: Vec<_> = self.of(&[Outcome::Update]).map(|slot| self.newest(slot)).collect();
-        rows.sort_by_cached_key(|row| self.position(row.newest.row));
-        rows
+        let rows = self.of(&[Outcome::Update]).map(|slot| self.newest(slot)).collect();
+        in_order(rows, |row| self.position(row.newest.row))
     }
 
     /// In the order in which they came, which is that of the pages that they fill.
@@ -280,6 +278,14 @@ impl<'a> Net<'a> {
         self.versions.push(Version { row, previous });
         (self.versions.len() - 1) as u32
     }
+}
+
+/// Sorts what is not in order already, as it often is.
+fn in_order<T>(mut rows: Vec<T>, position: impl Fn(&T) -> u128) -> Vec<T> {
+    if !rows.is_sorted_by_key(&position) {
+        rows.sort_by_cached_key(position);
+    }
+    rows
 }
 
 fn hash(columns: &[usize], row: Row<'_>) -> u64 {

@@ -35,7 +35,7 @@ use crate::error::{Error, Kind, Stage};
 /// Below this many changes, single statements on their way together are as quick as a net.
 const NETTED_MIN: usize = 16;
 /// Rows of one statement: enough that planning it is nothing, few enough that the target has something to do early.
-const STATEMENT_ROWS_MAX: usize = 2_000;
+const STATEMENT_ROWS_MAX: usize = 5_000;
 /// Bytes of rows of one statement, one row more than this at most.
 const STATEMENT_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of COPY that are handed to the connection at once.
