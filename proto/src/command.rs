@@ -23,6 +23,8 @@ pub enum Command<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct CreateLogicalSlot<'a> {
     pub slot: &'a str,
+    /// It goes with the connection that makes it.
+    pub temporary: bool,
     pub snapshot: SlotSnapshot,
     /// 15 and later take options in parentheses; the older keywords end with 14.
     pub server_major: u32,
@@ -88,7 +90,8 @@ impl fmt::Display for Command<'_> {
 
 impl fmt::Display for CreateLogicalSlot<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CREATE_REPLICATION_SLOT {} LOGICAL \"pgoutput\"", Quoted(self.slot, '"'))?;
+        let temporary = if self.temporary { " TEMPORARY" } else { "" };
+        write!(f, "CREATE_REPLICATION_SLOT {}{temporary} LOGICAL \"pgoutput\"", Quoted(self.slot, '"'))?;
         f.write_str(match (self.server_major >= 15, self.snapshot) {
             (true, SlotSnapshot::Export) => " (SNAPSHOT 'export')",
             (true, SlotSnapshot::Nothing) => " (SNAPSHOT 'nothing')",
@@ -157,12 +160,19 @@ mod tests {
     #[test]
     fn create_speaks_the_grammar_of_the_server() {
         let create = |server_major, snapshot| {
-            Command::CreateLogicalSlot(CreateLogicalSlot { slot: "s", snapshot, server_major }).to_string()
+            let create = CreateLogicalSlot { slot: "s", temporary: false, snapshot, server_major };
+            Command::CreateLogicalSlot(create).to_string()
         };
         let head = r#"CREATE_REPLICATION_SLOT "s" LOGICAL "pgoutput""#;
         assert_eq!(create(14, SlotSnapshot::Nothing), format!("{head} NOEXPORT_SNAPSHOT"));
         assert_eq!(create(14, SlotSnapshot::Export), format!("{head} EXPORT_SNAPSHOT"));
         assert_eq!(create(18, SlotSnapshot::Nothing), format!("{head} (SNAPSHOT 'nothing')"));
         assert_eq!(create(15, SlotSnapshot::Export), format!("{head} (SNAPSHOT 'export')"));
+        let temporary =
+            CreateLogicalSlot { slot: "s", temporary: true, snapshot: SlotSnapshot::Export, server_major: 18 };
+        assert_eq!(
+            Command::CreateLogicalSlot(temporary).to_string(),
+            r#"CREATE_REPLICATION_SLOT "s" TEMPORARY LOGICAL "pgoutput" (SNAPSHOT 'export')"#
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! What setup does, as SQL for somebody else to run.
 
 use super::{STAGE, on_replication_connection};
-use crate::checkpoint::{SCHEMA_SQL, TABLES_SQL};
+use crate::checkpoint::{SCHEMA_SQL, TABLES};
 use crate::config::{Config, Role};
 use crate::error::Error;
 use crate::postgres::{self, quote_ident, quote_literal};
@@ -31,12 +31,13 @@ pub async fn sql(config: &Config) -> Result<String, Error> {
         "-- 1. On the primary, database {database}, as the owner of the tables:\n{create};\n\n\
          -- 2. On the source, as a role with REPLICATION.{snapshot}{standby_note}\n\
          SELECT lsn FROM pg_create_logical_replication_slot({slot}, 'pgoutput');\n\n\
-         -- 3. On the target:\n{SCHEMA_SQL}\n{TABLES_SQL}\n\
+         -- 3. On the target:\n{SCHEMA_SQL}\n{tables}\n\
          -- With the lsn of step 2 in place of <LSN>:\n\
          INSERT INTO pgsluice.progress (name, system_identifier, timeline, slot, consistent_point, end_lsn)\n\
          VALUES ({progress_name}, {identifier}, {timeline}, {slot}, '<LSN>', '<LSN>');\n\
          GRANT USAGE ON SCHEMA pgsluice TO {user};\n\
-         GRANT SELECT, INSERT, UPDATE, DELETE ON pgsluice.progress TO {user};\n",
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA pgsluice TO {user};\n",
+        tables = TABLES.map(|(_, create)| create).concat(),
         database = quote_ident(&facts.database),
         progress_name = quote_literal(config.name.as_str()),
         timeline = identity.timeline,

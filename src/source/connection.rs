@@ -46,8 +46,11 @@ pub struct Identity {
 /// A new slot.
 #[derive(Clone, Debug)]
 pub struct CreatedSlot {
-    /// Transactions whose commit lies after this are in the stream, all others are not.
+    /// Transactions whose commit record starts at or after this are in the stream, all others are not.
     pub consistent_point: Lsn,
+    /// The name of the snapshot that sees what the stream leaves out, where it was asked for. It lasts until the next
+    /// command on the connection that made the slot.
+    pub snapshot: Option<String>,
 }
 
 #[derive(Debug)]
@@ -105,15 +108,18 @@ impl Connection {
 
     /// Creates the slot; blocks until the server has seen every transaction that was open end. On a standby this also
     /// needs a running-xacts record from the primary.
-    pub fn create_slot(&mut self, slot: &str, snapshot: SlotSnapshot, server_major: u32) -> Result<CreatedSlot, Error> {
+    pub fn create_slot(&mut self, create: CreateLogicalSlot<'_>) -> Result<CreatedSlot, Error> {
         self.limit_reads(None)?;
-        let rows =
-            self.query(&Command::CreateLogicalSlot(CreateLogicalSlot { slot, snapshot, server_major }).to_string());
+        let rows = self.query(&Command::CreateLogicalSlot(create).to_string());
         self.limit_reads(Some(self.read_timeout))?;
         let rows = rows?;
-        let consistent_point = rows.first().and_then(|row| text(row, 1)?.parse().ok());
-        match consistent_point {
-            Some(consistent_point) => Ok(CreatedSlot { consistent_point }),
+        let row = rows.first();
+        let snapshot = row.and_then(|row| text(row, 2)).map(str::to_owned);
+        match row.and_then(|row| text(row, 1)?.parse().ok()) {
+            Some(_) if snapshot.is_none() && create.snapshot == SlotSnapshot::Export => {
+                Err(self.protocol("CREATE_REPLICATION_SLOT has no snapshot_name"))
+            }
+            Some(consistent_point) => Ok(CreatedSlot { consistent_point, snapshot }),
             None => Err(self.protocol("CREATE_REPLICATION_SLOT has no consistent_point")),
         }
     }

@@ -9,6 +9,7 @@
 //! tokio: the pauses that keep a walsender fast are fractions of a millisecond, below the resolution of tokio's timer.
 
 mod connection;
+pub mod new_slot;
 mod pacing;
 pub mod publication;
 pub mod server;
