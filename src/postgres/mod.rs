@@ -7,6 +7,7 @@
 
 mod auth_guard;
 mod ident;
+mod target;
 
 use std::io;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio_postgres::{Client, NoTls};
 
 pub use auth_guard::{PASSWORD_EXPOSED, PASSWORD_MISSING};
 pub use ident::{quote_ident, quote_literal, quote_qualified};
+pub use target::prepare_target;
 
 use crate::config::{Endpoint, Host, TlsMode};
 use crate::error::{Error, Kind, Stage};
