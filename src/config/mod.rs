@@ -37,6 +37,7 @@ pub struct Config {
     pub primary: Option<Endpoint>,
     pub target: Endpoint,
     pub tables: TableSelection,
+    pub snapshot: SnapshotConfig,
     pub stream: StreamConfig,
     pub apply: ApplyConfig,
     pub log: LogConfig,
@@ -176,6 +177,17 @@ impl TableSelection {
     pub fn includes(&self) -> &[Pattern] {
         &self.include
     }
+}
+
+/// The initial copy.
+#[derive(Clone, Debug)]
+pub struct SnapshotConfig {
+    /// Tables are copied before their changes follow; without it they are taken to be on the target already.
+    pub copy_data: bool,
+    /// Chunks that are copied at the same time, each with a session on the source and one on the target.
+    pub jobs: usize,
+    /// Of a table on the source, as its blocks lie on disk.
+    pub chunk_bytes: u64,
 }
 
 #[derive(Clone, Debug)]

@@ -23,6 +23,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub tables: RawTables,
     #[serde(default)]
+    pub snapshot: RawSnapshot,
+    #[serde(default)]
     pub stream: RawStream,
     #[serde(default)]
     pub apply: RawApply,
@@ -43,6 +45,14 @@ pub(super) struct RawEndpoint {
 pub(super) struct RawTables {
     pub include: Option<Spanned<TextList>>,
     pub exclude: Option<Spanned<TextList>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSnapshot {
+    pub copy_data: Option<bool>,
+    pub jobs: Option<Spanned<Count>>,
+    pub chunk_bytes: Option<Spanned<Size>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -97,14 +107,16 @@ pub(super) enum Size {
 }
 
 /// The tables of the file; the empty name is the top.
-pub(super) const TABLES: [&str; 8] = ["", "source", "primary", "target", "tables", "stream", "apply", "log"];
+pub(super) const TABLES: [&str; 9] =
+    ["", "source", "primary", "target", "tables", "snapshot", "stream", "apply", "log"];
 
 /// The keys of one of [`TABLES`]: the fields of its raw struct.
 pub(super) fn keys_of(table: &str) -> Option<&'static [&'static str]> {
     Some(match table {
-        "" => &["name", "source", "primary", "target", "tables", "stream", "apply", "log"],
+        "" => &["name", "source", "primary", "target", "tables", "snapshot", "stream", "apply", "log"],
         "source" | "primary" | "target" => &["dsn", "password_file", "password_env"],
         "tables" => &["include", "exclude"],
+        "snapshot" => &["copy_data", "jobs", "chunk_bytes"],
         "stream" => &["format", "status_interval", "retry_limit"],
         "apply" => &["batch_rows", "batch_bytes", "netting", "synchronous_commit"],
         "log" => &["row_values"],

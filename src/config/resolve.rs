@@ -9,8 +9,8 @@ use toml::Spanned;
 
 use super::raw::{Count, RawConfig, RawEndpoint, Size, Text, TextList, line_of};
 use super::{
-    ApplyConfig, Config, ConfigError, Endpoint, Key, LogConfig, Name, Pattern, Problem, Role, Secret, StreamConfig,
-    TableSelection, dsn,
+    ApplyConfig, Config, ConfigError, Endpoint, Key, LogConfig, Name, Pattern, Problem, Role, Secret, SnapshotConfig,
+    StreamConfig, TableSelection, dsn,
 };
 
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
@@ -24,6 +24,10 @@ const RETRY_LIMIT_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::f
 const BATCH_ROWS: usize = 10_000;
 const BATCH_ROWS_RANGE: RangeInclusive<usize> = 1..=1_000_000;
 
+const JOBS: usize = 4;
+/// Each is a session on two servers.
+const JOBS_RANGE: RangeInclusive<usize> = 1..=64;
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -31,6 +35,10 @@ const GIB: u64 = 1 << 30;
 const BATCH_BYTES: usize = 16 * MIB as usize;
 /// A row can be larger than the least batch, which then holds that row alone; the most bounds memory per batch.
 const BATCH_BYTES_RANGE: RangeInclusive<u64> = 64 * KIB..=256 * MIB;
+
+const CHUNK_BYTES: u64 = 64 * MIB;
+/// Below, a chunk is little more than its commit; above, much is done again after a crash.
+const CHUNK_BYTES_RANGE: RangeInclusive<u64> = MIB..=64 * GIB;
 
 pub(super) fn resolve(
     raw: RawConfig,
@@ -55,6 +63,13 @@ pub(super) fn resolve(
             include: file.patterns("include", &include, &include_at)?,
             exclude: file.patterns("exclude", &exclude, &exclude_at)?,
         },
+        snapshot: SnapshotConfig {
+            copy_data: raw.snapshot.copy_data.unwrap_or(true),
+            jobs: file.count("snapshot", "jobs", raw.snapshot.jobs, JOBS_RANGE)?.unwrap_or(JOBS),
+            chunk_bytes: file
+                .size("snapshot", "chunk_bytes", raw.snapshot.chunk_bytes, CHUNK_BYTES_RANGE)?
+                .unwrap_or(CHUNK_BYTES),
+        },
         stream: StreamConfig {
             format: raw.stream.format.unwrap_or_default(),
             status_interval: file
@@ -65,8 +80,13 @@ pub(super) fn resolve(
                 .unwrap_or(RETRY_LIMIT),
         },
         apply: ApplyConfig {
-            batch_rows: file.batch_rows(raw.apply.batch_rows)?.unwrap_or(BATCH_ROWS),
-            batch_bytes: file.batch_bytes(raw.apply.batch_bytes)?.unwrap_or(BATCH_BYTES),
+            batch_rows: file
+                .count("apply", "batch_rows", raw.apply.batch_rows, BATCH_ROWS_RANGE)?
+                .unwrap_or(BATCH_ROWS),
+            // The range's upper end fits every usize of 32 bits.
+            batch_bytes: file
+                .size("apply", "batch_bytes", raw.apply.batch_bytes, BATCH_BYTES_RANGE)?
+                .map_or(BATCH_BYTES, |bytes| bytes as usize),
             netting: raw.apply.netting.unwrap_or(true),
             synchronous_commit: raw.apply.synchronous_commit.unwrap_or_default(),
         },
@@ -166,29 +186,39 @@ impl File<'_> {
         checked.map(Some).map_err(|problem| self.value("stream", key, &at, problem))
     }
 
-    fn batch_rows(&self, value: Option<Spanned<Count>>) -> Result<Option<usize>, ConfigError> {
+    fn count(
+        &self,
+        table: &str,
+        key: &str,
+        value: Option<Spanned<Count>>,
+        range: RangeInclusive<usize>,
+    ) -> Result<Option<usize>, ConfigError> {
         let Some(value) = value else { return Ok(None) };
-        let Count::Number(rows) = *value.get_ref();
+        let Count::Number(count) = *value.get_ref();
         // A negative number is out of range like 0, and shown as what was written.
-        let checked = match usize::try_from(rows) {
-            Ok(rows) => within(rows, &BATCH_ROWS_RANGE, usize::to_string),
-            Err(_) => Err(out_of_range(rows.to_string(), &BATCH_ROWS_RANGE, usize::to_string)),
+        let checked = match usize::try_from(count) {
+            Ok(count) => within(count, &range, usize::to_string),
+            Err(_) => Err(out_of_range(count.to_string(), &range, usize::to_string)),
         };
-        checked.map(Some).map_err(|problem| self.value("apply", "batch_rows", &value.span(), problem))
+        checked.map(Some).map_err(|problem| self.value(table, key, &value.span(), problem))
     }
 
-    fn batch_bytes(&self, value: Option<Spanned<Size>>) -> Result<Option<usize>, ConfigError> {
+    fn size(
+        &self,
+        table: &str,
+        key: &str,
+        value: Option<Spanned<Size>>,
+        range: RangeInclusive<u64>,
+    ) -> Result<Option<u64>, ConfigError> {
         let Some(value) = value else { return Ok(None) };
         let bytes = match value.get_ref() {
-            Size::Number(bytes) => u64::try_from(*bytes)
-                .map_err(|_| out_of_range(bytes.to_string(), &BATCH_BYTES_RANGE, |bytes| size_text(*bytes))),
+            Size::Number(bytes) => {
+                u64::try_from(*bytes).map_err(|_| out_of_range(bytes.to_string(), &range, |bytes| size_text(*bytes)))
+            }
             Size::Text(text) => parse_size(text).ok_or_else(|| Problem::Size { found: text.clone() }),
         };
-        let checked = bytes.and_then(|bytes| within(bytes, &BATCH_BYTES_RANGE, |bytes| size_text(*bytes)));
-        // The range's upper end fits every usize of 32 bits.
-        checked
-            .map(|bytes| Some(bytes as usize))
-            .map_err(|problem| self.value("apply", "batch_bytes", &value.span(), problem))
+        let checked = bytes.and_then(|bytes| within(bytes, &range, |bytes| size_text(*bytes)));
+        checked.map(Some).map_err(|problem| self.value(table, key, &value.span(), problem))
     }
 }
 
@@ -274,6 +304,8 @@ mod tests {
         assert_eq!(config.stream.status_interval, Duration::from_secs(10));
         assert_eq!(config.stream.retry_limit, Duration::from_secs(600));
         assert_eq!((config.apply.batch_rows, config.apply.batch_bytes), (10_000, 16 << 20));
+        let snapshot = config.snapshot;
+        assert_eq!((snapshot.copy_data, snapshot.jobs, snapshot.chunk_bytes), (true, 4, 64 << 20));
     }
 
     #[test]
@@ -334,6 +366,8 @@ mod tests {
     fn values_out_of_bounds_are_refused_with_the_bounds() {
         for (text, message) in [
             ("apply.batch_rows = 0", ": 0 is outside of 1 to 1000000"),
+            ("snapshot.jobs = 65", ": 65 is outside of 1 to 64"),
+            ("snapshot.chunk_bytes = \"1kB\"", ": 1000 bytes is outside of 1MiB to 65536MiB"),
             ("apply.batch_rows = -3", ": -3 is outside of 1 to 1000000"),
             ("apply.batch_bytes = -1", ": -1 is outside of 64KiB to 256MiB"),
             ("apply.batch_bytes = \"1GiB\"", ": 1024MiB is outside of 64KiB to 256MiB"),

@@ -139,8 +139,8 @@ mod tests {
     #[test]
     fn tables_are_called_tables() {
         assert_eq!(complaint("\n[targte]"), "p.toml: unknown table [targte], line 2; did you mean `target`?");
-        let known = "known here: `name`, `source`, `primary`, `target`, `tables`, `stream`, `apply`, `log`";
-        for text in ["[[rule]]\ntable = 1", "[snapshot]\njobs = 4", "[trail]", "[http]", "http = { listen = 1 }"] {
+        let known = "known here: `name`, `source`, `primary`, `target`, `tables`, `snapshot`, `stream`, `apply`, `log`";
+        for text in ["[[rule]]\ntable = 1", "[trail]", "[http]", "http = { listen = 1 }"] {
             let complaint = complaint(text);
             assert!(complaint.contains("unknown table [") && complaint.ends_with(known), "{complaint}");
         }
