@@ -9,6 +9,7 @@
 //! - Whoever starts raises `epoch`; whoever applies, or comes back after a failure, does so only under its own epoch. A transaction whose outcome is in
 //!   doubt still holds the lock on its progress row, so the fence of the next start waits until the outcome is known.
 
+use std::iter;
 use std::time::SystemTime;
 
 use pgsluice_proto::{Lsn, PgTimestamp, TimelineId};
@@ -21,8 +22,11 @@ use crate::error::{Error, Kind, Stage};
 /// The schema, for `setup` and for whoever runs the SQL by hand. Safe to run again.
 pub const SCHEMA_SQL: &str = "CREATE SCHEMA IF NOT EXISTS pgsluice;";
 
-/// Its tables, likewise.
-pub const TABLES_SQL: &str = "\
+/// Its tables by their names, likewise.
+pub const TABLES: [(&str, &str); 3] =
+    [("progress", PROGRESS_SQL), ("table_state", TABLE_STATE_SQL), ("chunk_state", CHUNK_STATE_SQL)];
+
+const PROGRESS_SQL: &str = "\
 CREATE TABLE IF NOT EXISTS pgsluice.progress (
     name text PRIMARY KEY,
     system_identifier text NOT NULL,
@@ -35,6 +39,37 @@ CREATE TABLE IF NOT EXISTS pgsluice.progress (
     fallbacks bigint NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 50);
+";
+
+/// How far the initial copy of each table has come. `snapshot_lsn`: what committed before it is in the copy.
+const TABLE_STATE_SQL: &str = "\
+CREATE TABLE IF NOT EXISTS pgsluice.table_state (
+    name text NOT NULL,
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    state text NOT NULL CHECK (state IN ('init', 'datasync', 'finishedcopy', 'ready')),
+    snapshot_lsn pg_lsn,
+    rows bigint NOT NULL DEFAULT 0,
+    bytes bigint NOT NULL DEFAULT 0,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (name, schema_name, table_name)
+);
+";
+
+/// Parts of tables that are on the target: blocks of a table, or of a partition, of the source.
+const CHUNK_STATE_SQL: &str = "\
+CREATE TABLE IF NOT EXISTS pgsluice.chunk_state (
+    name text NOT NULL,
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    part text NOT NULL,
+    first_block bigint NOT NULL,
+    end_block bigint,
+    rows bigint NOT NULL,
+    bytes bigint NOT NULL,
+    copied_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (name, schema_name, table_name, part, first_block)
+);
 ";
 
 /// Where a replication stands, as its row on the target says.
@@ -76,10 +111,12 @@ impl Progress {
 /// Makes the schema and its tables where they are missing. `IF NOT EXISTS` is not enough: PostgreSQL asks for the right
 /// to make a schema before it looks whether there is one. True where all of it was there already.
 pub async fn create_schema(client: &Client) -> Result<bool, Error> {
-    let sql = "SELECT to_regnamespace('pgsluice') IS NULL, to_regclass('pgsluice.progress') IS NULL";
-    let row = client.query_one(sql, &[]).await.map_err(failed)?;
+    let missing = |name: &str| format!("to_regclass('pgsluice.{name}') IS NULL");
+    let sql =
+        format!("SELECT to_regnamespace('pgsluice') IS NULL, {}", TABLES.map(|(name, _)| missing(name)).join(", "));
+    let row = client.query_one(&sql, &[]).await.map_err(failed)?;
     let mut present = true;
-    for (column, create) in [SCHEMA_SQL, TABLES_SQL].into_iter().enumerate() {
+    for (column, create) in iter::once(SCHEMA_SQL).chain(TABLES.map(|(_, create)| create)).enumerate() {
         if row.try_get(column).map_err(failed)? {
             present = false;
             client.batch_execute(create).await.map_err(failed)?;
@@ -119,12 +156,16 @@ pub async fn remove(client: &Client, name: &str) -> Result<(bool, bool), Error> 
     if read(client, name).await?.is_none() {
         return Ok((false, false));
     }
-    let removed = client.execute("DELETE FROM pgsluice.progress WHERE name = $1", &[&name]).await.map_err(failed)?;
+    for (table, _) in TABLES {
+        let sql = format!("DELETE FROM pgsluice.{table} WHERE name = $1");
+        client.execute(&sql, &[&name]).await.map_err(failed)?;
+    }
     let others = client.query_opt("SELECT FROM pgsluice.progress LIMIT 1", &[]).await.map_err(failed)?;
     if others.is_none() {
-        client.batch_execute("DROP TABLE pgsluice.progress; DROP SCHEMA pgsluice").await.map_err(failed)?;
+        let tables = TABLES.map(|(table, _)| format!("pgsluice.{table}")).join(", ");
+        client.batch_execute(&format!("DROP TABLE {tables}; DROP SCHEMA pgsluice")).await.map_err(failed)?;
     }
-    Ok((removed > 0, others.is_none()))
+    Ok((true, others.is_none()))
 }
 
 /// Takes over: raises the epoch, so that no other engine commits from here on, and returns where to go on.
@@ -153,6 +194,29 @@ pub async fn fence(
             Err(Error::new(Stage::Checkpoint, Kind::Fenced { mine, theirs }))
         }
         (None, _) | (_, None) => Ok(None),
+    }
+}
+
+/// Holds the epoch, beside other transactions of the same engine, until the end of the one that is open on `client`.
+///
+/// # Errors
+/// [`Kind::Fenced`] if another engine has taken over; the transaction must not commit then.
+pub async fn check_epoch(client: &Client, name: &str, epoch: i64) -> Result<(), Error> {
+    let sql = "SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR SHARE";
+    let held = client.execute(sql, &[&name, &epoch]).await.map_err(failed)?;
+    if held == 1 { Ok(()) } else { Err(fenced(client, name, epoch).await) }
+}
+
+/// Why the row under our epoch is not there.
+async fn fenced(client: &Client, name: &str, epoch: i64) -> Error {
+    match read(client, name).await {
+        Ok(Some(progress)) => Error::new(Stage::Checkpoint, Kind::Fenced { mine: epoch, theirs: progress.epoch }),
+        Ok(None) => Error::refused(
+            Stage::Checkpoint,
+            format!("the progress row \"{name}\" on the target is gone"),
+            "find out who removed it; `pgsluice teardown` and `pgsluice setup` start from nothing",
+        ),
+        Err(error) => error,
     }
 }
 
@@ -195,7 +259,7 @@ impl Checkpoint {
             .execute(&self.advance, &[&self.name, &self.epoch, &end_lsn, &commit_time, &fallbacks])
             .await
             .map_err(failed)?;
-        if moved == 1 { Ok(()) } else { Err(self.fenced(client).await) }
+        if moved == 1 { Ok(()) } else { Err(fenced(client, &self.name, self.epoch).await) }
     }
 
     /// Holds the row against other engines until the end of the transaction that is open on `client`. Outside of a
@@ -205,21 +269,7 @@ impl Checkpoint {
     /// [`Kind::Fenced`], as [`Checkpoint::advance`].
     pub async fn hold(&self, client: &Client) -> Result<(), Error> {
         let held = client.execute(&self.hold, &[&self.name, &self.epoch]).await.map_err(failed)?;
-        if held == 1 { Ok(()) } else { Err(self.fenced(client).await) }
-    }
-
-    async fn fenced(&self, client: &Client) -> Error {
-        match read(client, &self.name).await {
-            Ok(Some(progress)) => {
-                Error::new(Stage::Checkpoint, Kind::Fenced { mine: self.epoch, theirs: progress.epoch })
-            }
-            Ok(None) => Error::refused(
-                Stage::Checkpoint,
-                format!("the progress row \"{}\" on the target is gone", self.name),
-                "find out who removed it; `pgsluice teardown` and `pgsluice setup` start from nothing",
-            ),
-            Err(error) => error,
-        }
+        if held == 1 { Ok(()) } else { Err(fenced(client, &self.name, self.epoch).await) }
     }
 }
 

@@ -23,5 +23,6 @@ pub mod error;
 pub mod pipeline;
 pub mod postgres;
 pub mod setup;
+pub mod snapshot;
 pub mod source;
 pub mod status;

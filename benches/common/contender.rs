@@ -155,7 +155,7 @@ impl Config {
         let database = Contender::Engine.database().context("the engine writes")?;
         let text = format!(
             "name = \"bench\"\n[source]\ndsn = \"{}\"\n[primary]\ndsn = \"{}\"\n[target]\ndsn = \"{}\"\n\
-             [tables]\ninclude = [\"public.*\"]\n",
+             [tables]\ninclude = [\"public.*\"]\n[snapshot]\ncopy_data = false\n",
             chain.b.dsn(DATABASE),
             chain.a.dsn(DATABASE),
             chain.c.dsn(database),

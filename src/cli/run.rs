@@ -11,6 +11,7 @@ use signal_hook::iterator::Signals;
 use super::{ConfigArgument, Format, output};
 use crate::error::Error;
 use crate::pipeline::{self, StopAt};
+use crate::snapshot::OnExisting;
 
 #[derive(Debug, Args)]
 pub struct RunArguments {
@@ -20,6 +21,9 @@ pub struct RunArguments {
     /// none after
     #[arg(long, value_name = "current|LSN", value_parser = parse_stop_at, default_value = "never", hide_default_value = true)]
     stop_at: StopAt,
+    /// What to do with rows that a table of the target has before it is copied
+    #[arg(long, value_enum, default_value_t)]
+    on_existing: OnExisting,
 }
 
 fn parse_stop_at(text: &str) -> Result<StopAt, String> {
@@ -41,7 +45,7 @@ struct RunResult {
 pub fn run(arguments: &RunArguments, format: Format) -> Result<(), Error> {
     let config = arguments.config.load()?;
     let stop = stop_signals()?;
-    let summary = pipeline::run(&config, arguments.stop_at, &stop)?;
+    let summary = pipeline::run(&config, arguments.stop_at, arguments.on_existing, &stop)?;
     let result = RunResult {
         end_lsn: summary.end_lsn.to_string(),
         transactions: summary.transactions,

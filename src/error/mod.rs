@@ -18,6 +18,7 @@ use crate::config::{ConfigError, Role};
 pub enum Stage {
     Config,
     Setup,
+    Snapshot,
     Source,
     Decode,
     Apply,
@@ -85,6 +86,12 @@ pub enum Kind {
     /// Values come in a format that no longer fits; the next session inspects the types again.
     #[error("column {column} has changed its type to one that must travel as text")]
     FormatOutdated { column: String },
+    /// A snapshot no longer sees the rows of a table; the next one does.
+    #[error("the table was truncated or rewritten on the primary just as its copy began")]
+    Rewritten,
+    /// A standby that crashed replays again what it had replayed before, and shows an older state meanwhile.
+    #[error("the source has replayed WAL up to {replayed} only, and the target's progress is {progress}")]
+    Behind { replayed: Lsn, progress: Lsn },
     /// Something that has to happen elsewhere did not happen in time. Nothing half-made was left.
     #[error("{what} did not happen within {limit}\n  to mend it: {mend}")]
     TimedOut { what: String, limit: String, mend: String },
@@ -133,7 +140,11 @@ impl Error {
 
     pub fn disposition(&self) -> Disposition {
         match &self.0.kind {
-            Kind::Unreachable { .. } | Kind::Lost { .. } | Kind::FormatOutdated { .. } => Disposition::Retry,
+            Kind::Unreachable { .. }
+            | Kind::Lost { .. }
+            | Kind::FormatOutdated { .. }
+            | Kind::Rewritten
+            | Kind::Behind { .. } => Disposition::Retry,
             Kind::Server { error, .. } => server_disposition(error),
             Kind::Config(_)
             | Kind::Usage(_)
@@ -167,6 +178,8 @@ impl Error {
             | Kind::SetCount { .. }
             | Kind::Mismatch { .. }
             | Kind::FormatOutdated { .. }
+            | Kind::Rewritten
+            | Kind::Behind { .. }
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
             | Kind::Incomplete(_)
@@ -192,6 +205,8 @@ impl Error {
             | Kind::Protocol { .. }
             | Kind::Fenced { .. }
             | Kind::FormatOutdated { .. }
+            | Kind::Rewritten
+            | Kind::Behind { .. }
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
             | Kind::Incomplete(_)
@@ -210,9 +225,14 @@ impl Error {
         }
     }
 
-    /// The slot is in use by another walsender, which may be about to end.
-    pub fn is_slot_active(&self) -> bool {
-        matches!(&self.0.kind, Kind::Server { role: Role::Source, error } if error.code == "55006")
+    /// It will soon be over, and is no sign of a wrong configuration: the slot is in use by another walsender, which may
+    /// be about to end, or the source has yet to replay.
+    pub fn is_passing(&self) -> bool {
+        match &self.0.kind {
+            Kind::Server { role: Role::Source, error } => error.code == "55006",
+            Kind::Behind { .. } => true,
+            _ => false,
+        }
     }
 
     /// The same error without anything that could hold a value of a row.

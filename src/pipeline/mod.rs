@@ -13,26 +13,29 @@
 //! - What is confirmed to the source is committed on the target.
 //! - A session that ends leaves nothing behind that the next one needs: progress is on the target.
 
+mod copy;
 mod reader;
 mod session;
 mod shared;
 mod writer;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
 use pgsluice_proto::Lsn;
 
-use self::reader::Reader;
-use self::session::Session;
+use self::reader::{Reader, Start};
+use self::session::{Opened, Session};
 pub use self::session::{check_gap, check_identity, new_runtime, read_position, stream_options};
 use self::shared::Shared;
 use self::writer::Writer;
 use crate::batch::{Limits, POOL_BATCHES};
 use crate::config::Config;
 use crate::error::{Disposition, Error, Kind, Stage};
+use crate::snapshot::{self, OnExisting};
 
 /// After a stop is asked for, what the target is doing may take this long to end on a commit; then it is cancelled.
 const STOP_GRACE: Duration = Duration::from_millis(600);
@@ -69,20 +72,33 @@ pub struct Summary {
 ///
 /// # Errors
 /// The error that ended it, after the retries that its disposition allows.
-pub fn run(config: &Config, stop_at: StopAt, stop: &Receiver<()>) -> Result<Summary, Error> {
-    let stop_lsn = match stop_at {
+pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Receiver<()>) -> Result<Summary, Error> {
+    let mut stop_lsn = match stop_at {
         StopAt::Never => None,
         StopAt::Lsn(lsn) => Some(lsn),
         StopAt::Current => Some(read_position(config)?),
     };
     let mut retry = Retry::new(config.stream.retry_limit);
     let mut summary = Summary { end_lsn: Lsn::INVALID, transactions: 0, changes: 0, sessions: 0 };
-    let mut epoch = None;
+    let mut opening =
+        Opening { config: config.clone(), on_existing, epoch: None, chunks: Arc::default(), copied: false };
     loop {
-        let Some(opened) = open_session(config, &mut epoch, stop)? else { return Ok(summary) };
+        let chunks = opening.chunks.load(Ordering::Relaxed);
+        let Some(opened) = open_session(&mut opening, stop)? else { return Ok(summary) };
+        if opening.copied {
+            retry.session_opened();
+        }
+        if opening.chunks.load(Ordering::Relaxed) > chunks {
+            retry.succeeded();
+        }
         let error = match opened {
             Ok(session) => {
                 retry.session_opened();
+                if opening.copied && stop_at == StopAt::Current {
+                    // The copy is of a later moment, and the target is whole only once the stream has reached it.
+                    stop_lsn = Some(read_position(config)?);
+                    opening.copied = false;
+                }
                 summary.sessions += 1;
                 let (outcome, shared) = run_session(config, session, stop_lsn, stop)?;
                 summary.end_lsn = shared.flushed();
@@ -106,25 +122,49 @@ pub fn run(config: &Config, stop_at: StopAt, stop: &Receiver<()>) -> Result<Summ
     }
 }
 
+/// What opening a session takes, and what it leaves behind.
+#[derive(Clone, Debug)]
+struct Opening {
+    config: Config,
+    on_existing: OnExisting,
+    epoch: Option<i64>,
+    /// That have been copied, in all tries.
+    chunks: Arc<AtomicUsize>,
+    /// Tables had to be copied first.
+    copied: bool,
+}
+
+impl Opening {
+    fn open(&mut self) -> Result<Session, Error> {
+        loop {
+            match session::open(&self.config, &mut self.epoch)? {
+                Opened::Session(session) => return Ok(*session),
+                Opened::Missing(tables) => {
+                    let epoch = self.epoch.ok_or_else(|| Error::new(Stage::Snapshot, Kind::Panicked))?;
+                    self.copied = true;
+                    snapshot::copy(&self.config, epoch, tables, self.on_existing, &self.chunks)?;
+                }
+            }
+        }
+    }
+}
+
 /// Opens a session on a thread of its own, since servers may take their time: the fence waits for another engine's
-/// transaction. `None` where a stop came first; what was being opened then ends with the process.
-fn open_session(
-    config: &Config,
-    epoch: &mut Option<i64>,
-    stop: &Receiver<()>,
-) -> Result<Option<Result<Session, Error>>, Error> {
+/// transaction, and tables may have to be copied first. `None` where a stop came first; what was being opened then ends
+/// with the process.
+fn open_session(opening: &mut Opening, stop: &Receiver<()>) -> Result<Option<Result<Session, Error>>, Error> {
     let (report, opened) = crossbeam_channel::bounded(1);
-    let (config, mut held) = (config.clone(), *epoch);
+    let mut own = opening.clone();
     let open = move || {
-        let session = session::open(&config, &mut held);
+        let session = own.open();
         // Nobody listens after a stop.
-        drop(report.send((session, held)));
+        drop(report.send((session, own)));
     };
     thread::Builder::new().name("pgsluice-open".to_owned()).spawn(open).map_err(no_resources)?;
     select! {
         recv(opened) -> opened => match opened {
-            Ok((session, held)) => {
-                *epoch = held;
+            Ok((session, own)) => {
+                *opening = own;
                 Ok(Some(session))
             }
             Err(_) => Err(Error::new(Stage::Source, Kind::Panicked)),
@@ -162,7 +202,7 @@ impl Retry {
         let limit = match (error.disposition(), self.opened) {
             (Disposition::Halt, _) => return Err(error),
             (Disposition::Retry, true) => self.limit,
-            (Disposition::Retry, false) if error.is_slot_active() => SLOT_WAIT_MAX.min(self.limit),
+            (Disposition::Retry, false) if error.is_passing() => SLOT_WAIT_MAX.min(self.limit),
             (Disposition::Retry, false) => return Err(error),
         };
         let since = *self.failing_since.get_or_insert_with(Instant::now);
@@ -192,7 +232,8 @@ fn run_session(
     stop_lsn: Option<Lsn>,
     stop: &Receiver<()>,
 ) -> Result<(Result<(), Error>, Arc<Shared>), Error> {
-    let shared = Arc::new(Shared::new(session.progress.end_lsn).map_err(no_resources)?);
+    let Session { runtime, stages } = session;
+    let shared = Arc::new(Shared::new(stages.progress.end_lsn).map_err(no_resources)?);
     let (full, filled) = crossbeam_channel::bounded(POOL_BATCHES);
     let (give_back, empty) = crossbeam_channel::bounded(POOL_BATCHES);
     for _ in 0..POOL_BATCHES {
@@ -201,8 +242,9 @@ fn run_session(
     }
     let limits = Limits { rows: config.apply.batch_rows, bytes: config.apply.batch_bytes };
     let (endings, ended) = crossbeam_channel::bounded(2);
-    let writer = Writer::new(session.runtime, session.applier, filled, give_back, shared.clone());
-    let reader = Reader::new(session.stream, session.progress.end_lsn, limits, full, empty, shared.clone(), stop_lsn);
+    let writer = Writer::new(runtime, stages.applier, filled, give_back, shared.clone());
+    let start = Start { progress: stages.progress.end_lsn, copied: stages.copied, stop_at: stop_lsn };
+    let reader = Reader::new(stages.stream, start, limits, full, empty, shared.clone());
     spawn(Worker::Apply, "pgsluice-apply", endings.clone(), shared.clone(), move || writer.run())?;
     spawn(Worker::Source, "pgsluice-source", endings, shared.clone(), move || reader.run())?;
     Ok((supervise(&shared, &ended, stop), shared))

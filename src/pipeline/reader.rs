@@ -18,8 +18,9 @@ use pgsluice_proto::frame::{Frame, PrimaryKeepalive};
 
 use super::shared::{Phase, Shared};
 use crate::batch::{Batch, Limits, POOL_BATCHES, Transaction};
-use crate::decode::{Decoded, Decoder};
+use crate::decode::{Decoded, Decoder, Relation};
 use crate::error::Error;
+use crate::snapshot::Copied;
 use crate::source::{Filled, ReplicationStream};
 
 /// With nothing to apply, progress on the target follows the source's WAL this often, so that an idle slot does not
@@ -41,11 +42,21 @@ pub(super) struct Reader {
     limits: Limits,
     shared: Arc<Shared>,
     stop_at: Option<Lsn>,
+    /// What of the stream is on the target already; `None` once it is behind us.
+    copied: Option<Copied>,
     /// All before this was received, with no transaction open.
     received: Lsn,
     handed_over_at: Instant,
     /// The walsender waits for an answer, perhaps for its end: progress must not wait for the timer.
     reply_requested: bool,
+}
+
+/// From where to where is read.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub progress: Lsn,
+    pub copied: Copied,
+    pub stop_at: Option<Lsn>,
 }
 
 /// What taking frames came to.
@@ -62,13 +73,13 @@ enum Taken {
 impl Reader {
     pub fn new(
         stream: ReplicationStream,
-        progress: Lsn,
+        start: Start,
         limits: Limits,
         full: Sender<Box<Batch>>,
         empty: Receiver<Box<Batch>>,
         shared: Arc<Shared>,
-        stop_at: Option<Lsn>,
     ) -> Reader {
+        let Start { progress, copied, stop_at } = start;
         Reader {
             stream,
             decoder: Decoder::new(progress),
@@ -79,6 +90,7 @@ impl Reader {
             limits,
             shared,
             stop_at,
+            copied: copied.ends_at().map(|_| copied),
             received: progress,
             handed_over_at: Instant::now(),
             reply_requested: false,
@@ -169,16 +181,30 @@ impl Reader {
                 Some(Frame::XLogData(frame)) => frame,
             };
             match self.decoder.decode(frame.start_lsn, frame.data)? {
-                Decoded::Change(change) => batch.push(&change),
+                Decoded::Change(change) => {
+                    if self.copied.as_ref().is_none_or(|copied| !is_copied(copied, batch, change.relation)) {
+                        batch.push(&change);
+                    }
+                }
                 Decoded::Begin(begin) if self.stop_at.is_some_and(|stop| begin.commit_lsn >= stop) => {
                     return Ok(Taken::Finished);
                 }
-                Decoded::Begin(begin) => batch.begin(begin),
+                Decoded::Begin(begin) => {
+                    self.copied.take_if(|copied| copied.ends_at() <= Some(begin.commit_lsn));
+                    batch.begin(begin);
+                }
                 Decoded::Commit(commit) => {
                     batch.commit(commit);
                     self.received = commit.end_lsn;
                 }
-                Decoded::Truncate(truncate) => batch.push_truncate(truncate),
+                Decoded::Truncate(mut truncate) => {
+                    if let Some(copied) = &self.copied {
+                        truncate.relations.retain(|relation| !is_copied(copied, batch, relation));
+                    }
+                    if !truncate.relations.is_empty() {
+                        batch.push_truncate(truncate);
+                    }
+                }
                 Decoded::Nothing => {}
             }
             if batch.is_full(self.limits) {
@@ -249,4 +275,10 @@ impl Reader {
         };
         interval.saturating_sub(self.handed_over_at.elapsed())
     }
+}
+
+/// The transaction that is open in `batch` was seen by the copy of the relation's table.
+fn is_copied(copied: &Copied, batch: &Batch, relation: &Relation) -> bool {
+    let transaction = batch.open_transaction();
+    transaction.is_some_and(|open| copied.holds(&relation.namespace, &relation.name, open.commit_lsn))
 }

@@ -1,7 +1,8 @@
 //! Opens a session: everything that is checked and said before the first row.
 //!
 //! ```text
-//!  target: progress ─► source: identity, slot, server, publication, timeline ─► fence ─► gap ─► format ─► START
+//!  target: progress ─► source: identity, slot, server, publication, timeline ─► fence ─► gap ─► tables ─► format ─► START
+//!                                                                                             └─► copy, then anew
 //! ```
 //!
 //! The order is what makes it safe. Whatever refuses, refuses before the fence, so that a configuration that cannot run
@@ -19,11 +20,13 @@ use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
+use super::copy;
 use crate::apply::{self, Applier, Options, is_stable_in_binary};
 use crate::checkpoint::{self, Progress};
 use crate::config::{Config, Role, SynchronousCommit, ValueFormat};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
+use crate::snapshot::{self, Copied, Wanted};
 use crate::source::publication::{Publication, PublishedTable};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
@@ -39,19 +42,41 @@ const FENCE_NOTICE_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Session {
     pub runtime: Runtime,
+    pub stages: Stages,
+}
+
+#[derive(Debug)]
+pub(super) struct Stages {
     pub applier: Applier,
     pub stream: ReplicationStream,
     pub progress: Progress,
+    /// What of the stream is on the target already.
+    pub copied: Copied,
+}
+
+/// What opening a session has come to.
+#[derive(Debug)]
+pub(super) enum Opened {
+    Session(Box<Session>),
+    /// These tables have to be on the target first.
+    Missing(Vec<Wanted>),
 }
 
 /// `epoch` is the one that this engine holds, if it held one before, and afterwards the new one.
 ///
 /// # Errors
 /// A refusal with its mend, or whatever a server reports.
-pub(super) fn open(config: &Config, epoch: &mut Option<i64>) -> Result<Session, Error> {
+pub(super) fn open(config: &Config, epoch: &mut Option<i64>) -> Result<Opened, Error> {
     let runtime = new_runtime()?;
-    let (applier, stream, progress) = runtime.block_on(open_on_runtime(config, epoch))?;
-    Ok(Session { runtime, applier, stream, progress })
+    match runtime.block_on(prepare(config, epoch))? {
+        Prepared::Missing(tables) => Ok(Opened::Missing(tables)),
+        Prepared::Ready(stages) => Ok(Opened::Session(Box::new(Session { runtime, stages: *stages }))),
+    }
+}
+
+enum Prepared {
+    Ready(Box<Stages>),
+    Missing(Vec<Wanted>),
 }
 
 /// A runtime that runs on the thread that waits for it.
@@ -62,10 +87,7 @@ pub fn new_runtime() -> Result<Runtime, Error> {
         .map_err(|source| Error::new(STAGE, Kind::Lost { role: Role::Target, source }))
 }
 
-async fn open_on_runtime(
-    config: &Config,
-    epoch: &mut Option<i64>,
-) -> Result<(Applier, ReplicationStream, Progress), Error> {
+async fn prepare(config: &Config, epoch: &mut Option<i64>) -> Result<Prepared, Error> {
     let target = postgres::connect(&config.target, Stage::Apply).await?;
     let Some(before) = checkpoint::read(&target, config.name.as_str()).await? else {
         return Err(no_progress(config));
@@ -74,6 +96,10 @@ async fn open_on_runtime(
     let server = Server::inspect(&source, Role::Source, STAGE).await?;
     // What cannot be mended first: a setting that is wrong now may be why the slot is lost.
     check_identity(&before, &server.system_identifier)?;
+    if server.in_recovery && server.position < before.end_lsn {
+        let kind = Kind::Behind { replayed: server.position, progress: before.end_lsn };
+        return Err(Error::new(STAGE, kind));
+    }
     let slot = read_slot(config, &source, &server).await?;
     server.check_decodable(STAGE)?;
     let publication = read_publication(config, &source).await?;
@@ -95,6 +121,15 @@ async fn open_on_runtime(
     let slot = read_slot(config, &source, &server).await?;
     check_gap(config, &progress, &slot)?;
 
+    let names = publication.tables.iter().map(|published| &published.table);
+    let states = snapshot::learn(&target, config.name.as_str(), names, config.snapshot.copy_data).await?;
+    let missing: Vec<_> = states.iter().filter(|state| state.is_missing()).map(|state| state.table.clone()).collect();
+    if !missing.is_empty() {
+        let tables = publication.tables.iter().filter(|published| missing.contains(&published.table));
+        return copy::wanted(&target, tables.collect(), constraints_fire).await.map(Prepared::Missing);
+    }
+    let copied = Copied::new(&states, progress.end_lsn);
+
     let binary = use_binary(config, &publication.tables, &target).await?;
     let publication_name = config.name.publication();
     let start = StartLogical {
@@ -112,7 +147,7 @@ async fn open_on_runtime(
     };
     let applier = Applier::new(target, config.name.as_str(), progress.epoch, options).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
-    Ok((applier, stream, progress))
+    Ok(Prepared::Ready(Box::new(Stages { applier, stream, progress, copied })))
 }
 
 /// Takes over from another engine, and says so where one still has a transaction open.
@@ -270,34 +305,17 @@ pub fn check_gap(config: &Config, progress: &Progress, slot: &SlotState) -> Resu
     Err(Error::refused(STAGE, what, mend))
 }
 
-/// What is confirmed to the source must be on the target's disk, whatever the role's default is. And a backend whose
-/// engine is gone has to notice, at rest as well as while it waits for a lock, to let go of the progress row. Rows are
-/// found by index, one after the other, with a plan that is made once: the planner knows nothing of the arrays' lengths.
-/// `client_connection_check_interval` came with 14.
-const TARGET_SETTINGS: &str = "\
-    SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'; \
-    SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'; \
-    SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off; \
-    SET plan_cache_mode = 'force_generic_plan'; \
-    SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3";
-
 /// Settings of the session that applies, beyond those of every session. True where the target's foreign keys and triggers
 /// fire.
 async fn set_up_target_session(target: &Client, tables: &[PublishedTable]) -> Result<bool, Error> {
-    let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error);
-    target.batch_execute(TARGET_SETTINGS).await.map_err(failed)?;
-    let constraints_fire = match target.batch_execute("SET session_replication_role = 'replica'").await {
-        Ok(()) => false,
-        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) => {
-            tracing::warn!(
-                "foreign keys of the target are checked while changes are applied, and its triggers fire: the role may \
-                 not set session_replication_role (GRANT SET ON PARAMETER session_replication_role TO the role, \
-                 PostgreSQL 15 and later)"
-            );
-            true
-        }
-        Err(error) => return Err(failed(error)),
-    };
+    let constraints_fire = postgres::prepare_target(target, Stage::Apply).await?;
+    if constraints_fire {
+        tracing::warn!(
+            "foreign keys of the target are checked while changes are applied, and its triggers fire: the role may not \
+             set session_replication_role (GRANT SET ON PARAMETER session_replication_role TO the role, PostgreSQL 15 \
+             and later)"
+        );
+    }
     for trigger in firing_triggers(target, tables, constraints_fire).await? {
         tracing::warn!("{trigger} fires on the target for every row that is applied");
     }

@@ -158,7 +158,7 @@ async fn a_password_is_neither_logged_nor_seen_among_the_processes() -> Result<(
     let dsn = replication.chain.a.dsn(DATABASE);
     let text = format!(
         "name = \"test\"\n[source]\ndsn = \"{}\"\npassword_file = \"password\"\n[primary]\ndsn = \"{dsn}\"\n\
-         [target]\ndsn = \"{}\"\npassword_env = \"TARGET_PASSWORD\"\n[tables]\ninclude = [\"public.*\"]\n",
+         [target]\ndsn = \"{}\"\npassword_env = \"TARGET_PASSWORD\"\n[tables]\ninclude = [\"public.*\"]\n[snapshot]\ncopy_data = false\n",
         without(source),
         without(target)
     );

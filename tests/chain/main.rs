@@ -15,6 +15,7 @@ mod rows;
 mod schema;
 mod setup;
 mod slots;
+mod snapshot;
 mod sources;
 mod standby;
 mod status;

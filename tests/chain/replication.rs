@@ -54,8 +54,11 @@ impl Replication {
     pub fn configure_servers(&self, source: &str, primary: Option<&str>, target: &str, more: &str) -> Result<()> {
         let primary = primary.map(|dsn| format!("[primary]\ndsn = \"{dsn}\"\n")).unwrap_or_default();
         let tables = if more.contains("[tables]") { "" } else { "[tables]\ninclude = [\"public.*\"]\n" };
+        // Most tests begin with the same rows on both ends.
+        let snapshot = if more.contains("[snapshot]") { "" } else { "[snapshot]\ncopy_data = false\n" };
         let text = format!(
-            "name = \"test\"\n[source]\ndsn = \"{source}\"\n{primary}[target]\ndsn = \"{target}\"\n{tables}{more}"
+            "name = \"test\"\n[source]\ndsn = \"{source}\"\n{primary}[target]\ndsn = \"{target}\"\n\
+             {tables}{snapshot}{more}"
         );
         std::fs::write(self.config(), text).context("writing the configuration")
     }

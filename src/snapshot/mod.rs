@@ -1,0 +1,239 @@
+//! The initial copy: the rows that were there before the changes, from the source to the target.
+//!
+//! In: tables that the target does not have yet. Out: their rows on the target, and for each table the LSN of the snapshot
+//! that they are of.
+//!
+//! ```text
+//!  temporary slot on B ──► snapshot at a known LSN ──► parts and chunks, largest table first
+//!                                                          │
+//!        jobs, a thread and two sessions each:  COPY out of B ══► COPY into C, chunk_state, COMMIT
+//!                                                          └─ after the last chunk of a table: finishedcopy
+//! ```
+//!
+//! **Always holds:**
+//! - The rows of a table are all of one snapshot, and its LSN stands in `table_state` before the first of them is there.
+//!   A transaction whose commit record lies before that LSN is in the copy, and only then.
+//! - A chunk's rows and the record of it are one transaction of the target, which holds the engine's epoch.
+//! - Rows pass unread, and no more of them are in memory than a chunk of bytes and one row for each job.
+
+mod job;
+mod parts;
+mod progress;
+mod state;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pgsluice_proto::Lsn;
+use pgsluice_proto::command::SlotSnapshot;
+use tokio::runtime::Runtime;
+use tokio_postgres::Client;
+
+use self::job::Job;
+use self::parts::Queue;
+use self::progress::Progress;
+pub use self::state::{TableCopy, learn, read};
+use crate::config::{Config, Role};
+use crate::error::{Error, Kind, Stage};
+use crate::postgres;
+use crate::source::new_slot::{self, Helpers, NewSlot};
+use crate::source::publication::TableName;
+use crate::source::server::Server;
+use crate::source::{Connection, CreatedSlot};
+
+const STAGE: Stage = Stage::Snapshot;
+/// How long a slot may wait for transactions that are open on the primary.
+const SLOT_LIMIT: Duration = Duration::from_secs(300);
+
+/// What to do with rows that a table of the target has before it is copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnExisting {
+    /// Copy nothing, and name the tables.
+    #[default]
+    Refuse,
+    /// Remove them.
+    Truncate,
+    /// Leave them, and add those of the source.
+    Append,
+}
+
+/// A table to be copied.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub table: TableName,
+    /// Those that are published and that the target has, by their names.
+    pub columns: Vec<String>,
+    /// Their values mean the same bytes on both ends.
+    pub binary: bool,
+}
+
+/// What all jobs share.
+#[derive(Debug)]
+struct Copying {
+    config: Config,
+    epoch: i64,
+    snapshot: String,
+    queue: Queue,
+    progress: Progress,
+    failed: AtomicBool,
+}
+
+/// Copies the tables under `epoch`, and counts chunks that are done in `done`.
+///
+/// # Errors
+/// A refusal, before anything is written, if a table cannot be copied; whatever either server says. What is done stays.
+pub fn copy(
+    config: &Config,
+    epoch: i64,
+    tables: Vec<Wanted>,
+    on_existing: OnExisting,
+    done: &Arc<AtomicUsize>,
+) -> Result<(), Error> {
+    let runtime = new_runtime()?;
+    let (copying, held) = runtime.block_on(prepare(config, epoch, tables, on_existing, done))?;
+    tracing::info!(
+        tables = copying.queue.tables(),
+        chunks = copying.queue.chunks(),
+        jobs = config.snapshot.jobs,
+        snapshot_lsn = %held.snapshot_lsn,
+        "copying starts"
+    );
+    run_jobs(&copying)?;
+    tracing::info!(rows = copying.progress.rows(), bytes = copying.progress.bytes(), "all tables are copied");
+    Ok(())
+}
+
+/// What has to last as long as the copy, unused.
+struct Held {
+    snapshot_lsn: Lsn,
+    /// Holds the snapshot.
+    _connection: Connection,
+    /// Holds the tables as they are.
+    _locks: Client,
+}
+
+async fn prepare(
+    config: &Config,
+    epoch: i64,
+    tables: Vec<Wanted>,
+    on_existing: OnExisting,
+    done: &Arc<AtomicUsize>,
+) -> Result<(Copying, Held), Error> {
+    let source = postgres::connect(&config.source, STAGE).await?;
+    let target = postgres::connect(&config.target, STAGE).await?;
+    postgres::prepare_target(&target, STAGE).await?;
+    parts::check_rights(&source, &tables).await?;
+    state::check_existing(&target, config.name.as_str(), &tables, on_existing).await?;
+    let (connection, slot) = export_snapshot(config, &source).await?;
+    let snapshot_lsn = slot.consistent_point;
+    let snapshot = slot.snapshot.ok_or_else(panicked)?;
+    adopt(&source, &snapshot).await?;
+    let parts = parts::lock(&source, &tables).await?;
+    state::begin(&target, config.name.as_str(), epoch, &tables, on_existing, snapshot_lsn).await?;
+    let queue = Queue::new(tables, parts, config.snapshot.chunk_bytes);
+    for table in queue.empty_tables() {
+        state::finish(&target, config.name.as_str(), epoch, table).await?;
+    }
+    let progress = Progress::new(queue.chunks(), Arc::clone(done));
+    let config = config.clone();
+    let copying = Copying { config, epoch, snapshot, queue, progress, failed: AtomicBool::new(false) };
+    Ok((copying, Held { snapshot_lsn, _connection: connection, _locks: source }))
+}
+
+/// A snapshot of the source whose LSN is known: that of a slot which lasts as long as the copy.
+async fn export_snapshot(config: &Config, source: &Client) -> Result<(Connection, CreatedSlot), Error> {
+    let server = Server::inspect(source, Role::Source, STAGE).await?;
+    let primary = match &config.primary {
+        Some(endpoint) if server.in_recovery => Some((postgres::connect(endpoint, STAGE).await?, endpoint.role)),
+        Some(_) | None => None,
+    };
+    // Unlike any other: a slot of an engine that is gone may still be about to go.
+    let name = format!("pgsluice_copy_{}", std::process::id());
+    let new = NewSlot {
+        endpoint: &config.source,
+        name: &name,
+        temporary: true,
+        snapshot: SlotSnapshot::Export,
+        stage: STAGE,
+    };
+    let publisher = primary.as_ref().map(|(client, role)| (client, *role));
+    let helpers = Helpers { source, server: &server, publisher };
+    let (connection, slot, _) = new_slot::create(new, helpers, Instant::now() + SLOT_LIMIT, SLOT_LIMIT).await?;
+    Ok((connection, slot))
+}
+
+/// Opens a transaction on `client` that sees what the snapshot sees.
+async fn adopt(client: &Client, snapshot: &str) -> Result<(), Error> {
+    let sql = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+        postgres::quote_literal(snapshot)
+    );
+    client.batch_execute(&sql).await.map_err(source_failed)
+}
+
+fn run_jobs(copying: &Copying) -> Result<(), Error> {
+    let jobs = copying.config.snapshot.jobs.min(copying.queue.chunks());
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..jobs)
+            .map(|_| {
+                scope.spawn(|| {
+                    let result = new_runtime().and_then(|runtime| runtime.block_on(Job::run(copying)));
+                    if result.is_err() {
+                        copying.failed.store(true, Ordering::Release);
+                    }
+                    result
+                })
+            })
+            .collect();
+        let outcomes = running.into_iter().map(|job| job.join().unwrap_or_else(|_| Err(panicked())));
+        // All have ended by then; the first error is as good as any.
+        outcomes.collect::<Vec<_>>().into_iter().collect()
+    })
+}
+
+fn new_runtime() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::new(STAGE, Kind::Lost { role: Role::Target, source }))
+}
+
+fn panicked() -> Error {
+    Error::new(STAGE, Kind::Panicked)
+}
+
+fn source_failed(error: tokio_postgres::Error) -> Error {
+    Error::from_postgres(STAGE, Role::Source, error)
+}
+
+fn target_failed(error: tokio_postgres::Error) -> Error {
+    Error::from_postgres(STAGE, Role::Target, error)
+}
+
+/// What of the stream is in the copy already.
+#[derive(Clone, Debug, Default)]
+pub struct Copied {
+    /// Tables whose snapshot is ahead of progress, with its LSN.
+    tables: Vec<(TableName, Lsn)>,
+}
+
+impl Copied {
+    /// Of the states of all tables, those that matter from `progress` on.
+    pub fn new(states: &[TableCopy], progress: Lsn) -> Copied {
+        let ahead = |state: &TableCopy| state.snapshot_lsn.filter(|lsn| *lsn > progress);
+        Copied { tables: states.iter().filter_map(|state| Some((state.table.clone(), ahead(state)?))).collect() }
+    }
+
+    /// From here on every change is to be applied.
+    pub fn ends_at(&self) -> Option<Lsn> {
+        self.tables.iter().map(|(_, lsn)| *lsn).max()
+    }
+
+    /// The table's rows hold what the transaction with this commit record has changed.
+    pub fn holds(&self, schema: &str, table: &str, commit_lsn: Lsn) -> bool {
+        let found = self.tables.iter().find(|(name, _)| name.schema == schema && name.name == table);
+        found.is_some_and(|(_, snapshot_lsn)| commit_lsn < *snapshot_lsn)
+    }
+}

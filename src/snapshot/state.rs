@@ -1,0 +1,231 @@
+//! How far the copy of each table has come, as the target has it. The words are those of `pg_subscription_rel`.
+//!
+//! ```text
+//!  init ──snapshot──► datasync ──last chunk──► finishedcopy ──progress passes the snapshot──► ready
+//! ```
+
+use pgsluice_proto::Lsn;
+use serde::Serialize;
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Row};
+
+use super::parts::Chunk;
+use super::{OnExisting, STAGE, Wanted, target_failed};
+use crate::checkpoint;
+use crate::config::Role;
+use crate::error::Error;
+use crate::source::publication::TableName;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Nothing is copied.
+    Init,
+    /// Chunks are being copied.
+    DataSync,
+    /// All rows of the snapshot are there; changes that committed before it are still to be left out.
+    FinishedCopy,
+    /// Every change is applied.
+    Ready,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Init => "init",
+            State::DataSync => "datasync",
+            State::FinishedCopy => "finishedcopy",
+            State::Ready => "ready",
+        }
+    }
+
+    fn parse(text: &str) -> Option<State> {
+        [State::Init, State::DataSync, State::FinishedCopy, State::Ready].into_iter().find(|one| one.as_str() == text)
+    }
+}
+
+/// One table's state.
+#[derive(Clone, Debug)]
+pub struct TableCopy {
+    pub table: TableName,
+    pub state: State,
+    /// What committed before it is in the copy.
+    pub snapshot_lsn: Option<Lsn>,
+    pub rows: u64,
+    /// As they were sent.
+    pub bytes: u64,
+}
+
+impl TableCopy {
+    /// The stream must not begin before the table is there.
+    pub fn is_missing(&self) -> bool {
+        matches!(self.state, State::Init | State::DataSync)
+    }
+
+    fn from_row(row: &Row) -> Result<TableCopy, Error> {
+        let text = |column| row.try_get::<_, String>(column).map_err(target_failed);
+        let count = |column| row.try_get::<_, i64>(column).map(i64::unsigned_abs).map_err(target_failed);
+        let state = text(2)?;
+        let state = State::parse(&state).ok_or_else(|| {
+            let what = format!("pgsluice.table_state on the target has a state \"{state}\"");
+            Error::refused(STAGE, what, "it was written by another version; use that one")
+        })?;
+        let snapshot_lsn = row.try_get::<_, Option<PgLsn>>(3).map_err(target_failed)?;
+        Ok(TableCopy {
+            table: TableName { schema: text(0)?, name: text(1)? },
+            state,
+            snapshot_lsn: snapshot_lsn.map(|lsn| Lsn::new(lsn.into())),
+            rows: count(4)?,
+            bytes: count(5)?,
+        })
+    }
+}
+
+/// The states of all tables of the replication, by name; those whose snapshot progress has passed are ready.
+pub async fn read(target: &Client, name: &str) -> Result<Vec<TableCopy>, Error> {
+    let sql = "SELECT t.schema_name, t.table_name, \
+                   CASE WHEN t.state = 'finishedcopy' AND t.snapshot_lsn <= p.end_lsn THEN 'ready' ELSE t.state END, \
+                   t.snapshot_lsn, t.rows, t.bytes \
+               FROM pgsluice.table_state t JOIN pgsluice.progress p USING (name) WHERE name = $1 ORDER BY 1, 2";
+    let rows = target.query(sql, &[&name]).await.map_err(target_failed)?;
+    rows.iter().map(TableCopy::from_row).collect()
+}
+
+/// Makes the states of tables that have none, and returns those of `tables`.
+pub async fn learn<'a>(
+    target: &Client,
+    name: &str,
+    tables: impl Iterator<Item = &'a TableName> + Clone,
+    copy_data: bool,
+) -> Result<Vec<TableCopy>, Error> {
+    let (schemas, names): (Vec<_>, Vec<_>) =
+        tables.clone().map(|table| (table.schema.as_str(), table.name.as_str())).unzip();
+    let state = if copy_data { State::Init } else { State::Ready };
+    let sql = "INSERT INTO pgsluice.table_state (name, schema_name, table_name, state) \
+               SELECT $1, s, t, $4 FROM unnest($2::text[], $3::text[]) AS w (s, t) ON CONFLICT DO NOTHING";
+    target.execute(sql, &[&name, &schemas, &names, &state.as_str()]).await.map_err(target_failed)?;
+    let ready = "UPDATE pgsluice.table_state t SET state = 'ready', updated_at = now() FROM pgsluice.progress p \
+                 WHERE t.name = $1 AND p.name = t.name AND t.state = 'finishedcopy' AND t.snapshot_lsn <= p.end_lsn";
+    target.execute(ready, &[&name]).await.map_err(target_failed)?;
+    let mut states = read(target, name).await?;
+    states.retain(|state| tables.clone().any(|table| *table == state.table));
+    Ok(states)
+}
+
+/// # Errors
+/// A refusal that names the tables whose copy has not begun and that have rows, if those are not expected.
+pub(super) async fn check_existing(
+    target: &Client,
+    name: &str,
+    tables: &[Wanted],
+    on_existing: OnExisting,
+) -> Result<(), Error> {
+    if on_existing != OnExisting::Refuse {
+        return Ok(());
+    }
+    let states = read(target, name).await?;
+    let mut filled = Vec::new();
+    for Wanted { table, .. } in tables {
+        let begun = states.iter().any(|state| state.table == *table && state.state == State::DataSync);
+        let sql = format!("SELECT FROM {table} LIMIT 1");
+        if !begun && target.query_opt(&sql, &[]).await.map_err(|error| failed_on(error, table))?.is_some() {
+            filled.push(table.to_string());
+        }
+    }
+    if filled.is_empty() {
+        return Ok(());
+    }
+    Err(Error::refused(
+        STAGE,
+        format!("the target has rows already in {}", filled.join(", ")),
+        "empty them, or run with --on-existing truncate to have that done, or with --on-existing append to add the \
+         source's rows to them; or, if the rows are the source's, set copy_data = false in [snapshot]",
+    ))
+}
+
+/// Notes the snapshot that the tables are copied of. What an interrupted copy has left of another snapshot is removed.
+pub(super) async fn begin(
+    target: &Client,
+    name: &str,
+    epoch: i64,
+    tables: &[Wanted],
+    on_existing: OnExisting,
+    snapshot_lsn: Lsn,
+) -> Result<(), Error> {
+    let lsn = PgLsn::from(snapshot_lsn.as_u64());
+    target.batch_execute("BEGIN").await.map_err(target_failed)?;
+    checkpoint::check_epoch(target, name, epoch).await?;
+    let states = read(target, name).await?;
+    for Wanted { table, .. } in tables {
+        let left = states.iter().find(|state| state.table == *table && state.state == State::DataSync);
+        if let Some(left) = left {
+            tracing::info!(%table, rows = left.rows, "an interrupted copy of the table begins again");
+        }
+        if left.is_some() || on_existing == OnExisting::Truncate {
+            empty(target, table).await?;
+        }
+        let sql = "UPDATE pgsluice.table_state SET state = 'datasync', snapshot_lsn = $4, rows = 0, bytes = 0, \
+                   updated_at = now() WHERE name = $1 AND schema_name = $2 AND table_name = $3";
+        target.execute(sql, &[&name, &table.schema, &table.name, &lsn]).await.map_err(target_failed)?;
+        let sql = "DELETE FROM pgsluice.chunk_state WHERE name = $1 AND schema_name = $2 AND table_name = $3";
+        target.execute(sql, &[&name, &table.schema, &table.name]).await.map_err(target_failed)?;
+    }
+    target.batch_execute("COMMIT").await.map_err(target_failed)
+}
+
+/// By TRUNCATE, or row by row where other tables refer to it.
+async fn empty(target: &Client, table: &TableName) -> Result<(), Error> {
+    const FEATURE_NOT_SUPPORTED: &str = "0A000";
+    target.batch_execute("SAVEPOINT truncating").await.map_err(target_failed)?;
+    let truncated = target.batch_execute(&format!("TRUNCATE TABLE {table}")).await;
+    match truncated {
+        Ok(()) => {}
+        Err(error) if error.code().is_some_and(|code| code.code() == FEATURE_NOT_SUPPORTED) => {
+            let sql = format!("ROLLBACK TO SAVEPOINT truncating; DELETE FROM {table}");
+            target.batch_execute(&sql).await.map_err(|error| failed_on(error, table))?;
+        }
+        Err(error) => return Err(failed_on(error, table)),
+    }
+    target.batch_execute("RELEASE SAVEPOINT truncating").await.map_err(target_failed)
+}
+
+/// Records a chunk, in the transaction that has brought its rows.
+pub(super) async fn record(
+    target: &Client,
+    name: &str,
+    table: &TableName,
+    chunk: &Chunk,
+    rows: u64,
+    bytes: u64,
+) -> Result<(), Error> {
+    let (first, end) = (chunk.first_block.cast_signed(), chunk.end_block.map(u64::cast_signed));
+    let (rows, bytes) = (rows.cast_signed(), bytes.cast_signed());
+    let sql = "WITH chunk AS (INSERT INTO pgsluice.chunk_state \
+                   (name, schema_name, table_name, part, first_block, end_block, rows, bytes) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8)) \
+               UPDATE pgsluice.table_state SET rows = rows + $7, bytes = bytes + $8, updated_at = now() \
+               WHERE name = $1 AND schema_name = $2 AND table_name = $3";
+    target
+        .execute(sql, &[&name, &table.schema, &table.name, &chunk.part, &first, &end, &rows, &bytes])
+        .await
+        .map(drop)
+        .map_err(target_failed)
+}
+
+/// All chunks of the table are committed.
+pub(super) async fn finish(target: &Client, name: &str, epoch: i64, wanted: &Wanted) -> Result<(), Error> {
+    let table = &wanted.table;
+    // What came before it is flushed with it.
+    target.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await.map_err(target_failed)?;
+    checkpoint::check_epoch(target, name, epoch).await?;
+    let sql = "UPDATE pgsluice.table_state SET state = 'finishedcopy', updated_at = now() \
+               WHERE name = $1 AND schema_name = $2 AND table_name = $3";
+    target.execute(sql, &[&name, &table.schema, &table.name]).await.map_err(target_failed)?;
+    target.batch_execute("COMMIT").await.map_err(target_failed)?;
+    // The statistics that the first query afterwards needs. Without the right to it PostgreSQL only warns.
+    target.batch_execute(&format!("ANALYZE {table}")).await.map_err(|error| failed_on(error, table))
+}
+
+fn failed_on(error: tokio_postgres::Error, table: &TableName) -> Error {
+    Error::from_postgres(STAGE, Role::Target, error).on(table.to_string())
+}

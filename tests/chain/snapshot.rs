@@ -1,0 +1,229 @@
+//! The initial copy: what is copied, and what follows, is what the source has.
+
+use anyhow::{Result, ensure};
+use pgsluice_testkit::{ChainOptions, wait_for};
+use tokio::task::JoinHandle;
+
+use crate::load::{expect_end, settle, stop, wait_log};
+use crate::replication::{DATABASE, DEADLINE, Replication};
+
+const TABLES: [&str; 7] = [
+    "public.keyed",
+    "public.keyless",
+    "public.composite",
+    "public.parted",
+    "public.toasted",
+    "public.\"Ünïcode \"\"t\"\"\"",
+    "public.nothing",
+];
+
+const DDL: &str = "\
+    CREATE TYPE mood AS ENUM ('calm', 'odd');
+    CREATE TABLE keyed (id int PRIMARY KEY, n int, note text, at timestamptz, twice int GENERATED ALWAYS AS (n * 2) STORED);
+    CREATE TABLE keyless (n int, mood mood); ALTER TABLE keyless REPLICA IDENTITY FULL;
+    CREATE TABLE composite (a text, b int, v numeric, PRIMARY KEY (a, b));
+    CREATE TABLE parted (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+    CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+    CREATE TABLE parted_2 PARTITION OF parted DEFAULT;
+    CREATE TABLE toasted (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n int, big text);
+    ALTER TABLE toasted ALTER big SET STORAGE EXTERNAL;
+    CREATE TABLE \"Ünïcode \"\"t\"\"\" (\"spaced id\" int PRIMARY KEY, dropped int, \"x\"\"y\" bytea);
+    ALTER TABLE \"Ünïcode \"\"t\"\"\" DROP COLUMN dropped;
+    CREATE TABLE nothing (id int PRIMARY KEY);";
+
+const ROWS: &str = "\
+    INSERT INTO keyed SELECT g, g % 100, md5(g::text), now() FROM generate_series(1, 40000) g;
+    INSERT INTO keyless SELECT g % 50, CASE WHEN g % 2 = 0 THEN 'calm' ELSE 'odd' END::mood FROM generate_series(1, 500) g;
+    INSERT INTO composite SELECT 'k' || g % 100, g, g * 1.01 FROM generate_series(1, 20000) g;
+    INSERT INTO parted SELECT g, date '2026-01-01' + g % 60 FROM generate_series(1, 20000) g;
+    INSERT INTO toasted (n, big) SELECT g, repeat(md5(g::text), 300) FROM generate_series(1, 300) g;
+    INSERT INTO \"Ünïcode \"\"t\"\"\" SELECT g, decode(md5(g::text), 'hex') FROM generate_series(1, 100) g;";
+
+/// One round of changes of every kind, with a savepoint and a rollback, each table among them.
+const CHANGES: &str = "\
+    INSERT INTO keyed SELECT max(id) + 1, 1, 'new' FROM keyed;
+    UPDATE keyed SET n = n + 1, note = note || 'x' WHERE id % 997 = (random() * 996)::int;
+    DELETE FROM keyed WHERE id = (random() * 40000)::int;
+    UPDATE keyed SET id = -id WHERE id = (random() * 40000)::int;
+    INSERT INTO keyless VALUES (1, 'calm'), (1, 'calm');
+    DELETE FROM keyless WHERE ctid = (SELECT min(ctid) FROM keyless);
+    UPDATE composite SET v = v + 1, b = b WHERE b % 499 = (random() * 498)::int;
+    UPDATE parted SET day = day + 31 WHERE id = (random() * 20000)::int;
+    UPDATE toasted SET n = n + 1 WHERE id = 1 + (random() * 299)::int;
+    BEGIN; DELETE FROM composite WHERE b = (random() * 20000)::int; SAVEPOINT s;
+    UPDATE toasted SET big = repeat('y', 9000) WHERE id = 1 + (random() * 299)::int; ROLLBACK TO s;
+    INSERT INTO composite SELECT 'new', max(b) + 1, 0 FROM composite; COMMIT;
+    BEGIN; UPDATE keyed SET n = -1; DELETE FROM nothing; ROLLBACK;
+    INSERT INTO nothing SELECT COALESCE(max(id), 0) + 1 FROM nothing";
+
+/// Copies, in chunks as small as they come.
+const COPY: &str = "[snapshot]\njobs = 3\nchunk_bytes = \"1MiB\"\n";
+
+/// A filled A, an empty C, and nothing set up.
+async fn start() -> Result<Replication> {
+    let replication = Replication::start_differing(ChainOptions::default(), &format!("{DDL}{ROWS}"), DDL).await?;
+    replication.configure(COPY)?;
+    Ok(replication)
+}
+
+/// Changes on A until it is aborted.
+fn start_changes(replication: &Replication) -> JoinHandle<Result<()>> {
+    let dsn = replication.chain.a.dsn(DATABASE);
+    tokio::spawn(async move {
+        let (client, connection) = tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        loop {
+            for statement in CHANGES.split(';') {
+                client.batch_execute(statement).await?;
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_copy_under_load_meets_the_stream() -> Result<()> {
+    let replication = start().await?;
+    let changes = start_changes(&replication);
+    replication.setup().await?;
+    let engine = replication.spawn()?;
+    wait_log(&engine, "streaming starts", 1).await?;
+    // Some changes come while it streams.
+    replication.wait_caught_up().await?;
+    changes.abort();
+    ensure!(changes.await.is_err_and(|error| error.is_cancelled()), "the changes went on until they were stopped");
+    settle(&replication, &engine, &TABLES).await?;
+    stop(&engine).await?;
+    let sql = "SELECT DISTINCT state FROM pgsluice.table_state";
+    let states = replication.chain.c.query_text(DATABASE, sql).await?;
+    ensure!(states.len() == 1 && states[0][0].as_deref() == Some("finishedcopy"), "{states:?}");
+    // Nothing is copied again.
+    let again = replication.catch_up().await?;
+    ensure!(!again.contains("copying starts"), "{again}");
+    replication.assert_same(&TABLES).await
+}
+
+/// Whenever it dies, the next one goes on, and the tables come out the same.
+#[tokio::test]
+async fn an_engine_killed_while_it_copies() -> Result<()> {
+    let replication = start().await?;
+    // Large enough that a copy takes a while.
+    let more = "INSERT INTO keyed SELECT g, g % 100, md5(g::text), now() FROM generate_series(100001, 250000) g";
+    replication.chain.a.sql(DATABASE, more).await?;
+    replication.setup().await?;
+    let changes = start_changes(&replication);
+    let count = "SELECT count(*) FROM pgsluice.chunk_state";
+    for kill in 0..5 {
+        let engine = replication.spawn()?;
+        wait_log(&engine, "copying starts", 1).await?;
+        let chunks = kill * 3;
+        wait_for("some chunks", DEADLINE, || async {
+            let done: i64 = replication.chain.c.scalar(DATABASE, count).await?.parse()?;
+            Ok((done >= chunks || engine.stderr().contains("streaming starts")).then_some(()))
+        })
+        .await?;
+        engine.sigkill().await?;
+    }
+    let engine = replication.spawn()?;
+    wait_log(&engine, "streaming starts", 1).await?;
+    changes.abort();
+    ensure!(changes.await.is_err_and(|error| error.is_cancelled()), "the changes went on until they were stopped");
+    settle(&replication, &engine, &TABLES).await?;
+    stop(&engine).await
+}
+
+#[tokio::test]
+async fn rows_that_are_there_already_are_refused_removed_or_kept() -> Result<()> {
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY, n int); CREATE TABLE u (id int PRIMARY KEY);";
+    let replication = Replication::start_differing(
+        ChainOptions::default(),
+        &format!("{ddl} INSERT INTO t VALUES (1, 1), (2, 2); INSERT INTO u VALUES (1)"),
+        &format!("{ddl} INSERT INTO t VALUES (7, 7)"),
+    )
+    .await?;
+    replication.configure(COPY)?;
+    replication.setup().await?;
+    let refused = replication.command(&["run", "--stop-at", "current"]).await?;
+    ensure!(refused.code == Some(3), "{}", refused.stderr);
+    for said in ["rows already in \"public\".\"t\"", "--on-existing truncate"] {
+        ensure!(refused.stderr.contains(said), "does not say {said}: {}", refused.stderr);
+    }
+    ensure!(!refused.stderr.contains("\"u\""), "an empty table is none of it: {}", refused.stderr);
+    let rows = replication.chain.c.scalar(DATABASE, "SELECT count(*) FROM u").await?;
+    ensure!(rows == "0", "nothing was copied before");
+    replication.succeed(&["run", "--stop-at", "current", "--on-existing", "append"]).await?;
+    let rows = replication.chain.c.query_text(DATABASE, "SELECT id FROM t ORDER BY id").await?;
+    ensure!(rows.concat() == ["1", "2", "7"].map(|id| Some(id.to_owned())), "{rows:?}");
+
+    replication.succeed(&["teardown", "--yes"]).await?;
+    replication.setup().await?;
+    replication.succeed(&["run", "--stop-at", "current", "--on-existing", "truncate"]).await?;
+    replication.assert_same(&["public.t", "public.u"]).await
+}
+
+#[tokio::test]
+async fn what_cannot_be_copied_is_named_before_anything_is() -> Result<()> {
+    let on_a = "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 1);
+                CREATE TABLE closed (id int PRIMARY KEY); INSERT INTO closed VALUES (1);";
+    let on_c = "CREATE TABLE t (id int PRIMARY KEY, n int); CREATE TABLE closed (id int PRIMARY KEY);";
+    let replication = Replication::start_differing(ChainOptions::default(), on_a, on_c).await?;
+    replication.configure(COPY)?;
+    replication.setup().await?;
+    replication.chain.c.sql(DATABASE, "ALTER TABLE closed RENAME id TO other; ALTER TABLE t RENAME TO gone").await?;
+    let refused = replication.command(&["run", "--stop-at", "current"]).await?;
+    ensure!(refused.code == Some(3), "{}", refused.stderr);
+    for said in ["the target has no table \"public\".\"t\"", "\"closed\" has no column \"id\""] {
+        ensure!(refused.stderr.contains(said), "does not say {said}: {}", refused.stderr);
+    }
+    replication.chain.c.sql(DATABASE, "ALTER TABLE closed RENAME other TO id; ALTER TABLE gone RENAME TO t").await?;
+    let role = "CREATE ROLE reader LOGIN REPLICATION; GRANT SELECT ON t TO reader; \
+                GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot() TO reader";
+    replication.chain.a.sql(DATABASE, role).await?;
+    replication.chain.wait_b_caught_up().await?;
+    let reader = replication.chain.b.dsn(DATABASE).replace("user=postgres", "user=reader");
+    let (a, c) = (replication.chain.a.dsn(DATABASE), replication.chain.c.dsn(DATABASE));
+    replication.configure_servers(&reader, Some(&a), &c, COPY)?;
+    let refused = replication.command(&["run", "--stop-at", "current"]).await?;
+    ensure!(refused.code == Some(3), "{}", refused.stderr);
+    for said in ["may not read \"public\".\"closed\"", "GRANT SELECT ON \"public\".\"closed\""] {
+        ensure!(refused.stderr.contains(said), "does not say {said}: {}", refused.stderr);
+    }
+    let rows = replication.chain.c.scalar(DATABASE, "SELECT count(*) FROM t").await?;
+    ensure!(rows == "0", "nothing was copied before");
+    Ok(())
+}
+
+/// A duplicate that only the target has ends the copy with its name; mended, it goes on.
+#[tokio::test]
+async fn a_conflict_on_the_target_stops_the_copy() -> Result<()> {
+    let on_a =
+        "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT g, g % 10 FROM generate_series(1, 100) g";
+    let on_c = "CREATE TABLE t (id int PRIMARY KEY, n int UNIQUE)";
+    let replication = Replication::start_differing(ChainOptions::default(), on_a, on_c).await?;
+    replication.configure(COPY)?;
+    replication.setup().await?;
+    let engine = replication.spawn()?;
+    expect_end(&engine, 1, &["table \"public\".\"t\"", "t_n_key", "23505"]).await?;
+    replication.chain.c.sql(DATABASE, "ALTER TABLE t DROP CONSTRAINT t_n_key").await?;
+    replication.catch_up().await?;
+    replication.assert_same(&["public.t"]).await
+}
+
+/// The source goes away while it is read; the copy comes to an end all the same.
+#[tokio::test]
+async fn servers_that_restart_while_tables_are_copied() -> Result<()> {
+    let replication = start().await?;
+    let more = "INSERT INTO keyed SELECT g, g % 100, md5(g::text), now() FROM generate_series(100001, 250000) g";
+    replication.chain.a.sql(DATABASE, more).await?;
+    replication.setup().await?;
+    let engine = replication.spawn()?;
+    wait_log(&engine, "copying starts", 1).await?;
+    replication.chain.b.stop_immediate().await?;
+    replication.chain.b.start().await?;
+    wait_log(&engine, "copying starts", 2).await?;
+    replication.chain.c.stop_immediate().await?;
+    replication.chain.c.start().await?;
+    replication.chain.a.sql(DATABASE, "DELETE FROM keyed WHERE id % 3 = 0").await?;
+    wait_log(&engine, "streaming starts", 1).await?;
+    settle(&replication, &engine, &TABLES).await?;
+    stop(&engine).await
+}
