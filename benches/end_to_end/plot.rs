@@ -6,7 +6,7 @@ use crate::common::contender::{CONTENDERS, Contender};
 use crate::common::figures::{least, median, most};
 use crate::report::Outcome;
 
-const LABELS_PX: f64 = 250.0;
+const LABELS_PX: f64 = 340.0;
 const BARS_PX: f64 = 560.0;
 const FIGURES_PX: f64 = 190.0;
 const BAR_PX: f64 = 14.0;

@@ -51,8 +51,10 @@ pub(super) async fn apply(
     batch: &Batch,
     constraints_fire: bool,
 ) -> Result<(), Error> {
-    // What was sent before is written meanwhile.
-    tokio::task::yield_now().await;
+    if batch.len() >= NETTED_MIN {
+        // What was sent before is written, and worked on, while this is divided.
+        tokio::task::yield_now().await;
+    }
     learn(client, plans, batch).await?;
     for segment in divide(plans, batch, if constraints_fire { 1 } else { NETTED_MIN }) {
         match segment {
