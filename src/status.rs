@@ -17,6 +17,7 @@ use crate::checkpoint;
 use crate::config::{Config, Endpoint, Role};
 use crate::error::{Error, Stage};
 use crate::postgres;
+use crate::snapshot;
 use crate::source::slot::SlotState;
 
 const STAGE: Stage = Stage::Status;
@@ -28,6 +29,8 @@ pub struct Status {
     pub slot: Option<SlotStatus>,
     pub progress: Option<ProgressStatus>,
     pub lag: Lags,
+    /// How far the initial copy of each table is.
+    pub tables: Vec<TableStatus>,
     /// Servers that could not be asked, and why.
     pub errors: Vec<String>,
 }
@@ -37,6 +40,8 @@ pub struct Status {
 pub enum State {
     /// An engine reads from the slot.
     Streaming,
+    /// Tables are not on the target yet. Whether an engine is at work on them shows in their figures.
+    Copying,
     /// Set up, and nobody reads.
     Stopped,
     /// The slot can never be used again.
@@ -74,6 +79,19 @@ pub struct ProgressStatus {
     pub epoch: i64,
     /// Batches that were applied in order because they did not pass as sets.
     pub fallbacks: i64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct TableStatus {
+    pub table: String,
+    pub state: snapshot::State,
+    /// What committed before it is in the copy.
+    #[serde(serialize_with = "lsn_text")]
+    pub snapshot_lsn: Option<Lsn>,
+    /// That were copied.
+    pub rows: u64,
+    /// As they were sent.
+    pub bytes: u64,
 }
 
 /// One hop's lag; unknown is null.
@@ -134,8 +152,10 @@ pub async fn read(config: &Config) -> Status {
         Some(endpoint) => read_primary(endpoint, receiver_slot.as_deref()).await.map_err(&mut note).ok(),
         None => None,
     };
-    let progress = read_progress(config).await.map_err(&mut note).ok();
-    let state = state(source.as_ref(), progress.as_ref().map(Option::as_ref));
+    let target = read_target(config).await.map_err(&mut note).ok();
+    let (progress, tables) = target.map_or((None, Vec::new()), |(progress, tables)| (Some(progress), tables));
+    let copying = tables.iter().any(snapshot::TableCopy::is_missing);
+    let state = state(source.as_ref(), progress.as_ref().map(Option::as_ref), copying);
     let source = source.unwrap_or_default();
     let progress = progress.flatten();
     let lag = lags(&source, primary.as_ref(), progress.as_ref());
@@ -150,15 +170,22 @@ pub async fn read(config: &Config) -> Status {
             fallbacks: progress.fallbacks,
         }),
         lag,
+        tables: tables.into_iter().map(table_status).collect(),
         errors,
     }
 }
 
-fn state(source: Option<&SourceView>, progress: Option<Option<&checkpoint::Progress>>) -> State {
+fn table_status(copy: snapshot::TableCopy) -> TableStatus {
+    let snapshot::TableCopy { table, state, snapshot_lsn, rows, bytes } = copy;
+    TableStatus { table: table.to_string(), state, snapshot_lsn, rows, bytes }
+}
+
+fn state(source: Option<&SourceView>, progress: Option<Option<&checkpoint::Progress>>, copying: bool) -> State {
     let (Some(source), Some(progress)) = (source, progress) else { return State::Unknown };
     match (&source.slot, progress) {
         (Some(slot), _) if slot.invalidation().is_some() => State::SlotInvalidated,
         (Some(slot), Some(_)) if slot.active => State::Streaming,
+        (Some(_), Some(_)) if copying => State::Copying,
         (Some(_), Some(_)) => State::Stopped,
         (None, Some(_)) => State::SlotMissing,
         (Some(_) | None, None) => State::NotSetUp,
@@ -214,9 +241,14 @@ fn between(ahead: Option<Lsn>, behind: Option<Lsn>) -> Option<u64> {
     Some(ahead?.bytes_since(behind?))
 }
 
-async fn read_progress(config: &Config) -> Result<Option<checkpoint::Progress>, Error> {
+async fn read_target(config: &Config) -> Result<(Option<checkpoint::Progress>, Vec<snapshot::TableCopy>), Error> {
     let client = postgres::connect(&config.target, STAGE).await?;
-    checkpoint::read(&client, config.name.as_str()).await
+    let progress = checkpoint::read(&client, config.name.as_str()).await?;
+    let tables = match &progress {
+        Some(_) => snapshot::read(&client, config.name.as_str()).await?,
+        None => Vec::new(),
+    };
+    Ok((progress, tables))
 }
 
 async fn read_source(config: &Config) -> Result<SourceView, Error> {

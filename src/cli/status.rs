@@ -7,7 +7,8 @@ use super::{ConfigArgument, Format, output};
 use crate::config::Config;
 use crate::error::{Error, Kind, Stage};
 use crate::pipeline::new_runtime;
-use crate::status::{self, Lag, State, Status};
+use crate::snapshot;
+use crate::status::{self, Lag, State, Status, TableStatus};
 
 #[derive(Debug, Args)]
 pub struct StatusArguments {
@@ -74,6 +75,7 @@ fn table(status: &Status) -> Vec<(String, String)> {
         ("lag: total", lag.total),
     ];
     rows.extend(hops.map(|(label, lag)| row(label, lag_text(lag))));
+    rows.extend(status.tables.iter().map(|table| row(&table.table, copy_text(table))));
     rows.extend(status.errors.iter().map(|error| row("error", error)));
     rows
 }
@@ -91,11 +93,20 @@ fn known(value: Option<impl ToString>) -> String {
 fn state_text(state: State) -> &'static str {
     match state {
         State::Streaming => "streaming",
+        State::Copying => "copying: not all tables are on the target yet",
         State::Stopped => "stopped: set up, no engine reads from the slot",
         State::SlotInvalidated => "slot invalidated: it can never be used again",
         State::SlotMissing => "slot missing: the target has progress, the slot for it is gone",
         State::NotSetUp => "not set up",
         State::Unknown => UNKNOWN,
+    }
+}
+
+fn copy_text(table: &TableStatus) -> String {
+    match (table.state, table.snapshot_lsn) {
+        // It was there before the replication.
+        (snapshot::State::Ready, None) => "ready".to_owned(),
+        (state, _) => format!("{}: {} rows, {} copied", state.as_str(), table.rows, bytes_text(table.bytes)),
     }
 }
 

@@ -34,7 +34,7 @@ use tokio_postgres::Client;
 use self::job::Job;
 use self::parts::Queue;
 use self::progress::Progress;
-pub use self::state::{TableCopy, learn, read};
+pub use self::state::{State, TableCopy, learn, read};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
