@@ -7,6 +7,7 @@
 //!  B ──TCP──► source ──frames──► decode ──changes──► batch ──whole transactions──► apply ──SQL──► C
 //!            ▲                                                                       │
 //!            └────────── feedback ◄───────────── checkpoint ◄─── progress row in the same commit
+//!  B ──COPY──► snapshot ──COPY──► C      before the stream, for tables that C does not have
 //! ```
 //!
 //! **Architecture invariants.** A stage knows the type that it is handed and none of its neighbours; only `pipeline`

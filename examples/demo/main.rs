@@ -8,6 +8,7 @@
 //! In: nothing but the engine's program. Out: a report for people, and exit code 0 only if all is equal. What always
 //! holds: however the demo ends, nothing that it has started runs on; the kit ties every child to this process.
 
+mod archive;
 mod counts;
 mod fake;
 mod load;
@@ -117,13 +118,15 @@ async fn show(arguments: &Arguments, screen: &Screen) -> Result<bool> {
 /// From setup to teardown.
 async fn replicate(arguments: &Arguments, screen: &Screen, chain: &Chain, program: PathBuf) -> Result<Report> {
     timed(screen, "a shop on A and C: app.customers, app.products, app.orders", shop::make(chain)).await?;
+    let filled = "earlier years on A: 60,000 customers, 300,000 orders; C is empty";
+    let archive = timed(screen, filled, shop::fill(chain)).await?;
     let replication = Replication::new(chain, program)?;
     timed(screen, "pgsluice setup", replication.setup()).await?;
     let slots = "A has one physical slot, no logical one; B has the logical slot";
     timed(screen, slots, replication.check_slots()).await?;
 
     let engine = replication.start()?;
-    let result = work(arguments, screen, chain, &replication, &engine).await;
+    let result = work(arguments, screen, chain, &replication, &engine, &archive).await;
     if result.is_err() {
         screen.log("the engine's log", &engine.stderr());
     }
@@ -135,19 +138,23 @@ async fn replicate(arguments: &Arguments, screen: &Screen, chain: &Chain, progra
     Ok(report)
 }
 
-/// Load and engine at work, until all of the load is on C.
+/// Load and engine at work, from the copy until all of the load is on C.
 async fn work(
     arguments: &Arguments,
     screen: &Screen,
     chain: &Chain,
     replication: &Replication<'_>,
     engine: &Engine,
+    archive: &[(&'static str, u64)],
 ) -> Result<Run> {
     let limits = Limits { rows_per_second: arguments.rate, rows_max: arguments.rows.unwrap_or(u64::MAX) };
-    screen.heading("The shop is open");
-    screen.columns(HEADER);
+    screen.heading("The shop is open, and its earlier years are copied from the standby");
     let mut load = Load::start(&chain.a, limits).await?;
     let counts = load.counts();
+    // The copy runs while the shop is open; what changes meanwhile follows.
+    archive::watch_copy(screen, replication, engine, archive).await?;
+    screen.line("");
+    screen.columns(HEADER);
     let mut monitor = Monitor::new(screen, replication, engine, load.counts());
     monitor.during(load.finish_after(Duration::from_secs(arguments.seconds))).await?;
     let closed_at = Instant::now();

@@ -32,7 +32,8 @@ impl<'chain> Replication<'chain> {
         let [primary, source, target] = [&chain.a, &chain.b, &chain.c].map(|server| server.dsn(DATABASE));
         let text = format!(
             "name = \"{NAME}\"\n\n[source]\ndsn = \"{source}\"\n\n[primary]\ndsn = \"{primary}\"\n\n\
-             [target]\ndsn = \"{target}\"\n\n[tables]\ninclude = [\"app.*\"]\n"
+             [target]\ndsn = \"{target}\"\n\n[tables]\ninclude = [\"app.*\"]\n\n\
+             [snapshot]\njobs = 2\nchunk_bytes = \"1MiB\"\n"
         );
         fs::write(replication.config(), text)?;
         Ok(replication)
@@ -65,13 +66,26 @@ impl<'chain> Replication<'chain> {
         Ok(())
     }
 
+    /// Rows of a table that the initial copy has brought, and whether all tables are there and the engine streams.
+    pub async fn copied(&self) -> Result<(Vec<(String, u64)>, bool)> {
+        let status = self.status().await?;
+        let tables = status["tables"].as_array().context("status lists the tables")?;
+        let rows = |table: &Value| (table["table"].as_str().unwrap_or_default().to_owned(), table["rows"].as_u64());
+        let rows = tables.iter().map(rows).map(|(table, rows)| (table, rows.unwrap_or(0))).collect();
+        Ok((rows, status["state"] == "streaming"))
+    }
+
     /// What `pgsluice status` says now.
     pub async fn lag(&self) -> Result<Lag> {
-        let text = self.succeed(&["status", "--format", "json"]).await?;
-        let status: Value = serde_json::from_str(&text).with_context(|| format!("status printed {text:?}"))?;
+        let status = self.status().await?;
         let lag = &status["lag"];
         let hops = ["receive", "replay", "decode", "apply"].map(|hop| lag[hop]["bytes"].as_u64());
         Ok(Lag { hops, total_bytes: lag["total"]["bytes"].as_u64(), total_seconds: lag["total"]["seconds"].as_f64() })
+    }
+
+    async fn status(&self) -> Result<Value> {
+        let text = self.succeed(&["status", "--format", "json"]).await?;
+        serde_json::from_str(&text).with_context(|| format!("status printed {text:?}"))
     }
 
     /// Waits until everything is on C that A has written before this call.

@@ -63,6 +63,16 @@ impl Screen {
         if is_equal { self.styled(Style::Green, "EQUAL") } else { self.styled(Style::Red, "DIFFERENT") }
     }
 
+    /// Ends the live line with what it came to.
+    pub fn settle(&self, text: &str) {
+        if self.is_terminal {
+            print(&format!("\r\x1b[2K{text}\n"));
+        } else {
+            print(&format!("{text}\n"));
+        }
+        self.live_at.set(None);
+    }
+
     /// Draws the live line anew.
     pub fn live(&self, text: &str) {
         if self.is_terminal {

@@ -44,6 +44,34 @@ pub async fn make(chain: &Chain) -> Result<()> {
     chain.wait_b_caught_up().await
 }
 
+/// What the shop has from earlier years, which C does not have yet.
+const ARCHIVE: &str = "\
+INSERT INTO app.products (name, price)
+    SELECT 'Archive item ' || g, 1 + g % 90 FROM generate_series(1, 500) g;
+INSERT INTO app.customers (full_name, email, phone, city, registered_at)
+    SELECT 'Customer ' || g, 'archive.' || g || '@example.com', NULL, 'City ' || g % 300,
+        timestamptz '2020-01-01 00:00:00Z' + g * interval '10 minutes'
+    FROM generate_series(1, 60000) g;
+INSERT INTO app.orders (customer_id, product_id, product_description, order_delivery_address, order_date_taken,
+                        order_misc_notes)
+    SELECT 1 + g % 60000, 1 + g % 500, 'As in the catalogue of ' || 2020 + g % 5, 'Street ' || g % 997 || ', City',
+        timestamptz '2020-01-02 00:00:00Z' + g * interval '2 minutes',
+        CASE WHEN g % 1000 = 0 THEN repeat(md5(g::text), 400) END
+    FROM generate_series(1, 300000) g;
+ANALYZE app.products, app.customers, app.orders;
+";
+
+/// Fills A, and returns how many rows each table has.
+pub async fn fill(chain: &Chain) -> Result<Vec<(&'static str, u64)>> {
+    chain.a.sql(DATABASE, ARCHIVE).await?;
+    chain.wait_b_caught_up().await?;
+    let mut rows = Vec::new();
+    for table in TABLES {
+        rows.push((table, count(&chain.a, table).await?));
+    }
+    Ok(rows)
+}
+
 /// One table on both servers.
 #[derive(Debug)]
 pub struct Comparison {
