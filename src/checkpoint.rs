@@ -41,7 +41,8 @@ CREATE TABLE IF NOT EXISTS pgsluice.progress (
 ) WITH (fillfactor = 50);
 ";
 
-/// How far the initial copy of each table has come. `snapshot_lsn`: what committed before it is in the copy.
+/// How far the initial copy of each table has come. `snapshot_lsn`: what committed before it is in the copy. `appends`: rows
+/// that are not the source's were there before, and stay.
 const TABLE_STATE_SQL: &str = "\
 CREATE TABLE IF NOT EXISTS pgsluice.table_state (
     name text NOT NULL,
@@ -49,6 +50,8 @@ CREATE TABLE IF NOT EXISTS pgsluice.table_state (
     table_name text NOT NULL,
     state text NOT NULL CHECK (state IN ('init', 'datasync', 'finishedcopy', 'ready')),
     snapshot_lsn pg_lsn,
+    columns text[],
+    appends boolean NOT NULL DEFAULT false,
     rows bigint NOT NULL DEFAULT 0,
     bytes bigint NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL DEFAULT now(),
@@ -56,15 +59,18 @@ CREATE TABLE IF NOT EXISTS pgsluice.table_state (
 );
 ";
 
-/// Parts of tables that are on the target: blocks of a table, or of a partition, of the source.
+/// Parts of tables that are on the target: blocks of a table, or of a partition, of the source. Of the row versions in
+/// them, those are there that a transaction below `xmin_horizon` has written to this `filenode`.
 const CHUNK_STATE_SQL: &str = "\
 CREATE TABLE IF NOT EXISTS pgsluice.chunk_state (
     name text NOT NULL,
     schema_name text NOT NULL,
     table_name text NOT NULL,
     part text NOT NULL,
+    filenode oid NOT NULL,
     first_block bigint NOT NULL,
     end_block bigint,
+    xmin_horizon bigint NOT NULL,
     rows bigint NOT NULL,
     bytes bigint NOT NULL,
     copied_at timestamptz NOT NULL DEFAULT now(),

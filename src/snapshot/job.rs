@@ -46,10 +46,10 @@ impl Job<'_> {
         let name = copying.config.name.as_str();
         target.batch_execute("BEGIN").await.map_err(target_failed)?;
         checkpoint::check_epoch(target, name, copying.epoch).await?;
-        let from = source.copy_out(chunk.copy_out(wanted).as_str()).await.map_err(source_failed)?;
+        let from = source.copy_out(chunk.copy_out(wanted, copying.xids).as_str()).await.map_err(source_failed)?;
         let into = target.copy_in(wanted.copy_in().as_str()).await.map_err(target_failed)?;
         let (rows, bytes) = pump(from, into).await?;
-        state::record(target, name, &wanted.table, chunk, rows, bytes).await?;
+        state::record(target, name, &wanted.table, chunk, copying.xids.horizon, (rows, bytes)).await?;
         target.batch_execute("COMMIT").await.map_err(target_failed)?;
         copying.progress.chunk_done(rows, bytes);
         if copying.queue.done(chunk) {
@@ -60,7 +60,7 @@ impl Job<'_> {
 }
 
 /// Hands on what comes until the end, and returns the rows and bytes that were written.
-async fn pump(from: CopyOutStream, into: CopyInSink<Bytes>) -> Result<(u64, u64), Error> {
+pub(super) async fn pump(from: CopyOutStream, into: CopyInSink<Bytes>) -> Result<(u64, u64), Error> {
     let (mut from, mut into) = (pin!(from), pin!(into));
     let mut gathered = BytesMut::with_capacity(2 * PIECE_BYTES);
     let mut bytes = 0;

@@ -13,6 +13,8 @@
 //! **Always holds:**
 //! - The rows of a table are all of one snapshot, and its LSN stands in `table_state` before the first of them is there.
 //!   A transaction whose commit record lies before that LSN is in the copy, and only then.
+//! - A copy that was interrupted goes on under a new snapshot. What it finds on the target is first made a part of what that
+//!   snapshot sees, so that again all rows of the table are of one snapshot in the end.
 //! - A chunk's rows and the record of it are one transaction of the target, which holds the engine's epoch.
 //! - Rows pass unread, and no more of them are in memory than a chunk of bytes and one row for each job.
 
@@ -32,8 +34,9 @@ use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 
 use self::job::Job;
-use self::parts::Queue;
+use self::parts::{Queue, Xids};
 use self::progress::Progress;
+use self::state::Beginning;
 pub use self::state::{State, TableCopy, learn, read};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
@@ -75,6 +78,7 @@ struct Copying {
     config: Config,
     epoch: i64,
     snapshot: String,
+    xids: Xids,
     queue: Queue,
     progress: Progress,
     failed: AtomicBool,
@@ -131,14 +135,17 @@ async fn prepare(
     let snapshot = slot.snapshot.ok_or_else(panicked)?;
     adopt(&source, &snapshot).await?;
     let parts = parts::lock(&source, &tables).await?;
-    state::begin(&target, config.name.as_str(), epoch, &tables, on_existing, snapshot_lsn).await?;
-    let queue = Queue::new(tables, parts, config.snapshot.chunk_bytes);
+    let xids = Xids::read(&source).await?;
+    let name = config.name.as_str();
+    let beginning = Beginning { name, epoch, tables: &tables, parts: &parts, on_existing, snapshot_lsn, xids };
+    let kept = beginning.write(&source, &target).await?;
+    let queue = Queue::new(tables, parts, &kept, config.snapshot.chunk_bytes);
     for table in queue.empty_tables() {
         state::finish(&target, config.name.as_str(), epoch, table).await?;
     }
     let progress = Progress::new(queue.chunks(), Arc::clone(done));
     let config = config.clone();
-    let copying = Copying { config, epoch, snapshot, queue, progress, failed: AtomicBool::new(false) };
+    let copying = Copying { config, epoch, snapshot, xids, queue, progress, failed: AtomicBool::new(false) };
     Ok((copying, Held { snapshot_lsn, _connection: connection, _locks: source }))
 }
 

@@ -17,9 +17,11 @@ use crate::postgres::{quote_ident, quote_qualified};
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     /// Of the table that it belongs to, among those that are wanted.
-    table: usize,
+    pub table: usize,
     /// Quoted, with its schema.
-    name: String,
+    pub name: String,
+    /// Another one after every rewrite.
+    pub filenode: u32,
     blocks: u64,
     block_bytes: u64,
     is_heap: bool,
@@ -31,7 +33,7 @@ pub(super) struct Part {
 const PARTS_SQL: &str = "\
 SELECT w.place, n.nspname::text, c.relname::text, pg_relation_size(c.oid), current_setting('block_size')::bigint,
     COALESCE(am.amname = 'heap', false), has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid),
-    c.relfilenode IS NOT DISTINCT FROM pg_relation_filenode(c.oid) OR c.relkind = 'f'
+    c.relfilenode IS NOT DISTINCT FROM pg_relation_filenode(c.oid) OR c.relkind = 'f', c.relfilenode
 FROM unnest($1::text[]) WITH ORDINALITY AS w (name, place)
 JOIN pg_class root ON root.oid = to_regclass(w.name)
 CROSS JOIN LATERAL (
@@ -54,6 +56,7 @@ pub(super) async fn read(source: &Client, tables: &[Wanted]) -> Result<Vec<Part>
             is_heap: row.try_get(5)?,
             is_readable: row.try_get(6)?,
             is_unchanged: row.try_get(7)?,
+            filenode: row.try_get(8)?,
         })
     };
     rows.iter().map(part).collect::<Result<_, _>>().map_err(source_failed)
@@ -98,16 +101,76 @@ pub(super) async fn lock(source: &Client, tables: &[Wanted]) -> Result<Vec<Part>
     }
 }
 
+/// The columns of each table's primary key, where all of them are copied.
+pub(super) async fn keys(source: &Client, tables: &[Wanted]) -> Result<Vec<Option<Vec<String>>>, Error> {
+    let sql = "SELECT w.place, array_agg(a.attname::text) \
+               FROM unnest($1::text[]) WITH ORDINALITY AS w (name, place) \
+               JOIN pg_index i ON i.indrelid = to_regclass(w.name) AND i.indisprimary \
+               JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) GROUP BY w.place";
+    let names: Vec<_> = tables.iter().map(|wanted| wanted.table.to_string()).collect();
+    let mut keys = vec![None; tables.len()];
+    for row in source.query(sql, &[&names]).await.map_err(source_failed)? {
+        let place = row.try_get::<_, i64>(0).map_err(source_failed)? as usize - 1;
+        let key: Vec<String> = row.try_get(1).map_err(source_failed)?;
+        keys[place] = key.iter().all(|column| tables[place].columns.contains(column)).then_some(key);
+    }
+    Ok(keys)
+}
+
+/// What transaction IDs mean in the transaction that has adopted the snapshot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Xids {
+    /// All below it had ended when the snapshot was taken.
+    pub horizon: i64,
+    /// None from here on is seen.
+    next: i64,
+}
+
+impl Xids {
+    pub async fn read(source: &Client) -> Result<Xids, Error> {
+        let sql = "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint \
+                   FROM pg_current_snapshot() s";
+        let row = source.query_one(sql, &[]).await.map_err(source_failed)?;
+        let xid = |column| row.try_get(column).map_err(source_failed);
+        Ok(Xids { horizon: xid(0)?, next: xid(1)? })
+    }
+
+    /// A condition that a row version is older than `horizon`, which is of this snapshot or of an earlier one. Its `xmin` is
+    /// the lower half of the ID; the upper half is that of the last such ID before `next`. A version that is older than all of
+    /// those may be taken for a younger one, and only costs a second copy.
+    fn is_older(self, horizon: i64) -> String {
+        let low = self.next & 0xffff_ffff;
+        let epoch = self.next - low;
+        format!(
+            "xmin::text::bigint + CASE WHEN xmin::text::bigint <= {low} THEN {epoch} ELSE {} END < {horizon}",
+            epoch - (1 << 32)
+        )
+    }
+}
+
+/// Blocks that are on the target already, as far as versions below the horizon go.
+#[derive(Clone, Debug)]
+pub(super) struct Done {
+    /// Quoted, with its schema.
+    pub part: String,
+    pub first_block: u64,
+    pub end_block: Option<u64>,
+    pub horizon: i64,
+}
+
 /// Blocks of one part.
 #[derive(Clone, Debug)]
 pub(super) struct Chunk {
     pub table: usize,
     /// Quoted, with its schema.
     pub part: String,
+    pub filenode: u32,
     pub first_block: u64,
     /// `None` for whatever follows.
     pub end_block: Option<u64>,
     pub is_heap: bool,
+    /// Only versions from this horizon on: the others are on the target.
+    pub since: Option<i64>,
 }
 
 /// The chunks that nobody has taken yet, and how many of each table are not done.
@@ -121,13 +184,13 @@ pub(super) struct Queue {
 
 impl Queue {
     /// The largest table comes first, so that none is left for the end that one job alone is long at.
-    pub fn new(tables: Vec<Wanted>, parts: Vec<Part>, chunk_bytes: u64) -> Queue {
+    pub fn new(tables: Vec<Wanted>, parts: Vec<Part>, done: &[Done], chunk_bytes: u64) -> Queue {
         let mut bytes = vec![0; tables.len()];
         let left: Vec<_> = tables.iter().map(|_| AtomicUsize::new(0)).collect();
         let mut chunks = Vec::new();
         for part in parts {
             bytes[part.table] += part.blocks * part.block_bytes;
-            for chunk in part.chunks(chunk_bytes) {
+            for chunk in part.chunks(done, chunk_bytes) {
                 left[part.table].fetch_add(1, Ordering::Relaxed);
                 chunks.push(chunk);
             }
@@ -165,43 +228,91 @@ impl Queue {
 }
 
 impl Part {
-    fn chunks(&self, chunk_bytes: u64) -> Vec<Chunk> {
-        let step = (chunk_bytes / self.block_bytes).max(1);
-        let count = if self.is_heap { self.blocks.div_ceil(step) } else { 1 };
-        let chunk = |index| Chunk {
+    /// What is done is looked through for what has come since, the rest is copied whole.
+    fn chunks(&self, done: &[Done], chunk_bytes: u64) -> Vec<Chunk> {
+        let chunk = |first_block, end_block, since| Chunk {
             table: self.table,
             part: self.name.clone(),
-            first_block: index * step,
-            end_block: (index + 1 < count).then(|| (index + 1) * step),
+            filenode: self.filenode,
+            first_block,
+            end_block,
             is_heap: self.is_heap,
+            since,
         };
-        (0..count).map(chunk).collect()
+        if !self.is_heap {
+            return vec![chunk(0, None, None)];
+        }
+        let mut done: Vec<_> = done.iter().filter(|done| done.part == self.name).collect();
+        done.sort_by_key(|done| done.first_block);
+        let step = (chunk_bytes / self.block_bytes).max(1);
+        let mut chunks = Vec::new();
+        let mut next = Some(0);
+        for done in done {
+            if let Some(first) = next {
+                chunks.extend(cut(first, done.first_block, step).map(|(first, end)| chunk(first, Some(end), None)));
+            }
+            chunks.push(chunk(done.first_block, done.end_block, Some(done.horizon)));
+            next = done.end_block;
+        }
+        // The table grows while it is copied, so its last chunk has no end.
+        if let Some(first) = next.filter(|first| *first < self.blocks) {
+            let ranges: Vec<_> = cut(first, self.blocks, step).collect();
+            let last = ranges.len() - 1;
+            let end = |index: usize, end| (index < last).then_some(end);
+            chunks.extend(ranges.iter().enumerate().map(|(index, range)| chunk(range.0, end(index, range.1), None)));
+        }
+        chunks
     }
 }
 
+/// From `first` to `end` in steps.
+fn cut(first: u64, end: u64, step: u64) -> impl Iterator<Item = (u64, u64)> {
+    (first..end).step_by(usize::try_from(step).unwrap_or(usize::MAX)).map(move |start| (start, (start + step).min(end)))
+}
+
 impl Chunk {
-    pub fn copy_out(&self, wanted: &Wanted) -> String {
-        let columns = column_list(wanted);
-        let format = wanted.format();
-        let first = format!("ctid >= '({},0)'::tid", self.first_block);
-        let part = &self.part;
-        match (self.first_block, self.end_block) {
-            // Without a query in between it costs less.
-            (0, None) if self.is_heap => format!("COPY {part} ({columns}) TO STDOUT (FORMAT {format})"),
-            // A foreign table can only be queried.
-            (0, None) => format!("COPY (SELECT {columns} FROM ONLY {part}) TO STDOUT (FORMAT {format})"),
-            (_, None) => format!("COPY (SELECT {columns} FROM ONLY {part} WHERE {first}) TO STDOUT (FORMAT {format})"),
-            (_, Some(end)) => format!(
-                "COPY (SELECT {columns} FROM ONLY {part} WHERE {first} AND ctid < '({end},0)'::tid) \
-                 TO STDOUT (FORMAT {format})"
-            ),
+    pub fn copy_out(&self, wanted: &Wanted, xids: Xids) -> String {
+        let (part, columns, format) = (&self.part, column_list(&wanted.columns), wanted.format());
+        let since = self.since.map(|horizon| format!("NOT ({})", xids.is_older(horizon)));
+        let conditions: Vec<_> = self.range().into_iter().chain(since).collect();
+        if conditions.is_empty() && self.is_heap {
+            // Without a query in between it costs less. A foreign table can only be queried.
+            return format!("COPY {part} ({columns}) TO STDOUT (FORMAT {format})");
         }
+        let filter = filter(&conditions);
+        format!("COPY (SELECT {columns} FROM ONLY {part}{filter}) TO STDOUT (FORMAT {format})")
     }
+
+    fn range(&self) -> Option<String> {
+        range(self.first_block, self.end_block)
+    }
+}
+
+impl Done {
+    /// The keys of the versions that are on the target.
+    pub fn keys_out(&self, key: &[String], xids: Xids) -> String {
+        let conditions: Vec<_> =
+            range(self.first_block, self.end_block).into_iter().chain([xids.is_older(self.horizon)]).collect();
+        let (part, columns, filter) = (&self.part, column_list(key), filter(&conditions));
+        format!("COPY (SELECT {columns} FROM ONLY {part}{filter}) TO STDOUT (FORMAT text)")
+    }
+}
+
+/// A condition that a row lies in these blocks; `None` where all do.
+fn range(first_block: u64, end_block: Option<u64>) -> Option<String> {
+    let first = (first_block > 0).then(|| format!("ctid >= '({first_block},0)'::tid"));
+    let end = end_block.map(|end| format!("ctid < '({end},0)'::tid"));
+    let both: Vec<_> = first.into_iter().chain(end).collect();
+    (!both.is_empty()).then(|| both.join(" AND "))
+}
+
+fn filter(conditions: &[String]) -> String {
+    if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) }
 }
 
 impl Wanted {
     pub(super) fn copy_in(&self) -> String {
-        format!("COPY {} ({}) FROM STDIN (FORMAT {})", self.table, column_list(self), self.format())
+        format!("COPY {} ({}) FROM STDIN (FORMAT {})", self.table, column_list(&self.columns), self.format())
     }
 
     fn format(&self) -> &'static str {
@@ -209,8 +320,8 @@ impl Wanted {
     }
 }
 
-fn column_list(wanted: &Wanted) -> String {
-    wanted.columns.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ")
+pub(super) fn column_list(columns: &[String]) -> String {
+    columns.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -222,12 +333,17 @@ mod tests {
         Part {
             table,
             name: format!("p{table}"),
+            filenode: 7,
             blocks,
             block_bytes: 8_192,
             is_heap,
             is_readable: true,
             is_unchanged: true,
         }
+    }
+
+    fn done(first_block: u64, end_block: Option<u64>) -> Done {
+        Done { part: "p0".to_owned(), first_block, end_block, horizon: 9 }
     }
 
     fn wanted(name: &str) -> Wanted {
@@ -237,21 +353,28 @@ mod tests {
 
     #[test]
     fn chunks_cover_every_block_once_and_the_last_is_open() {
-        let ranges = |blocks, is_heap| {
-            let chunks = part(0, blocks, is_heap).chunks(4 * 8_192).into_iter();
-            chunks.map(|chunk| (chunk.first_block, chunk.end_block)).collect::<Vec<_>>()
+        let ranges = |blocks, is_heap, done: &[Done]| {
+            let chunks = part(0, blocks, is_heap).chunks(done, 4 * 8_192).into_iter();
+            chunks.map(|chunk| (chunk.first_block, chunk.end_block, chunk.since)).collect::<Vec<_>>()
         };
-        assert_eq!(ranges(0, true), []);
-        assert_eq!(ranges(1, true), [(0, None)]);
-        assert_eq!(ranges(4, true), [(0, None)]);
-        assert_eq!(ranges(9, true), [(0, Some(4)), (4, Some(8)), (8, None)]);
-        assert_eq!(ranges(9, false), [(0, None)]);
+        assert_eq!(ranges(0, true, &[]), []);
+        assert_eq!(ranges(1, true, &[]), [(0, None, None)]);
+        assert_eq!(ranges(4, true, &[]), [(0, None, None)]);
+        assert_eq!(ranges(9, true, &[]), [(0, Some(4), None), (4, Some(8), None), (8, None, None)]);
+        assert_eq!(ranges(9, false, &[]), [(0, None, None)]);
+        // What was done is looked through again, and what lies between and behind is copied.
+        let rest = [(0, Some(4), None), (4, Some(8), Some(9)), (8, Some(9), None), (9, Some(12), Some(9))];
+        let all = [&rest[..], &[(12, None, None)]].concat();
+        assert_eq!(ranges(13, true, &[done(9, Some(12)), done(4, Some(8))]), all);
+        assert_eq!(ranges(12, true, &[done(4, Some(8)), done(9, Some(12))]), rest);
+        assert_eq!(ranges(20, true, &[done(0, None)]), [(0, None, Some(9))]);
     }
 
     #[test]
     fn the_largest_table_is_first_and_the_last_chunk_ends_it() {
         let tables = ["small", "large", "empty"].map(wanted).to_vec();
-        let queue = Queue::new(tables, vec![part(0, 2, true), part(1, 3, true), part(1, 1, true)], 2 * 8_192);
+        let parts = vec![part(0, 2, true), part(1, 3, true), part(1, 1, true)];
+        let queue = Queue::new(tables, parts, &[], 2 * 8_192);
         assert_eq!(queue.empty_tables().map(|wanted| wanted.table.name.as_str()).collect::<Vec<_>>(), ["empty"]);
         let order: Vec<_> = std::iter::from_fn(|| queue.take()).collect();
         assert_eq!(order.iter().map(|chunk| chunk.table).collect::<Vec<_>>(), [1, 1, 1, 0]);
@@ -260,13 +383,26 @@ mod tests {
 
     #[test]
     fn a_chunk_is_a_range_of_ctid_and_a_whole_table_is_itself() {
-        let mut chunk = Chunk { table: 0, part: "s.t".to_owned(), first_block: 0, end_block: None, is_heap: true };
-        assert_eq!(chunk.copy_out(&wanted("t")), "COPY s.t (\"id\", \"no\"\"te\") TO STDOUT (FORMAT binary)");
-        (chunk.first_block, chunk.end_block) = (4, Some(8));
+        let xids = Xids { horizon: 0, next: (3 << 32) + 100 };
+        let chunks = part(0, 12, true).chunks(&[done(4, Some(8))], 4 * 8_192);
+        let sql: Vec<_> = chunks.iter().map(|chunk| chunk.copy_out(&wanted("t"), xids)).collect();
+        let select = "COPY (SELECT \"id\", \"no\"\"te\" FROM ONLY p0 WHERE";
+        let older = "xmin::text::bigint + CASE WHEN xmin::text::bigint <= 100 THEN 12884901888 ELSE 8589934592 END < 9";
         assert_eq!(
-            chunk.copy_out(&wanted("t")),
-            "COPY (SELECT \"id\", \"no\"\"te\" FROM ONLY s.t WHERE ctid >= '(4,0)'::tid AND ctid < '(8,0)'::tid) \
-             TO STDOUT (FORMAT binary)"
+            sql,
+            [
+                format!("{select} ctid < '(4,0)'::tid) TO STDOUT (FORMAT binary)"),
+                format!(
+                    "{select} ctid >= '(4,0)'::tid AND ctid < '(8,0)'::tid AND NOT ({older})) TO STDOUT (FORMAT binary)"
+                ),
+                format!("{select} ctid >= '(8,0)'::tid) TO STDOUT (FORMAT binary)"),
+            ]
+        );
+        let whole = &part(0, 1, true).chunks(&[], 8_192)[0];
+        assert_eq!(whole.copy_out(&wanted("t"), xids), "COPY p0 (\"id\", \"no\"\"te\") TO STDOUT (FORMAT binary)");
+        assert_eq!(
+            done(0, None).keys_out(&["id".to_owned()], xids),
+            format!("COPY (SELECT \"id\" FROM ONLY p0 WHERE {older}) TO STDOUT (FORMAT text)")
         );
     }
 }

@@ -1,6 +1,6 @@
 //! The initial copy: what is copied, and what follows, is what the source has.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::{ChainOptions, wait_for};
 use tokio::task::JoinHandle;
 
@@ -129,6 +129,86 @@ async fn an_engine_killed_while_it_copies() -> Result<()> {
     ensure!(changes.await.is_err_and(|error| error.is_cancelled()), "the changes went on until they were stopped");
     settle(&replication, &engine, &TABLES).await?;
     stop(&engine).await
+}
+
+const WIDE: &str = "CREATE TABLE t (id int PRIMARY KEY, u int UNIQUE, n int, big text); \
+                    ALTER TABLE t ALTER big SET STORAGE EXTERNAL;";
+
+/// Lets a copy fail amid a table, with some chunks of it done, and then makes changes in all of it.
+async fn interrupted_amid_a_table() -> Result<Replication> {
+    let rows = "INSERT INTO t SELECT g, g, g % 10, CASE WHEN g % 500 = 0 THEN repeat(md5(g::text), 200) END \
+                FROM generate_series(1, 80000) g";
+    let on_c = format!("{WIDE} ALTER TABLE t ADD CONSTRAINT stops CHECK (id <> 60000)");
+    let replication = Replication::start_differing(ChainOptions::default(), &format!("{WIDE} {rows}"), &on_c).await?;
+    replication.configure("[snapshot]\njobs = 1\nchunk_bytes = \"1MiB\"\n")?;
+    replication.setup().await?;
+    let engine = replication.spawn()?;
+    expect_end(&engine, 1, &["stops"]).await?;
+    let done = replication.chain.c.scalar(DATABASE, "SELECT count(*) FROM pgsluice.chunk_state").await?;
+    ensure!(done.parse::<u32>()? >= 2, "{done} chunks are done");
+    replication.chain.c.sql(DATABASE, "ALTER TABLE t DROP CONSTRAINT stops").await?;
+    let changes = "\
+        DELETE FROM t WHERE id % 7 = 0; UPDATE t SET n = n + 1 WHERE id % 5 = 0; \
+        UPDATE t SET id = -id WHERE id % 11 = 0; UPDATE t SET id = 7, big = 'moved' WHERE id = 79998; \
+        UPDATE t SET u = -u WHERE id IN (1, 79999); UPDATE t SET u = 79999 WHERE id = 1; \
+        UPDATE t SET u = 1 WHERE id = 79999; UPDATE t SET n = 5 WHERE id = 500; \
+        INSERT INTO t SELECT g, g, 0, 'new' FROM generate_series(80001, 81000) g; \
+        BEGIN; DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (2, 2, 2, 'again'); COMMIT; \
+        BEGIN; UPDATE t SET n = 99; ROLLBACK";
+    replication.run_each(changes).await?;
+    Ok(replication)
+}
+
+/// What is on C and still the same stays, the rest is made so, and no unique key is in the way.
+#[tokio::test]
+async fn a_copy_goes_on_inside_of_a_table() -> Result<()> {
+    let replication = interrupted_amid_a_table().await?;
+    let kept = "SELECT min(ctid::text) FROM t WHERE id = 3";
+    let before = replication.chain.c.scalar(DATABASE, kept).await?;
+    let engine = replication.spawn()?;
+    wait_log(&engine, "kept of an interrupted copy", 1).await?;
+    settle(&replication, &engine, &["public.t"]).await?;
+    stop(&engine).await?;
+    ensure!(replication.chain.c.scalar(DATABASE, kept).await? == before, "a row that was there was written again");
+    replication.replicate("UPDATE t SET n = n + 1; DELETE FROM t WHERE id > 70000", &["public.t"]).await
+}
+
+#[tokio::test]
+async fn a_table_that_was_rewritten_or_has_a_new_column_is_copied_anew() -> Result<()> {
+    let both = "ALTER TABLE t ADD COLUMN more int DEFAULT 7";
+    for (on_a, on_c) in [("VACUUM FULL t", ""), (both, "ALTER TABLE t ADD COLUMN more int")] {
+        let replication = interrupted_amid_a_table().await?;
+        replication.chain.a.sql(DATABASE, on_a).await?;
+        replication.chain.c.sql(DATABASE, on_c).await?;
+        replication.chain.wait_b_caught_up().await?;
+        let engine = replication.spawn()?;
+        wait_log(&engine, "begins again", 1).await.with_context(|| on_a.to_owned())?;
+        settle(&replication, &engine, &["public.t"]).await?;
+        stop(&engine).await?;
+    }
+    Ok(())
+}
+
+/// Rows that were there before cannot be told from those of a copy that was interrupted.
+#[tokio::test]
+async fn an_interrupted_copy_that_appends_needs_a_person() -> Result<()> {
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY)";
+    let on_a = format!("{ddl}; INSERT INTO t SELECT generate_series(1, 100)");
+    let on_c = format!("{ddl}; INSERT INTO t VALUES (1000), (50)");
+    let replication = Replication::start_differing(ChainOptions::default(), &on_a, &on_c).await?;
+    replication.configure(COPY)?;
+    replication.setup().await?;
+    let run = ["run", "--stop-at", "current", "--on-existing", "append"];
+    let output = replication.command(&run).await?;
+    ensure!(output.code == Some(1) && output.stderr.contains("23505"), "{}", output.stderr);
+    let output = replication.command(&run).await?;
+    ensure!(output.code == Some(3) && output.stderr.contains("state = 'init'"), "{}", output.stderr);
+    let mend = "DELETE FROM t WHERE id = 50; UPDATE pgsluice.table_state SET state = 'init'";
+    replication.chain.c.sql(DATABASE, mend).await?;
+    replication.succeed(&run).await?;
+    let rows = replication.chain.c.scalar(DATABASE, "SELECT count(*) FROM t").await?;
+    ensure!(rows == "101", "{rows} rows");
+    Ok(())
 }
 
 #[tokio::test]
