@@ -33,8 +33,7 @@ impl Job<'_> {
         // A chunk that is lost to a crash of the target is lost with its record; the end of the table is flushed.
         target.batch_execute("SET synchronous_commit = off").await.map_err(target_failed)?;
         let job = Job { copying, source, target };
-        while !copying.failed.load(Ordering::Acquire) {
-            let Some(chunk) = copying.queue.take() else { return Ok(()) };
+        while let (false, Some(chunk)) = (copying.failed.load(Ordering::Acquire), copying.queue.take()) {
             let wanted = copying.queue.table(&chunk);
             job.copy(&chunk, wanted).await.map_err(|error| error.on(wanted.table.to_string()))?;
         }
@@ -57,6 +56,15 @@ impl Job<'_> {
         }
         Ok(())
     }
+}
+
+/// Gathers statistics of tables that are copied, until none is left.
+pub(super) async fn analyze(copying: &Copying) -> Result<(), Error> {
+    let target = postgres::connect(&copying.config.target, STAGE).await?;
+    while let Some(wanted) = copying.queue.take_copied() {
+        state::analyze(&target, wanted).await?;
+    }
+    Ok(())
 }
 
 /// Hands on what comes until the end, and returns the rows and bytes that were written.

@@ -8,6 +8,7 @@
 //!                                                          │
 //!        jobs, a thread and two sessions each:  COPY out of B ══► COPY into C, chunk_state, COMMIT
 //!                                                          └─ after the last chunk of a table: finishedcopy
+//!        and at last ANALYZE
 //! ```
 //!
 //! **Always holds:**
@@ -104,7 +105,9 @@ pub fn copy(
         snapshot_lsn = %held.snapshot_lsn,
         "copying starts"
     );
-    run_jobs(&copying)?;
+    let jobs = |most: usize| config.snapshot.jobs.min(most);
+    run_jobs(jobs(copying.queue.chunks()), &copying.failed, async || Job::run(&copying).await)?;
+    run_jobs(jobs(copying.queue.tables()), &copying.failed, async || job::analyze(&copying).await)?;
     tracing::info!(rows = copying.progress.rows(), bytes = copying.progress.bytes(), "all tables are copied");
     Ok(())
 }
@@ -180,20 +183,17 @@ async fn adopt(client: &Client, snapshot: &str) -> Result<(), Error> {
     client.batch_execute(&sql).await.map_err(source_failed)
 }
 
-fn run_jobs(copying: &Copying) -> Result<(), Error> {
-    let jobs = copying.config.snapshot.jobs.min(copying.queue.chunks());
+/// Runs so many jobs, each on a thread of its own, until all have ended.
+fn run_jobs(jobs: usize, failed: &AtomicBool, job: impl AsyncFn() -> Result<(), Error> + Sync) -> Result<(), Error> {
+    let run = || {
+        let result = new_runtime().and_then(|runtime| runtime.block_on(job()));
+        if result.is_err() {
+            failed.store(true, Ordering::Release);
+        }
+        result
+    };
     thread::scope(|scope| {
-        let running: Vec<_> = (0..jobs)
-            .map(|_| {
-                scope.spawn(|| {
-                    let result = new_runtime().and_then(|runtime| runtime.block_on(Job::run(copying)));
-                    if result.is_err() {
-                        copying.failed.store(true, Ordering::Release);
-                    }
-                    result
-                })
-            })
-            .collect();
+        let running: Vec<_> = (0..jobs).map(|_| scope.spawn(run)).collect();
         let outcomes = running.into_iter().map(|job| job.join().unwrap_or_else(|_| Err(panicked())));
         // All have ended by then; the first error is as good as any.
         outcomes.collect::<Vec<_>>().into_iter().collect()

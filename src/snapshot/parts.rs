@@ -180,6 +180,7 @@ pub(super) struct Queue {
     waiting: Mutex<VecDeque<Chunk>>,
     chunks: usize,
     left: Vec<AtomicUsize>,
+    analyzed: AtomicUsize,
 }
 
 impl Queue {
@@ -196,7 +197,7 @@ impl Queue {
             }
         }
         chunks.sort_by_key(|chunk| (std::cmp::Reverse(bytes[chunk.table]), chunk.table));
-        Queue { tables, chunks: chunks.len(), waiting: Mutex::new(chunks.into()), left }
+        Queue { tables, chunks: chunks.len(), waiting: Mutex::new(chunks.into()), left, analyzed: AtomicUsize::new(0) }
     }
 
     pub fn take(&self) -> Option<Chunk> {
@@ -218,6 +219,11 @@ impl Queue {
 
     pub fn chunks(&self) -> usize {
         self.chunks
+    }
+
+    /// The tables that nobody has analyzed yet.
+    pub fn take_copied(&self) -> Option<&Wanted> {
+        self.tables.get(self.analyzed.fetch_add(1, Ordering::AcqRel))
     }
 
     /// Those without a chunk.
@@ -265,9 +271,11 @@ impl Part {
     }
 }
 
-/// From `first` to `end` in steps.
+/// From `first` to `end` in equal steps of at least `step`, but for a range that is shorter.
 fn cut(first: u64, end: u64, step: u64) -> impl Iterator<Item = (u64, u64)> {
-    (first..end).step_by(usize::try_from(step).unwrap_or(usize::MAX)).map(move |start| (start, (start + step).min(end)))
+    let blocks = end - first;
+    let count = (blocks / step).max(u64::from(blocks > 0));
+    (0..count).map(move |index| (first + blocks * index / count, first + blocks * (index + 1) / count))
 }
 
 impl Chunk {
@@ -360,7 +368,9 @@ mod tests {
         assert_eq!(ranges(0, true, &[]), []);
         assert_eq!(ranges(1, true, &[]), [(0, None, None)]);
         assert_eq!(ranges(4, true, &[]), [(0, None, None)]);
-        assert_eq!(ranges(9, true, &[]), [(0, Some(4), None), (4, Some(8), None), (8, None, None)]);
+        assert_eq!(ranges(7, true, &[]), [(0, None, None)]);
+        assert_eq!(ranges(9, true, &[]), [(0, Some(4), None), (4, None, None)]);
+        assert_eq!(ranges(14, true, &[]), [(0, Some(4), None), (4, Some(9), None), (9, None, None)]);
         assert_eq!(ranges(9, false, &[]), [(0, None, None)]);
         // What was done is looked through again, and what lies between and behind is copied.
         let rest = [(0, Some(4), None), (4, Some(8), Some(9)), (8, Some(9), None), (9, Some(12), Some(9))];
@@ -377,8 +387,8 @@ mod tests {
         let queue = Queue::new(tables, parts, &[], 2 * 8_192);
         assert_eq!(queue.empty_tables().map(|wanted| wanted.table.name.as_str()).collect::<Vec<_>>(), ["empty"]);
         let order: Vec<_> = std::iter::from_fn(|| queue.take()).collect();
-        assert_eq!(order.iter().map(|chunk| chunk.table).collect::<Vec<_>>(), [1, 1, 1, 0]);
-        assert_eq!(order.iter().map(|chunk| queue.done(chunk)).collect::<Vec<_>>(), [false, false, true, true]);
+        assert_eq!(order.iter().map(|chunk| chunk.table).collect::<Vec<_>>(), [1, 1, 0]);
+        assert_eq!(order.iter().map(|chunk| queue.done(chunk)).collect::<Vec<_>>(), [false, true, true]);
     }
 
     #[test]

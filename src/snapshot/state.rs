@@ -376,8 +376,11 @@ pub(super) async fn finish(target: &Client, name: &str, epoch: i64, wanted: &Wan
     let sql = "UPDATE pgsluice.table_state SET state = 'finishedcopy', updated_at = now() \
                WHERE name = $1 AND schema_name = $2 AND table_name = $3";
     target.execute(sql, &[&name, &table.schema, &table.name]).await.map_err(target_failed)?;
-    target.batch_execute("COMMIT").await.map_err(target_failed)?;
-    // The statistics that the first query afterwards needs. Without the right to it PostgreSQL only warns.
+    target.batch_execute("COMMIT").await.map_err(target_failed)
+}
+
+/// Gathers the statistics that the first query afterwards needs. Without the right to it PostgreSQL only warns.
+pub(super) async fn analyze(target: &Client, Wanted { table, .. }: &Wanted) -> Result<(), Error> {
     target.batch_execute(&format!("ANALYZE {table}")).await.map_err(|error| failed_on(error, table))
 }
 

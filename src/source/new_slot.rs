@@ -10,8 +10,10 @@ use super::server::Server;
 use crate::config::{Endpoint, Role};
 use crate::error::{Error, Kind, Stage};
 
-/// How often the primary is asked for the record that a new slot on a standby waits for.
-const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the primary is asked for the record that a new slot on a standby waits for. It has to be written after the
+/// slot has begun to wait, which is soon, or after the last transaction that was open has ended, which may take long.
+const ASK_INTERVAL_MIN: Duration = Duration::from_millis(20);
+const ASK_INTERVAL_MAX: Duration = Duration::from_millis(500);
 
 /// What slot is to be made.
 #[derive(Clone, Copy, Debug)]
@@ -60,13 +62,14 @@ pub async fn create(
     let creating = async { creating.await.unwrap_or_else(|_| Err(Error::new(stage, Kind::Panicked))) };
     tokio::pin!(creating);
     let mut told_operator = false;
+    let mut interval = ASK_INTERVAL_MIN;
     while Instant::now() < deadline {
         if helpers.server.in_recovery {
             ask_for_snapshot(helpers, &mut told_operator, stage).await?;
         }
         tokio::select! {
             result = &mut creating => return result.map_err(|error| refusal(error, stage)),
-            () = tokio::time::sleep(SNAPSHOT_INTERVAL) => {}
+            () = tokio::time::sleep(interval) => interval = (interval * 2).min(ASK_INTERVAL_MAX),
         }
     }
     let blockers = match helpers.publisher {

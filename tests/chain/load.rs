@@ -1,5 +1,6 @@
 //! Load on A, a watch over progress on C, and random moments: what the tests of faults share.
 
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -178,4 +179,13 @@ impl Random {
     pub async fn pause(&mut self, limit: Duration) {
         tokio::time::sleep(Duration::from_micros(self.below(limit.as_micros() as u64))).await;
     }
+}
+
+/// The most that the engine has held since it was started.
+pub fn assert_memory_is_bounded(engine: &Engine, max_mib: u64) -> Result<()> {
+    let status = fs::read_to_string(format!("/proc/{}/status", engine.pid()))?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("VmHWM of the engine")?;
+    let peak_mib = line.split_whitespace().nth(1).context("a number")?.parse::<u64>()? / 1024;
+    assert!(peak_mib < max_mib, "the engine has held {peak_mib} MiB");
+    Ok(())
 }

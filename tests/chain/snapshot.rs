@@ -1,11 +1,16 @@
 //! The initial copy: what is copied, and what follows, is what the source has.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::{ChainOptions, wait_for};
 use tokio::task::JoinHandle;
 
-use crate::load::{expect_end, settle, stop, wait_log};
+use crate::load::{assert_memory_is_bounded, expect_end, settle, stop, wait_log};
 use crate::replication::{DATABASE, DEADLINE, Replication};
+
+/// Of a copy that the environment makes long.
+const COPY_DEADLINE: Duration = Duration::from_secs(1_800);
 
 const TABLES: [&str; 7] = [
     "public.keyed",
@@ -306,4 +311,87 @@ async fn servers_that_restart_while_tables_are_copied() -> Result<()> {
     wait_log(&engine, "streaming starts", 1).await?;
     settle(&replication, &engine, &TABLES).await?;
     stop(&engine).await
+}
+
+/// Ten tables, as many rows as `PGSLUICE_COPY_ROWS` says in all, changes of every kind in each all the while, and as many
+/// kills as `PGSLUICE_COPY_KILLS` says.
+#[tokio::test]
+async fn ten_tables_under_load() -> Result<()> {
+    let number = |name: &str, default: i64| std::env::var(name).map_or(Ok(default), |text| text.parse());
+    let (rows, kills) = (number("PGSLUICE_COPY_ROWS", 100_000)? / 10, number("PGSLUICE_COPY_KILLS", 1)?);
+    let names: Vec<_> = (0..10).map(|table| format!("public.t{table}")).collect();
+    let create =
+        |table: &String| format!("CREATE TABLE {table} (id bigint PRIMARY KEY, n int, note text, at timestamptz);");
+    let ddl: String = names.iter().map(create).collect();
+    let replication = Replication::start(&ddl).await?;
+    replication.configure("[snapshot]\nchunk_bytes = \"4MiB\"\n")?;
+    let a = &replication.chain.a;
+    for table in &names {
+        let fill =
+            format!("INSERT INTO {table} SELECT g, g % 100, md5(g::text), now() FROM generate_series(1, {rows}) g");
+        a.sql(DATABASE, &fill).await?;
+    }
+    let change = |table: &String| {
+        format!(
+            "BEGIN; INSERT INTO {table} SELECT max(id) + 1, 0, 'new', now() FROM {table}; \
+             UPDATE {table} SET n = n + 1 WHERE id IN (SELECT (random() * {rows})::int FROM generate_series(1, 20)); \
+             SAVEPOINT s; DELETE FROM {table} WHERE id = (random() * {rows})::int; ROLLBACK TO s; \
+             DELETE FROM {table} WHERE id = (random() * {rows})::int; COMMIT; \
+             BEGIN; UPDATE {table} SET n = -1 WHERE id = 1; ROLLBACK;"
+        )
+    };
+    let dsn = a.dsn(DATABASE);
+    let statements: Vec<_> = names.iter().map(change).collect();
+    let changes: JoinHandle<Result<()>> = tokio::spawn(async move {
+        let (client, connection) = tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        loop {
+            for statement in statements.iter().flat_map(|statements| statements.split(';')) {
+                client.batch_execute(statement).await?;
+            }
+        }
+    });
+    replication.setup().await?;
+    let count = "SELECT count(*) FROM pgsluice.chunk_state";
+    let mut engine = replication.spawn()?;
+    for _ in 0..kills {
+        let before: i64 = replication.chain.c.scalar(DATABASE, count).await?.parse()?;
+        wait_for("another chunk", DEADLINE, || async {
+            let done: i64 = replication.chain.c.scalar(DATABASE, count).await?.parse()?;
+            Ok((done > before || engine.stderr().contains("streaming starts")).then_some(()))
+        })
+        .await?;
+        engine.sigkill().await?;
+        engine = replication.spawn()?;
+    }
+    wait_for("the end of the copy", COPY_DEADLINE, || async {
+        ensure!(engine.is_running(), "the engine has ended:\n{}", engine.stderr());
+        Ok(engine.stderr().contains("streaming starts").then_some(()))
+    })
+    .await?;
+    changes.abort();
+    ensure!(changes.await.is_err_and(|error| error.is_cancelled()), "the changes went on until they were stopped");
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    settle(&replication, &engine, &names).await?;
+    stop(&engine).await?;
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'logical'";
+    ensure!(replication.chain.a.scalar(DATABASE, slots).await? == "0", "A has a logical slot");
+    Ok(())
+}
+
+/// Rows that are far larger than what is handed on at once.
+#[tokio::test]
+async fn rows_of_50_megabytes_are_copied() -> Result<()> {
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY, note text)";
+    let rows = "INSERT INTO t SELECT n, repeat(md5(n::text), 50 * 1024 * 1024 / 32) FROM generate_series(1, 4) n";
+    let replication = Replication::start_differing(ChainOptions::default(), &format!("{ddl}; {rows}"), ddl).await?;
+    replication.configure("[snapshot]\n")?;
+    replication.setup().await?;
+    let engine = replication.spawn()?;
+    wait_log(&engine, "streaming starts", 1).await?;
+    assert_memory_is_bounded(&engine, 256)?;
+    let sql = "SELECT string_agg(id || ' ' || md5(note), ', ' ORDER BY id) FROM t";
+    let [_, b, c] = replication.servers();
+    assert_eq!(b.scalar(DATABASE, sql).await?, c.scalar(DATABASE, sql).await?);
+    Ok(())
 }

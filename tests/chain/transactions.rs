@@ -1,10 +1,9 @@
 //! Transactions of every size and shape: each arrives whole, in the order of commits, in bounded memory.
 
-use std::fs;
+use anyhow::Result;
+use pgsluice_testkit::wait_for;
 
-use anyhow::{Context, Result};
-use pgsluice_testkit::{Engine, wait_for};
-
+use crate::load::assert_memory_is_bounded;
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
 /// Smaller than the transactions, so that they are applied in parts.
@@ -128,14 +127,5 @@ async fn rows_of_50_megabytes() -> Result<()> {
     let sql = "SELECT string_agg(id || ' ' || n || ' ' || md5(note), ', ' ORDER BY id) FROM t";
     let [_, b, c] = replication.servers();
     assert_eq!(b.scalar(DATABASE, sql).await?, c.scalar(DATABASE, sql).await?);
-    Ok(())
-}
-
-/// The most that the engine has held since it was started.
-fn assert_memory_is_bounded(engine: &Engine, max_mib: u64) -> Result<()> {
-    let status = fs::read_to_string(format!("/proc/{}/status", engine.pid()))?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("VmHWM of the engine")?;
-    let peak_mib = line.split_whitespace().nth(1).context("a number")?.parse::<u64>()? / 1024;
-    assert!(peak_mib < max_mib, "the engine has held {peak_mib} MiB");
     Ok(())
 }

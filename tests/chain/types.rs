@@ -213,6 +213,25 @@ async fn replicate_all(options: ChainOptions, cases: &[&Case], format: &str) -> 
     Ok(output.stderr)
 }
 
+/// The same values, there before the replication and copied.
+async fn copy_all(options: ChainOptions, cases: &[&Case]) -> Result<()> {
+    let tables = tables_sql(cases);
+    let on_a = format!("{USER_DDL}{tables}");
+    let replication = Replication::start_differing(options, &on_a, &format!("{JUNK_DDL}{on_a}")).await?;
+    replication.chain.a.sql(DATABASE, &changes_sql(cases)).await?;
+    replication.configure("[snapshot]\n")?;
+    replication.setup().await?;
+    replication.catch_up().await?;
+    let names = table_names(cases);
+    replication.assert_same(&names.iter().map(String::as_str).collect::<Vec<_>>()).await
+}
+
+#[tokio::test]
+async fn every_type_is_copied() -> Result<()> {
+    let cases: Vec<_> = [BUILT_IN, BUILT_IN_AS_TEXT, USER].into_iter().flatten().collect();
+    copy_all(ChainOptions::default(), &cases).await
+}
+
 #[tokio::test]
 async fn every_type_in_text() -> Result<()> {
     let cases: Vec<_> = [BUILT_IN, BUILT_IN_AS_TEXT, USER].into_iter().flatten().collect();
@@ -254,6 +273,7 @@ async fn major_versions_differ() -> Result<()> {
         let options = || ChainOptions::default().major_ab(from).major_c(to);
         replicate_all(options(), &binary, "binary").await?;
         replicate_all(options(), &users, "auto").await?;
+        copy_all(options(), &[binary.as_slice(), &users].concat()).await?;
     }
     Ok(())
 }
