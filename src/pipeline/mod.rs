@@ -81,7 +81,7 @@ pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Rec
     let mut retry = Retry::new(config.stream.retry_limit);
     let mut summary = Summary { end_lsn: Lsn::INVALID, transactions: 0, changes: 0, sessions: 0 };
     let mut opening =
-        Opening { config: config.clone(), on_existing, epoch: None, chunks: Arc::default(), copied: false };
+        Opening { config: config.clone(), stop_at, on_existing, epoch: None, chunks: Arc::default(), copied: false };
     loop {
         let chunks = opening.chunks.load(Ordering::Relaxed);
         let Some(opened) = open_session(&mut opening, stop)? else { return Ok(summary) };
@@ -126,6 +126,7 @@ pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Rec
 #[derive(Clone, Debug)]
 struct Opening {
     config: Config,
+    stop_at: StopAt,
     on_existing: OnExisting,
     epoch: Option<i64>,
     /// That have been copied, in all tries.
@@ -139,6 +140,11 @@ impl Opening {
         loop {
             match session::open(&self.config, &mut self.epoch)? {
                 Opened::Session(session) => return Ok(*session),
+                Opened::Missing(_) if matches!(self.stop_at, StopAt::Lsn(_)) => {
+                    let what = "there are tables to copy, and a copy is of the source as it is now, not as it was";
+                    let mend = "run without --stop-at, or with --stop-at current, until they are copied";
+                    return Err(Error::refused(Stage::Snapshot, what, mend));
+                }
                 Opened::Missing(tables) => {
                     let epoch = self.epoch.ok_or_else(|| Error::new(Stage::Snapshot, Kind::Panicked))?;
                     self.copied = true;

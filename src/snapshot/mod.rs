@@ -24,10 +24,11 @@ mod parts;
 mod progress;
 mod state;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pgsluice_proto::Lsn;
 use pgsluice_proto::command::SlotSnapshot;
@@ -159,8 +160,9 @@ async fn export_snapshot(config: &Config, source: &Client) -> Result<(Connection
         Some(endpoint) if server.in_recovery => Some((postgres::connect(endpoint, STAGE).await?, endpoint.role)),
         Some(_) | None => None,
     };
-    // Unlike any other: a slot of an engine that is gone may still be about to go.
-    let name = format!("pgsluice_copy_{}", std::process::id());
+    // Unlike any other: a slot of an engine that is gone may still be about to go, and process IDs repeat.
+    let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let name = format!("pgsluice_copy_{}_{moment:x}", std::process::id());
     let new = NewSlot {
         endpoint: &config.source,
         name: &name,
@@ -176,6 +178,7 @@ async fn export_snapshot(config: &Config, source: &Client) -> Result<(Connection
 
 /// Opens a transaction on `client` that sees what the snapshot sees.
 async fn adopt(client: &Client, snapshot: &str) -> Result<(), Error> {
+    client.batch_execute(postgres::NO_TRANSACTION_TIMEOUT).await.map_err(source_failed)?;
     let sql = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
         postgres::quote_literal(snapshot)
@@ -222,25 +225,52 @@ fn target_failed(error: tokio_postgres::Error) -> Error {
 /// What of the stream is in the copy already.
 #[derive(Clone, Debug, Default)]
 pub struct Copied {
-    /// Tables whose snapshot is ahead of progress, with its LSN.
-    tables: Vec<(TableName, Lsn)>,
+    /// By schema and name, the tables whose snapshot is ahead of progress, with its LSN.
+    tables: HashMap<String, HashMap<String, Lsn>>,
 }
 
 impl Copied {
     /// Of the states of all tables, those that matter from `progress` on.
     pub fn new(states: &[TableCopy], progress: Lsn) -> Copied {
-        let ahead = |state: &TableCopy| state.snapshot_lsn.filter(|lsn| *lsn > progress);
-        Copied { tables: states.iter().filter_map(|state| Some((state.table.clone(), ahead(state)?))).collect() }
+        let mut copied = Copied::default();
+        for TableCopy { table, snapshot_lsn, .. } in states {
+            if let Some(lsn) = snapshot_lsn.filter(|lsn| *lsn > progress) {
+                copied.tables.entry(table.schema.clone()).or_default().insert(table.name.clone(), lsn);
+            }
+        }
+        copied
     }
 
     /// From here on every change is to be applied.
     pub fn ends_at(&self) -> Option<Lsn> {
-        self.tables.iter().map(|(_, lsn)| *lsn).max()
+        self.tables.values().flat_map(HashMap::values).max().copied()
     }
 
     /// The table's rows hold what the transaction with this commit record has changed.
     pub fn holds(&self, schema: &str, table: &str, commit_lsn: Lsn) -> bool {
-        let found = self.tables.iter().find(|(name, _)| name.schema == schema && name.name == table);
-        found.is_some_and(|(_, snapshot_lsn)| commit_lsn < *snapshot_lsn)
+        let snapshot_lsn = self.tables.get(schema).and_then(|tables| tables.get(table));
+        snapshot_lsn.is_some_and(|snapshot_lsn| commit_lsn < *snapshot_lsn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_committed_before_the_snapshot_is_in_the_copy() {
+        let state = |name: &str, lsn| TableCopy {
+            table: TableName { schema: "s".to_owned(), name: name.to_owned() },
+            state: State::FinishedCopy,
+            snapshot_lsn: Some(Lsn::new(lsn)),
+            rows: 0,
+            bytes: 0,
+        };
+        let copied = Copied::new(&[state("old", 50), state("new", 100), state("newer", 200)], Lsn::new(60));
+        assert_eq!(copied.ends_at(), Some(Lsn::new(200)));
+        let holds = |table, lsn| copied.holds("s", table, Lsn::new(lsn));
+        assert_eq!((holds("new", 99), holds("new", 100), holds("newer", 100)), (true, false, true));
+        assert_eq!((holds("old", 40), holds("other", 1), copied.holds("t", "new", Lsn::new(1))), (false, false, false));
+        assert_eq!(Copied::new(&[state("old", 50)], Lsn::new(50)).ends_at(), None);
     }
 }

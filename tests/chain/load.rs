@@ -71,7 +71,12 @@ pub async fn wait_streaming(engine: &Engine, session: usize) -> Result<()> {
 /// Waits until the engine's log has said this so often.
 pub async fn wait_log(engine: &Engine, text: &str, times: usize) -> Result<()> {
     let what = format!("\"{text}\" in the log");
-    let logged = || async { Ok((engine.stderr().matches(text).count() >= times).then_some(())) };
+    let is_logged = || engine.stderr().matches(text).count() >= times;
+    let logged = || async {
+        // What it said last counts.
+        ensure!(engine.is_running() || is_logged(), "the engine has ended");
+        Ok(is_logged().then_some(()))
+    };
     wait_for(&what, DEADLINE, logged).await.with_context(|| format!("stderr:\n{}", engine.stderr()))
 }
 

@@ -107,7 +107,7 @@ async fn a_copy_under_load_meets_the_stream() -> Result<()> {
     replication.assert_same(&TABLES).await
 }
 
-/// Whenever it dies, the next one goes on, and the tables come out the same.
+/// Whenever it dies, or is asked to end, the next one goes on, and the tables come out the same.
 #[tokio::test]
 async fn an_engine_killed_while_it_copies() -> Result<()> {
     let replication = start().await?;
@@ -126,7 +126,10 @@ async fn an_engine_killed_while_it_copies() -> Result<()> {
             Ok((done >= chunks || engine.stderr().contains("streaming starts")).then_some(()))
         })
         .await?;
-        engine.sigkill().await?;
+        match kill % 2 {
+            0 => drop(engine.sigkill().await?),
+            _ => stop(&engine).await?,
+        }
     }
     let engine = replication.spawn()?;
     wait_log(&engine, "streaming starts", 1).await?;
@@ -232,6 +235,8 @@ async fn rows_that_are_there_already_are_refused_removed_or_kept() -> Result<()>
     for said in ["rows already in \"public\".\"t\"", "--on-existing truncate"] {
         ensure!(refused.stderr.contains(said), "does not say {said}: {}", refused.stderr);
     }
+    let at = replication.command(&["run", "--stop-at", "0/1"]).await?;
+    ensure!(at.code == Some(3) && at.stderr.contains("a copy is of the source as it is now"), "{}", at.stderr);
     ensure!(!refused.stderr.contains("\"u\""), "an empty table is none of it: {}", refused.stderr);
     let rows = replication.chain.c.scalar(DATABASE, "SELECT count(*) FROM u").await?;
     ensure!(rows == "0", "nothing was copied before");
@@ -357,6 +362,7 @@ async fn ten_tables_under_load() -> Result<()> {
     for _ in 0..kills {
         let before: i64 = replication.chain.c.scalar(DATABASE, count).await?.parse()?;
         wait_for("another chunk", DEADLINE, || async {
+            ensure!(engine.is_running(), "the engine has ended:\n{}", engine.stderr());
             let done: i64 = replication.chain.c.scalar(DATABASE, count).await?.parse()?;
             Ok((done > before || engine.stderr().contains("streaming starts")).then_some(()))
         })
