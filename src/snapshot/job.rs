@@ -1,20 +1,15 @@
 //! One job: a session on each side, and the chunks that it takes from the queue.
 
-use std::pin::pin;
 use std::sync::atomic::Ordering;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::{SinkExt, StreamExt};
-use tokio_postgres::{Client, CopyInSink, CopyOutStream};
+use tokio_postgres::Client;
 
 use super::parts::Chunk;
+use super::pump::pump;
 use super::{Copying, STAGE, Wanted, adopt, source_failed, state, target_failed};
 use crate::checkpoint;
 use crate::error::Error;
 use crate::postgres;
-
-/// Bytes that are handed on at once. Rows are gathered up to it, and a larger one is cut: the target puts it together.
-const PIECE_BYTES: usize = 64 * 1024;
 
 pub(super) struct Job<'a> {
     copying: &'a Copying,
@@ -65,32 +60,4 @@ pub(super) async fn analyze(copying: &Copying) -> Result<(), Error> {
         state::analyze(&target, wanted).await?;
     }
     Ok(())
-}
-
-/// Hands on what comes until the end, and returns the rows and bytes that were written.
-pub(super) async fn pump(from: CopyOutStream, into: CopyInSink<Bytes>) -> Result<(u64, u64), Error> {
-    let (mut from, mut into) = (pin!(from), pin!(into));
-    let mut gathered = BytesMut::with_capacity(2 * PIECE_BYTES);
-    let mut bytes = 0;
-    while let Some(row) = from.next().await {
-        let mut row = row.map_err(source_failed)?;
-        bytes += row.len() as u64;
-        if gathered.len() + row.len() <= PIECE_BYTES {
-            gathered.extend_from_slice(&row);
-            continue;
-        }
-        // The target's error comes with `finish`.
-        let mut sent = into.feed(gathered.split().freeze()).await;
-        while sent.is_ok() && row.len() > PIECE_BYTES {
-            sent = into.feed(row.split_to(PIECE_BYTES)).await;
-        }
-        if sent.is_err() {
-            break;
-        }
-        gathered.extend_from_slice(&row);
-    }
-    let sent = into.send(gathered.freeze()).await;
-    let rows = into.finish().await.map_err(target_failed)?;
-    sent.map_err(target_failed)?;
-    Ok((rows, bytes))
 }

@@ -19,9 +19,11 @@
 //! - A chunk's rows and the record of it are one transaction of the target, which holds the engine's epoch.
 //! - Rows pass unread, and no more of them are in memory than a chunk of bytes and one row for each job.
 
+mod beginning;
 mod job;
 mod parts;
 mod progress;
+mod pump;
 mod state;
 
 use std::collections::HashMap;
@@ -35,10 +37,10 @@ use pgsluice_proto::command::SlotSnapshot;
 use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 
+use self::beginning::Beginning;
 use self::job::Job;
 use self::parts::{Queue, Xids};
 use self::progress::Progress;
-use self::state::Beginning;
 pub use self::state::{State, TableCopy, learn, read};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};

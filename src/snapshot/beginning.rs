@@ -1,0 +1,207 @@
+//! Where a copy begins: from nothing, or from what an interrupted one has left.
+//!
+//! What is left is of another snapshot. Of its rows, those stay that are still what they were: versions that both snapshots
+//! see, told by their keys. The others go, and so do those of a table without key. What stays is a part of what the new
+//! snapshot sees, so what is missing can be added by COPY, and no value of a unique key is in the way.
+
+use pgsluice_proto::Lsn;
+use tokio_postgres::Client;
+use tokio_postgres::types::PgLsn;
+
+use super::parts::{self, Done, Part, Xids, column_list};
+use super::pump::pump;
+use super::state::{State, failed_on};
+use super::{OnExisting, STAGE, Wanted, source_failed, target_failed};
+use crate::checkpoint;
+use crate::error::Error;
+use crate::postgres::{quote_ident, quote_literal};
+use crate::source::publication::TableName;
+
+/// What is on the target of a table that is to be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// Nothing of ours.
+    Nothing,
+    /// Chunks that can be gone on from.
+    Chunks,
+    /// Rows that are of no use.
+    Rows,
+}
+
+/// What a copy begins with.
+#[derive(Debug)]
+pub(super) struct Beginning<'a> {
+    pub name: &'a str,
+    pub epoch: i64,
+    pub tables: &'a [Wanted],
+    pub parts: &'a [Part],
+    pub on_existing: OnExisting,
+    pub snapshot_lsn: Lsn,
+    pub xids: Xids,
+}
+
+impl Beginning<'_> {
+    /// Notes the snapshot that the tables are copied of, and returns what of it is on the target already.
+    pub async fn write(&self, source: &Client, target: &Client) -> Result<Vec<Done>, Error> {
+        let name = self.name;
+        let lsn = PgLsn::from(self.snapshot_lsn.as_u64());
+        let keys = parts::keys(source, self.tables).await?;
+        let mut done = Vec::new();
+        target
+            .batch_execute("BEGIN; SET LOCAL enable_hashjoin = on; SET LOCAL enable_seqscan = on")
+            .await
+            .map_err(target_failed)?;
+        checkpoint::check_epoch(target, name, self.epoch).await?;
+        for (index, (wanted, key)) in self.tables.iter().zip(keys).enumerate() {
+            let table = &wanted.table;
+            let left = self.left(target, wanted).await?;
+            let chunks = match left {
+                Left::Chunks => self.done_chunks(target, index, table).await?,
+                Left::Nothing | Left::Rows => Vec::new(),
+            };
+            let kept = match key {
+                Some(key) if !chunks.is_empty() => self.keep(source, target, table, &key, &chunks).await?,
+                _ if left != Left::Nothing || self.on_existing == OnExisting::Truncate => {
+                    empty(target, table).await?;
+                    0
+                }
+                _ => 0,
+            };
+            if kept > 0 {
+                tracing::info!(%table, rows = kept, chunks = chunks.len(), "kept of an interrupted copy");
+                done.extend(chunks);
+            } else if left != Left::Nothing {
+                tracing::info!(%table, "an interrupted copy of the table begins again");
+            }
+            self.note(target, wanted, &done, kept, lsn).await?;
+        }
+        target.batch_execute("COMMIT").await.map_err(target_failed)?;
+        Ok(done)
+    }
+
+    /// What an interrupted copy of the table has left.
+    ///
+    /// # Errors
+    /// A refusal if its rows cannot be told from those that were there before.
+    async fn left(&self, target: &Client, wanted: &Wanted) -> Result<Left, Error> {
+        let table = &wanted.table;
+        let sql = "SELECT state, appends, columns IS NOT DISTINCT FROM $4 FROM pgsluice.table_state \
+                   WHERE name = $1 AND schema_name = $2 AND table_name = $3";
+        let row = target
+            .query_one(sql, &[&self.name, &table.schema, &table.name, &wanted.columns])
+            .await
+            .map_err(target_failed)?;
+        let state: String = row.try_get(0).map_err(target_failed)?;
+        let [appends, same_columns]: [bool; 2] =
+            [row.try_get(1).map_err(target_failed)?, row.try_get(2).map_err(target_failed)?];
+        match (state == State::DataSync.as_str(), appends, same_columns) {
+            (false, _, _) => Ok(Left::Nothing),
+            (true, true, _) => Err(Error::refused(
+                STAGE,
+                format!("a copy that appended to {table} was interrupted: whose its rows are cannot be told any more"),
+                format!(
+                    "remove the source's rows from it, then on the target: UPDATE pgsluice.table_state SET state = 'init' \
+                     WHERE name = '{}' AND schema_name = {} AND table_name = {}; and run again",
+                    self.name,
+                    quote_literal(&table.schema),
+                    quote_literal(&table.name)
+                ),
+            )),
+            (true, false, true) => Ok(Left::Chunks),
+            // What is there lacks the values of a column that is new.
+            (true, false, false) => Ok(Left::Rows),
+        }
+    }
+
+    /// Chunks of a table whose part is the file that it was.
+    async fn done_chunks(&self, target: &Client, index: usize, table: &TableName) -> Result<Vec<Done>, Error> {
+        let sql = "SELECT part, filenode, first_block, end_block, xmin_horizon FROM pgsluice.chunk_state \
+                   WHERE name = $1 AND schema_name = $2 AND table_name = $3";
+        let rows = target.query(sql, &[&self.name, &table.schema, &table.name]).await.map_err(target_failed)?;
+        let mut chunks = Vec::new();
+        for row in &rows {
+            let part: String = row.try_get(0).map_err(target_failed)?;
+            let filenode: u32 = row.try_get(1).map_err(target_failed)?;
+            let same = |known: &&Part| known.table == index && known.name == part && known.filenode == filenode;
+            if self.parts.iter().any(|known| same(&known)) {
+                chunks.push(Done {
+                    part,
+                    first_block: row.try_get::<_, i64>(2).map_err(target_failed)?.unsigned_abs(),
+                    end_block: row.try_get::<_, Option<i64>>(3).map_err(target_failed)?.map(i64::unsigned_abs),
+                    horizon: row.try_get(4).map_err(target_failed)?,
+                });
+            }
+        }
+        Ok(chunks)
+    }
+
+    /// Removes the rows of the table that are not what they were in these chunks, and returns how many are left.
+    async fn keep(
+        &self,
+        source: &Client,
+        target: &Client,
+        table: &TableName,
+        key: &[String],
+        chunks: &[Done],
+    ) -> Result<u64, Error> {
+        let columns = column_list(key);
+        let failed = |error| failed_on(error, table);
+        let make = format!("CREATE TEMP TABLE kept ON COMMIT DROP AS SELECT {columns} FROM {table} WITH NO DATA");
+        target.batch_execute(&make).await.map_err(failed)?;
+        let mut kept = 0;
+        for chunk in chunks {
+            let from = source.copy_out(chunk.keys_out(key, self.xids).as_str()).await.map_err(source_failed)?;
+            let into = target.copy_in("COPY pg_temp.kept FROM STDIN (FORMAT text)").await.map_err(failed)?;
+            kept += pump(from, into).await?.0;
+        }
+        let same =
+            key.iter().map(|column| quote_ident(column)).map(|column| format!("kept.{column} = target.{column}"));
+        let same = same.collect::<Vec<_>>().join(" AND ");
+        let remove = format!(
+            "ANALYZE pg_temp.kept; \
+             DELETE FROM {table} AS target WHERE NOT EXISTS (SELECT FROM pg_temp.kept WHERE {same}); DROP TABLE pg_temp.kept"
+        );
+        target.batch_execute(&remove).await.map_err(failed)?;
+        Ok(kept)
+    }
+
+    async fn note(&self, target: &Client, wanted: &Wanted, done: &[Done], kept: u64, lsn: PgLsn) -> Result<(), Error> {
+        let Wanted { table, columns, .. } = wanted;
+        let (name, kept) = (self.name, kept.cast_signed());
+        let sql = format!(
+            "UPDATE pgsluice.table_state SET state = 'datasync', snapshot_lsn = $4, columns = $5, rows = $6::bigint, \
+                 bytes = CASE WHEN $6::bigint = 0 THEN 0 ELSE bytes END, updated_at = now(), \
+                 appends = state = 'init' AND EXISTS (SELECT FROM {table}) \
+             WHERE name = $1 AND schema_name = $2 AND table_name = $3"
+        );
+        target
+            .execute(&sql, &[&name, &table.schema, &table.name, &lsn, columns, &kept])
+            .await
+            .map_err(target_failed)?;
+        let (parts, blocks): (Vec<_>, Vec<_>) =
+            done.iter().map(|done| (done.part.as_str(), done.first_block.cast_signed())).unzip();
+        let sql = "DELETE FROM pgsluice.chunk_state WHERE name = $1 AND schema_name = $2 AND table_name = $3 \
+                   AND (part, first_block) NOT IN (SELECT * FROM unnest($4::text[], $5::bigint[]))";
+        target
+            .execute(sql, &[&name, &table.schema, &table.name, &parts, &blocks])
+            .await
+            .map(drop)
+            .map_err(target_failed)
+    }
+}
+
+/// By TRUNCATE, or row by row where other tables refer to it.
+async fn empty(target: &Client, table: &TableName) -> Result<(), Error> {
+    const FEATURE_NOT_SUPPORTED: &str = "0A000";
+    target.batch_execute("SAVEPOINT truncating").await.map_err(target_failed)?;
+    let truncated = target.batch_execute(&format!("TRUNCATE TABLE {table}")).await;
+    match truncated {
+        Ok(()) => {}
+        Err(error) if error.code().is_some_and(|code| code.code() == FEATURE_NOT_SUPPORTED) => {
+            let sql = format!("ROLLBACK TO SAVEPOINT truncating; DELETE FROM {table}");
+            target.batch_execute(&sql).await.map_err(|error| failed_on(error, table))?;
+        }
+        Err(error) => return Err(failed_on(error, table)),
+    }
+    target.batch_execute("RELEASE SAVEPOINT truncating").await.map_err(target_failed)
+}
