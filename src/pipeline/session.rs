@@ -107,7 +107,9 @@ async fn prepare(config: &Config, epoch: &mut Option<i64>) -> Result<Prepared, E
     let identity = connection.identify_system()?;
     if identity.timeline != before.timeline {
         let history = connection.timeline_history(identity.timeline)?;
-        check_timeline(config, &before, &identity, &history, &slot)?;
+        // Tables that are copied are of a later moment than progress.
+        let copied = Copied::new(&snapshot::read(&target, config.name.as_str()).await?, before.end_lsn).ends_at();
+        check_timeline(config, &before, copied, &identity, &history, &slot)?;
     }
     // Read after the slot: until the fence, another engine may be at work and move both, progress always first.
     let current = checkpoint::read(&target, config.name.as_str()).await?.ok_or_else(|| no_progress(config))?;
@@ -245,6 +247,7 @@ pub fn check_identity(progress: &Progress, found: &str) -> Result<(), Error> {
 fn check_timeline(
     config: &Config,
     progress: &Progress,
+    copied: Option<Lsn>,
     identity: &Identity,
     history: &[(TimelineId, Lsn)],
     slot: &SlotState,
@@ -252,14 +255,15 @@ fn check_timeline(
     let ours = progress.timeline;
     let left_at = history.iter().find(|(timeline, _)| *timeline == ours).map(|(_, lsn)| *lsn);
     let confirmed_since = |lsn| slot.confirmed_flush_lsn.is_some_and(|confirmed| confirmed > lsn);
+    let copied_before = |lsn| copied.is_none_or(|copied| copied <= lsn);
     match left_at {
-        Some(lsn) if progress.end_lsn <= lsn || confirmed_since(lsn) => Ok(()),
+        Some(lsn) if copied_before(lsn) && (progress.end_lsn <= lsn || confirmed_since(lsn)) => Ok(()),
         Some(lsn) => Err(Error::refused(
             STAGE,
             format!(
                 "the source has left timeline {ours} at {lsn}, and the target has changes up to {}: it may hold what \
                  the source has lost",
-                progress.end_lsn
+                copied.unwrap_or(progress.end_lsn)
             ),
             format!(
                 "if the source is the very server that was decoded before it was promoted, nothing is lost; on the \

@@ -13,7 +13,7 @@ use super::pump::pump;
 use super::state::{State, failed_on};
 use super::{OnExisting, STAGE, Wanted, source_failed, target_failed};
 use crate::checkpoint;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::postgres::{quote_ident, quote_literal};
 use crate::source::publication::TableName;
 
@@ -82,10 +82,11 @@ impl Beginning<'_> {
     /// What an interrupted copy of the table has left.
     ///
     /// # Errors
-    /// A refusal if its rows cannot be told from those that were there before.
+    /// A refusal if its rows cannot be told from those that were there before; [`Kind::Behind`] if it had a snapshot of a later
+    /// moment than this one is of, which a standby that has crashed and replays again can give.
     async fn left(&self, target: &Client, wanted: &Wanted) -> Result<Left, Error> {
         let table = &wanted.table;
-        let sql = "SELECT state, appends, columns IS NOT DISTINCT FROM $4 FROM pgsluice.table_state \
+        let sql = "SELECT state, appends, columns IS NOT DISTINCT FROM $4, snapshot_lsn FROM pgsluice.table_state \
                    WHERE name = $1 AND schema_name = $2 AND table_name = $3";
         let row = target
             .query_one(sql, &[&self.name, &table.schema, &table.name, &wanted.columns])
@@ -94,6 +95,11 @@ impl Beginning<'_> {
         let state: String = row.try_get(0).map_err(target_failed)?;
         let [appends, same_columns]: [bool; 2] =
             [row.try_get(1).map_err(target_failed)?, row.try_get(2).map_err(target_failed)?];
+        let known: Option<PgLsn> = row.try_get(3).map_err(target_failed)?;
+        let known = known.map_or(Lsn::INVALID, |lsn| Lsn::new(lsn.into()));
+        if known > self.snapshot_lsn {
+            return Err(Error::new(STAGE, Kind::Behind { replayed: self.snapshot_lsn, progress: known }));
+        }
         match (state == State::DataSync.as_str(), appends, same_columns) {
             (false, _, _) => Ok(Left::Nothing),
             (true, true, _) => Err(Error::refused(
