@@ -136,6 +136,7 @@ async fn prepare(
     postgres::prepare_target(&target, STAGE).await?;
     parts::check_rights(&source, &tables).await?;
     state::check_existing(&target, config.name.as_str(), &tables, on_existing).await?;
+    warn_of_limits(&source).await?;
     let (connection, slot) = export_snapshot(config, &source).await?;
     let snapshot_lsn = slot.consistent_point;
     let snapshot = slot.snapshot.ok_or_else(panicked)?;
@@ -153,6 +154,28 @@ async fn prepare(
     let config = config.clone();
     let copying = Copying { config, epoch, snapshot, xids, queue, progress, failed: AtomicBool::new(false) };
     Ok((copying, Held { snapshot_lsn, _connection: connection, _locks: source }))
+}
+
+/// The replication's own slot is idle while tables are copied, and holds WAL. Says which settings would end it.
+async fn warn_of_limits(source: &Client) -> Result<(), Error> {
+    let sql = "SELECT name, current_setting(name) FROM pg_settings WHERE setting NOT IN ('-1', '0') \
+               AND name IN ('max_slot_wal_keep_size', 'idle_replication_slot_timeout')";
+    for row in source.query(sql, &[]).await.map_err(source_failed)? {
+        let [name, setting]: [String; 2] =
+            [row.try_get(0).map_err(source_failed)?, row.try_get(1).map_err(source_failed)?];
+        if name == "max_slot_wal_keep_size" {
+            tracing::warn!(
+                "the source keeps {setting} of WAL at most: if more is written while tables are copied, the \
+                            slot is lost; `pgsluice status` shows what is left, and {name} = -1 keeps all"
+            );
+        } else {
+            tracing::warn!(
+                "the source gives up slots that are idle for {setting}, as ours is while tables are copied: \
+                            set {name} = 0 there if the copy takes longer"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// A snapshot of the source whose LSN is known: that of a slot which lasts as long as the copy.

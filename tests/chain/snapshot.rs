@@ -298,6 +298,20 @@ async fn a_conflict_on_the_target_stops_the_copy() -> Result<()> {
     replication.assert_same(&["public.t"]).await
 }
 
+/// What would end the slot while it waits for the copy is said before.
+#[tokio::test]
+async fn limits_of_the_slot_are_named() -> Result<()> {
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY)";
+    let options = ChainOptions::default().b_conf("max_slot_wal_keep_size", "512MB");
+    let replication = Replication::start_with(options, ddl).await?;
+    replication.configure(COPY)?;
+    replication.setup().await?;
+    let engine = replication.spawn()?;
+    wait_log(&engine, "the source keeps 512MB of WAL at most", 1).await?;
+    wait_log(&engine, "streaming starts", 1).await?;
+    stop(&engine).await
+}
+
 /// The source goes away while it is read; the copy comes to an end all the same.
 #[tokio::test]
 async fn servers_that_restart_while_tables_are_copied() -> Result<()> {
