@@ -139,6 +139,23 @@ async fn an_engine_killed_while_it_copies() -> Result<()> {
     stop(&engine).await
 }
 
+/// Another engine takes over amid the copy: the first one writes nothing more, the second goes on.
+#[tokio::test]
+async fn a_copy_is_fenced_like_the_stream() -> Result<()> {
+    let replication = start().await?;
+    let more = "INSERT INTO keyed SELECT g, g % 100, md5(g::text), now() FROM generate_series(100001, 250000) g";
+    replication.chain.a.sql(DATABASE, more).await?;
+    replication.setup().await?;
+    let older = replication.spawn()?;
+    wait_log(&older, "copying starts", 1).await?;
+    let newer = replication.spawn()?;
+    expect_end(&older, 3, &["fenced"]).await?;
+    wait_log(&newer, "streaming starts", 1).await?;
+    replication.run_each("UPDATE keyed SET n = -n WHERE id % 10 = 0; DELETE FROM composite WHERE b > 100").await?;
+    settle(&replication, &newer, &TABLES).await?;
+    stop(&newer).await
+}
+
 const WIDE: &str = "CREATE TABLE t (id int PRIMARY KEY, u int UNIQUE, n int, big text); \
                     ALTER TABLE t ALTER big SET STORAGE EXTERNAL;";
 
