@@ -1,6 +1,7 @@
 //! The command line: one file a command, results on stdout, logs on stderr, exit codes as `error` gives them.
 
 mod output;
+mod resync;
 mod run;
 mod setup;
 mod status;
@@ -60,6 +61,8 @@ enum Command {
     Run(run::RunArguments),
     /// Show slot, progress and the lag of every hop
     Status(status::StatusArguments),
+    /// Have tables emptied on the target and copied again when `run` starts next
+    Resync(resync::ResyncArguments),
     /// Print decoded changes as JSON lines, without applying or confirming them
     Tail(tail::TailArguments),
     /// Remove the slot, the publication and the schema for progress
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(arguments, format),
         Command::Run(arguments) => run::run(arguments, format),
         Command::Status(arguments) => status::run(arguments, format),
+        Command::Resync(arguments) => resync::run(arguments, format),
         Command::Tail(arguments) => tail::run(arguments),
         Command::Teardown(arguments) => teardown::run(arguments, format),
     };

@@ -41,7 +41,7 @@ use self::beginning::Beginning;
 use self::job::Job;
 use self::parts::{Queue, Xids};
 use self::progress::Progress;
-pub use self::state::{State, TableCopy, learn, read};
+pub use self::state::{State, TableCopy, learn, read, resync};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;

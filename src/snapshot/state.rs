@@ -12,8 +12,9 @@ use tokio_postgres::{Client, Row};
 use super::parts::Chunk;
 use super::{OnExisting, STAGE, Wanted, target_failed};
 use crate::checkpoint;
-use crate::config::Role;
+use crate::config::{Config, Pattern, Role};
 use crate::error::Error;
+use crate::postgres;
 use crate::source::publication::TableName;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -110,6 +111,40 @@ pub async fn learn<'a>(
     let mut states = read(target, name).await?;
     states.retain(|state| tables.clone().any(|table| *table == state.table));
     Ok(states)
+}
+
+/// Marks the tables that match a pattern as ones whose copy was interrupted before its first chunk, and returns them.
+///
+/// # Errors
+/// A refusal, before anything is marked, if a pattern matches no table that is known.
+pub async fn resync(config: &Config, patterns: &[Pattern]) -> Result<Vec<TableName>, Error> {
+    let (target, name) = (postgres::connect(&config.target, STAGE).await?, config.name.as_str());
+    let known: Vec<_> = read(&target, name).await?.into_iter().map(|state| state.table).collect();
+    let matches = |pattern: &Pattern, table: &TableName| pattern.matches(&table.schema, &table.name);
+    let strange: Vec<_> = patterns
+        .iter()
+        .filter(|pattern| !known.iter().any(|table| matches(pattern, table)))
+        .map(|pattern| format!("\"{pattern}\""))
+        .collect();
+    if !strange.is_empty() {
+        return Err(Error::refused(
+            STAGE,
+            format!("no table of \"{name}\" matches {}", strange.join(", ")),
+            "`pgsluice status` lists the tables; one that is new is copied when `pgsluice run` starts next",
+        ));
+    }
+    let tables: Vec<_> =
+        known.into_iter().filter(|table| patterns.iter().any(|pattern| matches(pattern, table))).collect();
+    let (schemas, names): (Vec<_>, Vec<_>) =
+        tables.iter().map(|table| (table.schema.as_str(), table.name.as_str())).unzip();
+    let sql = "WITH marked (schema_name, table_name) AS (SELECT * FROM unnest($2::text[], $3::text[])), \
+                    removed AS (DELETE FROM pgsluice.chunk_state c USING marked WHERE c.name = $1 \
+                                AND (c.schema_name, c.table_name) = (marked.schema_name, marked.table_name)) \
+               UPDATE pgsluice.table_state t SET state = 'datasync', snapshot_lsn = NULL, appends = false, rows = 0, \
+                   bytes = 0, updated_at = now() FROM marked \
+               WHERE t.name = $1 AND (t.schema_name, t.table_name) = (marked.schema_name, marked.table_name)";
+    target.execute(sql, &[&name, &schemas, &names]).await.map_err(target_failed)?;
+    Ok(tables)
 }
 
 /// # Errors

@@ -315,6 +315,37 @@ async fn a_conflict_on_the_target_stops_the_copy() -> Result<()> {
     replication.assert_same(&["public.t"]).await
 }
 
+/// A table can be copied again, and one that is new is copied, while what follows for all of them waits and is not lost.
+#[tokio::test]
+async fn tables_are_copied_again_or_later() -> Result<()> {
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY, n int); CREATE TABLE u (id int PRIMARY KEY, n int REFERENCES t);
+               CREATE TABLE late (id int PRIMARY KEY, n int);";
+    let rows = "INSERT INTO t SELECT g, g FROM generate_series(1, 100) g; INSERT INTO u VALUES (1, 1); \
+                INSERT INTO late VALUES (1, 1)";
+    let replication = Replication::start_differing(ChainOptions::default(), &format!("{ddl} {rows}"), ddl).await?;
+    let without = format!("[tables]\ninclude = [\"public.t\", \"public.u\"]\n{COPY}");
+    replication.configure(&without)?;
+    replication.setup().await?;
+    replication.replicate("UPDATE t SET n = n + 1", &["public.t", "public.u"]).await?;
+
+    replication.chain.c.sql(DATABASE, "SET session_replication_role = replica; DELETE FROM t WHERE id < 50").await?;
+    let strange = replication.command(&["resync", "public.t", "public.x*"]).await?;
+    ensure!(strange.code == Some(3) && strange.stderr.contains("matches \"public.x*\""), "{}", strange.stderr);
+    replication.succeed(&["resync", "public.t"]).await?;
+    replication.chain.a.sql(DATABASE, "UPDATE t SET n = -n; DELETE FROM t WHERE id = 60; UPDATE u SET n = 2").await?;
+    replication.catch_up().await?;
+    replication.assert_same(&["public.t", "public.u"]).await?;
+
+    replication.configure(COPY)?;
+    let add = "ALTER PUBLICATION pgsluice_test ADD TABLE late; UPDATE late SET n = 2; INSERT INTO late VALUES (2, 2); \
+               UPDATE t SET n = n + 7";
+    replication.chain.a.sql(DATABASE, add).await?;
+    replication.chain.wait_b_caught_up().await?;
+    replication.catch_up().await?;
+    replication.assert_same(&["public.t", "public.u", "public.late"]).await?;
+    replication.replicate("UPDATE late SET n = 3; DELETE FROM late WHERE id = 1", &["public.late"]).await
+}
+
 /// What would end the slot while it waits for the copy is said before.
 #[tokio::test]
 async fn limits_of_the_slot_are_named() -> Result<()> {
