@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
 
 use super::parts::{self, Done, Part, Xids, column_list};
-use super::pump::pump;
+use super::pump::pump_rows;
 use super::state::{State, failed_on};
 use super::{OnExisting, STAGE, Wanted, source_failed, target_failed};
 use crate::checkpoint;
@@ -158,7 +158,7 @@ impl Beginning<'_> {
         for chunk in chunks {
             let from = source.copy_out(chunk.keys_out(key, self.xids).as_str()).await.map_err(source_failed)?;
             let into = target.copy_in("COPY pg_temp.kept FROM STDIN (FORMAT text)").await.map_err(failed)?;
-            kept += pump(from, into).await?.0;
+            kept += pump_rows(from, into).await?;
         }
         let same =
             key.iter().map(|column| quote_ident(column)).map(|column| format!("kept.{column} = target.{column}"));

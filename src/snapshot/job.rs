@@ -5,15 +5,17 @@ use std::sync::atomic::Ordering;
 use tokio_postgres::Client;
 
 use super::parts::Chunk;
-use super::pump::pump;
-use super::{Copying, STAGE, Wanted, adopt, source_failed, state, target_failed};
+use super::pump::pump_pieces;
+use super::{Copying, STAGE, Wanted, adoption, state, target_failed};
 use crate::checkpoint;
 use crate::error::Error;
 use crate::postgres;
+use crate::source::Connection;
 
 pub(super) struct Job<'a> {
     copying: &'a Copying,
-    source: Client,
+    /// It blocks. The thread has nothing else to do, and what was sent to the target is under way meanwhile.
+    source: Connection,
     target: Client,
 }
 
@@ -21,13 +23,15 @@ impl Job<'_> {
     /// Copies chunks until none is left, or another job has failed.
     pub async fn run(copying: &Copying) -> Result<(), Error> {
         let config = &copying.config;
-        let source = postgres::connect(&config.source, STAGE).await?;
-        adopt(&source, &copying.snapshot).await?;
+        let mut source = Connection::connect_for_sql(&config.source)?;
+        for sql in adoption(&copying.snapshot) {
+            source.query(&sql)?;
+        }
         let target = postgres::connect(&config.target, STAGE).await?;
         postgres::prepare_target(&target, STAGE).await?;
         // A chunk that is lost to a crash of the target is lost with its record; the end of the table is flushed.
         target.batch_execute("SET synchronous_commit = off").await.map_err(target_failed)?;
-        let job = Job { copying, source, target };
+        let mut job = Job { copying, source, target };
         while let (false, Some(chunk)) = (copying.failed.load(Ordering::Acquire), copying.queue.take()) {
             let wanted = copying.queue.table(&chunk);
             job.copy(&chunk, wanted).await.map_err(|error| error.on(wanted.table.to_string()))?;
@@ -35,14 +39,14 @@ impl Job<'_> {
         Ok(())
     }
 
-    async fn copy(&self, chunk: &Chunk, wanted: &Wanted) -> Result<(), Error> {
+    async fn copy(&mut self, chunk: &Chunk, wanted: &Wanted) -> Result<(), Error> {
         let Job { copying, source, target } = self;
         let name = copying.config.name.as_str();
         target.batch_execute("BEGIN").await.map_err(target_failed)?;
         checkpoint::check_epoch(target, name, copying.epoch).await?;
-        let from = source.copy_out(chunk.copy_out(wanted, copying.xids).as_str()).await.map_err(source_failed)?;
+        source.start_copy(&chunk.copy_out(wanted, copying.xids))?;
         let into = target.copy_in(wanted.copy_in().as_str()).await.map_err(target_failed)?;
-        let (rows, bytes) = pump(from, into).await?;
+        let (rows, bytes) = pump_pieces(source, into).await?;
         state::record(target, name, &wanted.table, chunk, copying.xids.horizon, (rows, bytes)).await?;
         target.batch_execute("COMMIT").await.map_err(target_failed)?;
         copying.progress.chunk_done(rows, bytes);

@@ -140,7 +140,9 @@ async fn prepare(
     let (connection, slot) = export_snapshot(config, &source).await?;
     let snapshot_lsn = slot.consistent_point;
     let snapshot = slot.snapshot.ok_or_else(panicked)?;
-    adopt(&source, &snapshot).await?;
+    for sql in adoption(&snapshot) {
+        source.batch_execute(&sql).await.map_err(source_failed)?;
+    }
     let parts = parts::lock(&source, &tables).await?;
     let xids = Xids::read(&source).await?;
     let name = config.name.as_str();
@@ -201,14 +203,13 @@ async fn export_snapshot(config: &Config, source: &Client) -> Result<(Connection
     Ok((connection, slot))
 }
 
-/// Opens a transaction on `client` that sees what the snapshot sees.
-async fn adopt(client: &Client, snapshot: &str) -> Result<(), Error> {
-    client.batch_execute(postgres::NO_TRANSACTION_TIMEOUT).await.map_err(source_failed)?;
-    let sql = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
-        postgres::quote_literal(snapshot)
-    );
-    client.batch_execute(&sql).await.map_err(source_failed)
+/// The statements that open a transaction which sees what the snapshot sees.
+fn adoption(snapshot: &str) -> [String; 2] {
+    let snapshot = postgres::quote_literal(snapshot);
+    [
+        postgres::NO_TRANSACTION_TIMEOUT.to_owned(),
+        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {snapshot}"),
+    ]
 }
 
 /// Runs so many jobs, each on a thread of its own, until all have ended.

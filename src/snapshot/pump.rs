@@ -8,34 +8,36 @@ use tokio_postgres::{CopyInSink, CopyOutStream};
 
 use super::{source_failed, target_failed};
 use crate::error::Error;
+use crate::source::Connection;
 
-/// Bytes that are handed on at once. Rows are gathered up to it, and a larger one is cut: the target puts it together.
+/// Bytes that are handed on at once. A larger row is cut: the target puts it together.
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// Hands on what comes until the end, and returns the rows and bytes that were written.
-pub(super) async fn pump(from: CopyOutStream, into: CopyInSink<Bytes>) -> Result<(u64, u64), Error> {
-    let (mut from, mut into) = (pin!(from), pin!(into));
-    let mut gathered = BytesMut::with_capacity(2 * PIECE_BYTES);
+pub(super) async fn pump_pieces(from: &mut Connection, into: CopyInSink<Bytes>) -> Result<(u64, u64), Error> {
+    let mut into = pin!(into);
     let mut bytes = 0;
-    while let Some(row) = from.next().await {
-        let mut row = row.map_err(source_failed)?;
-        bytes += row.len() as u64;
-        if gathered.len() + row.len() <= PIECE_BYTES {
-            gathered.extend_from_slice(&row);
-            continue;
-        }
-        // The target's error comes with `finish`.
-        let mut sent = into.feed(gathered.split().freeze()).await;
-        while sent.is_ok() && row.len() > PIECE_BYTES {
-            sent = into.feed(row.split_to(PIECE_BYTES)).await;
-        }
-        if sent.is_err() {
-            break;
-        }
-        gathered.extend_from_slice(&row);
+    let mut more = true;
+    let mut sent = Ok(());
+    while more && sent.is_ok() {
+        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+        more = from.read_copy(&mut piece, PIECE_BYTES)?;
+        bytes += piece.len() as u64;
+        sent = into.send(piece.freeze()).await;
     }
-    let sent = into.send(gathered.freeze()).await;
+    // The target's error comes with its end.
     let rows = into.finish().await.map_err(target_failed)?;
     sent.map_err(target_failed)?;
     Ok((rows, bytes))
+}
+
+/// The same for what is small, row by row; returns the rows.
+pub(super) async fn pump_rows(from: CopyOutStream, into: CopyInSink<Bytes>) -> Result<u64, Error> {
+    let (mut from, mut into) = (pin!(from), pin!(into));
+    while let Some(row) = from.next().await {
+        if into.feed(row.map_err(source_failed)?).await.is_err() {
+            break;
+        }
+    }
+    into.finish().await.map_err(target_failed)
 }

@@ -31,7 +31,7 @@ use crate::postgres::{PASSWORD_EXPOSED, PASSWORD_MISSING, SESSION_SETTINGS};
 pub type Row = Vec<Option<String>>;
 
 const COPY_BOTH_RESPONSE: u8 = b'W';
-const READ_BYTES: usize = 8 * 1024;
+const READ_BYTES: usize = 64 * 1024;
 
 /// What IDENTIFY_SYSTEM says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,23 +60,40 @@ pub struct Connection {
     role: Role,
     backend_pid: i32,
     read_timeout: Duration,
+    /// Of the CopyData that is being read, the bytes that have not come yet.
+    copy_left: usize,
 }
 
 impl Connection {
-    /// Connects, authenticates and applies the session settings.
+    /// Connects for replication, authenticates and applies the session settings.
     ///
     /// # Errors
     /// [`Kind::Unreachable`], [`Kind::Authentication`], or what the server reports.
     pub fn connect(endpoint: &Endpoint) -> Result<Connection, Error> {
+        Connection::open(endpoint, &[("replication", "database")])
+    }
+
+    /// The same for SQL alone. What it has over the SQL client is [`Connection::read_copy`].
+    pub fn connect_for_sql(endpoint: &Endpoint) -> Result<Connection, Error> {
+        Connection::open(endpoint, &[])
+    }
+
+    fn open(endpoint: &Endpoint, parameters: &[(&str, &str)]) -> Result<Connection, Error> {
         let transport = Transport::connect(endpoint).map_err(|source| {
             let address = endpoint.address();
             Error::new(Stage::Source, Kind::Unreachable { role: endpoint.role, address, source })
         })?;
         let read_timeout = endpoint.connect_timeout;
-        let mut connection =
-            Connection { transport, inbox: BytesMut::new(), role: endpoint.role, backend_pid: 0, read_timeout };
+        let mut connection = Connection {
+            transport,
+            inbox: BytesMut::new(),
+            role: endpoint.role,
+            backend_pid: 0,
+            read_timeout,
+            copy_left: 0,
+        };
         connection.limit_reads(Some(read_timeout))?;
-        connection.start_up(endpoint)?;
+        connection.start_up(endpoint, parameters)?;
         connection.query(SESSION_SETTINGS)?;
         Ok(connection)
     }
@@ -151,6 +168,63 @@ impl Connection {
             .map_err(|source| Error::new(Stage::Source, Kind::Lost { role: Role::Source, source }))
     }
 
+    /// Starts a `COPY … TO STDOUT`; what it gives is then read with [`Connection::read_copy`] to its end.
+    pub fn start_copy(&mut self, sql: &str) -> Result<(), Error> {
+        // It may take long before the first row is found.
+        self.limit_reads(None)?;
+        self.send(|out| frontend::query(sql, out))?;
+        loop {
+            match self.read_message()? {
+                Message::CopyOutResponse(_) => return Ok(()),
+                Message::ReadyForQuery(_) => return Err(self.protocol("a COPY that gives nothing")),
+                _ => {}
+            }
+        }
+    }
+
+    /// Adds to `out` what the COPY gives, until it holds `enough` bytes; false after the last. A row that is larger comes in
+    /// pieces, so that it is never held as a whole.
+    pub fn read_copy(&mut self, out: &mut BytesMut, enough: usize) -> Result<bool, Error> {
+        while out.len() < enough {
+            if self.copy_left == 0 && !self.next_copy_data()? {
+                return Ok(false);
+            }
+            if self.inbox.is_empty() {
+                self.fill_inbox()?;
+            }
+            let piece = self.copy_left.min(self.inbox.len()).min(enough - out.len());
+            out.extend_from_slice(&self.inbox[..piece]);
+            bytes::Buf::advance(&mut self.inbox, piece);
+            self.copy_left -= piece;
+        }
+        Ok(true)
+    }
+
+    /// Goes to the body of the next CopyData; false where the COPY has ended.
+    fn next_copy_data(&mut self) -> Result<bool, Error> {
+        loop {
+            let total =
+                match wire::split(&self.inbox).map_err(|error| Error::new(Stage::Source, Kind::Decode(error)))? {
+                    Split::Whole(message) => message.total_bytes(),
+                    Split::NeedsBytes(bytes) => bytes,
+                };
+            match self.inbox.first() {
+                Some(&wire::COPY_DATA) if self.inbox.len() >= wire::HEADER_BYTES => {
+                    bytes::Buf::advance(&mut self.inbox, wire::HEADER_BYTES);
+                    self.copy_left = total - wire::HEADER_BYTES;
+                    return Ok(true);
+                }
+                Some(&wire::COPY_DATA) | None => self.fill_inbox()?,
+                // CopyDone, or an error; notices may come as well.
+                Some(_) => {
+                    if let Message::ReadyForQuery(_) = self.read_message()? {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+    }
+
     /// Runs one command or SQL text and returns the rows of its last answer.
     pub fn query(&mut self, command: &str) -> Result<Vec<Row>, Error> {
         self.send(|out| frontend::query(command, out))?;
@@ -178,15 +252,15 @@ impl Connection {
         values.map_err(|source| self.lost(source))
     }
 
-    fn start_up(&mut self, endpoint: &Endpoint) -> Result<(), Error> {
-        let parameters = [
+    fn start_up(&mut self, endpoint: &Endpoint, parameters: &[(&str, &str)]) -> Result<(), Error> {
+        let all = [
             ("user", endpoint.user.as_str()),
             ("database", endpoint.dbname.as_str()),
-            ("replication", "database"),
             ("application_name", endpoint.application_name.as_str()),
             ("client_encoding", "UTF8"),
         ];
-        self.send(|out| frontend::startup_message(parameters, out))?;
+        let all = all.into_iter().chain(parameters.iter().copied());
+        self.send(|out| frontend::startup_message(all, out))?;
         loop {
             match self.read_message()? {
                 Message::AuthenticationOk => break,

@@ -450,16 +450,24 @@ async fn ten_tables_under_load() -> Result<()> {
 /// Rows that are far larger than what is handed on at once.
 #[tokio::test]
 async fn rows_of_50_megabytes_are_copied() -> Result<()> {
-    let ddl = "CREATE TABLE t (id int PRIMARY KEY, note text)";
-    let rows = "INSERT INTO t SELECT n, repeat(md5(n::text), 50 * 1024 * 1024 / 32) FROM generate_series(1, 4) n";
-    let replication = Replication::start_differing(ChainOptions::default(), &format!("{ddl}; {rows}"), ddl).await?;
+    let tables = ["a", "b", "c", "d"];
+    let ddl = tables.map(|table| format!("CREATE TABLE {table} (id int PRIMARY KEY, note text);")).concat();
+    let fill = |table| {
+        format!(
+            "INSERT INTO {table} SELECT n, repeat(md5(n::text), 50 * 1024 * 1024 / 32) FROM generate_series(1, 2) n;"
+        )
+    };
+    let on_a = format!("{ddl}{}", tables.map(fill).concat());
+    let replication = Replication::start_differing(ChainOptions::default(), &on_a, &ddl).await?;
     replication.configure("[snapshot]\n")?;
     replication.setup().await?;
     let engine = replication.spawn()?;
     wait_log(&engine, "streaming starts", 1).await?;
     assert_memory_is_bounded(&engine, 256)?;
-    let sql = "SELECT string_agg(id || ' ' || md5(note), ', ' ORDER BY id) FROM t";
-    let [_, b, c] = replication.servers();
-    assert_eq!(b.scalar(DATABASE, sql).await?, c.scalar(DATABASE, sql).await?);
+    for table in tables {
+        let sql = format!("SELECT string_agg(id || ' ' || md5(note), ', ' ORDER BY id) FROM {table}");
+        let [_, b, c] = replication.servers();
+        assert_eq!(b.scalar(DATABASE, &sql).await?, c.scalar(DATABASE, &sql).await?);
+    }
     Ok(())
 }
