@@ -153,7 +153,8 @@ pub async fn read(config: &Config) -> Status {
         None => None,
     };
     let target = read_target(config).await.map_err(&mut note).ok();
-    let (progress, tables) = target.map_or((None, Vec::new()), |(progress, tables)| (Some(progress), tables));
+    let (progress, tables) = target.unzip();
+    let tables = tables.unwrap_or_default();
     let copying = tables.iter().any(snapshot::TableCopy::is_missing);
     let state = state(source.as_ref(), progress.as_ref().map(Option::as_ref), copying);
     let source = source.unwrap_or_default();

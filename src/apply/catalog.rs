@@ -2,6 +2,7 @@
 
 use std::iter;
 
+use pgsluice_proto::Oid;
 use tokio_postgres::{Client, Row};
 
 use crate::config::Role;
@@ -47,6 +48,13 @@ pub struct TargetColumn {
     /// The operator that the type's default btree calls equality, where it does not lie in `pg_catalog`.
     pub foreign_equality: Option<String>,
     pub equality: Equality,
+}
+
+impl TargetColumn {
+    /// Binary values of this type of the source are values of the column.
+    pub fn fits_binary(&self, type_oid: Oid) -> bool {
+        is_stable_in_binary(type_oid) && self.type_oid == type_oid.0
+    }
 }
 
 /// What `IS NOT DISTINCT FROM` says of two values of a column.
@@ -157,4 +165,22 @@ fn column(row: &Row) -> Result<Option<TargetColumn>, tokio_postgres::Error> {
             (true, true) => Equality::Exact,
         },
     }))
+}
+
+/// Whether values of this type travel in binary: built in, so that its bytes mean the same in every cluster, and not one
+/// of the exceptions.
+pub fn is_stable_in_binary(type_oid: Oid) -> bool {
+    /// Names of objects travel as OIDs: `regproc`, `regprocedure`, `regoper`, `regoperator`, `regclass`, `regtype`,
+    /// `regconfig`, `regdictionary`, `regnamespace`, `regrole`, `regcollation` and their arrays (`pg_type.dat`).
+    const OBJECT_NAMES: [u32; 22] = [
+        24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191, 1008, 2207, 2208, 2209, 2210, 2211, 3735, 3770,
+        4090, 4097, 4192,
+    ];
+    /// The source fails to write an array of a type without binary output: `aclitem[]`, `gtsvector[]`.
+    const UNWRITABLE: [u32; 2] = [1034, 3644];
+    /// The target fails to read an empty one (`tsqueryrecv`, `oidvectorrecv`, `int2vectorrecv`): `tsquery`, `oidvector`,
+    /// `int2vector` and their arrays.
+    const UNREADABLE: [u32; 6] = [3615, 3645, 30, 1013, 22, 1006];
+    let exceptions = [OBJECT_NAMES.as_slice(), &UNWRITABLE, &UNREADABLE];
+    type_oid < Oid::FIRST_UNPINNED && !exceptions.iter().any(|oids| oids.contains(&type_oid.0))
 }

@@ -18,7 +18,7 @@ use pgsluice_proto::pgoutput::Cell;
 use pgsluice_proto::{Lsn, Oid};
 
 use super::net::{Irregular, Net};
-use super::plan::Plans;
+use super::plan::{Plans, TablePlan};
 use super::sql::Form;
 use crate::batch::{Batch, BatchedChange, BatchedOperation};
 use crate::decode::Relation;
@@ -45,8 +45,8 @@ pub(super) struct TableNet<'a> {
 pub(super) fn divide<'a>(plans: &Plans, batch: &'a Batch, netted_min: usize) -> Vec<Segment<'a>> {
     let newest: HashMap<Oid, u64> = batch.relations().iter().map(|relation| (relation.id, relation.version)).collect();
     let is_newest = |relation: &Relation| newest.get(&relation.id) == Some(&relation.version);
-    let tables = batch.relations().iter().map(|relation| is_newest(relation).then(|| Netting::new(plans, relation)));
-    let tables: Vec<_> = tables.map(Option::flatten).collect();
+    let netting = |relation: &Arc<Relation>| plans.known(relation).filter(|_| is_newest(relation)).map(Netting::new);
+    let tables: Vec<_> = batch.relations().iter().map(netting).collect();
     let mut runs = Runs::default();
     for (place, change) in batch.changes().enumerate() {
         let can_net = match change.operation {
@@ -75,8 +75,8 @@ struct Netting<'p> {
 }
 
 impl<'p> Netting<'p> {
-    fn new(plans: &'p Plans, relation: &Relation) -> Option<Netting<'p>> {
-        plans.known(relation).map(|plan| Netting { key: plan.netting_key(), can_copy: plan.can_copy() })
+    fn new(plan: &'p TablePlan) -> Netting<'p> {
+        Netting { key: plan.netting_key(), can_copy: plan.can_copy() }
     }
 
     #[inline]

@@ -36,10 +36,10 @@ use futures_util::future::{Either, select, try_join};
 use pgsluice_proto::Lsn;
 use tokio_postgres::Client;
 
-pub use self::catalog::{TargetColumn, TargetTable, load as load_tables};
+pub use self::catalog::{TargetColumn, TargetTable, is_stable_in_binary, load as load_tables};
 use self::durability::Durability;
 use self::plan::Plans;
-pub use self::plan::{check_columns, is_stable_in_binary};
+pub use self::plan::check_columns;
 use crate::batch::{Batch, Part};
 use crate::checkpoint::Checkpoint;
 use crate::config::Role;

@@ -203,7 +203,7 @@ impl TablePlan {
 
     fn column_fits_binary(&self, relation: &Relation, position: usize) -> bool {
         let type_oid = relation.columns[position].type_oid;
-        is_stable_in_binary(type_oid) && self.column(position).type_oid == type_oid.0
+        self.column(position).fits_binary(type_oid)
     }
 
     /// Copies new rows.
@@ -379,22 +379,4 @@ fn identity(relation: &Relation, table: &TargetTable, columns: &[usize]) -> Iden
             if key.is_empty() || key.len() < of_target { Identity::WholeRow } else { Identity::Key(key) }
         }
     }
-}
-
-/// Whether values of this type travel in binary: built in, so that its bytes mean the same in every cluster, and not one
-/// of the exceptions.
-pub fn is_stable_in_binary(type_oid: Oid) -> bool {
-    /// Names of objects travel as OIDs: `regproc`, `regprocedure`, `regoper`, `regoperator`, `regclass`, `regtype`,
-    /// `regconfig`, `regdictionary`, `regnamespace`, `regrole`, `regcollation` and their arrays (`pg_type.dat`).
-    const OBJECT_NAMES: [u32; 22] = [
-        24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191, 1008, 2207, 2208, 2209, 2210, 2211, 3735, 3770,
-        4090, 4097, 4192,
-    ];
-    /// The source fails to write an array of a type without binary output: `aclitem[]`, `gtsvector[]`.
-    const UNWRITABLE: [u32; 2] = [1034, 3644];
-    /// The target fails to read an empty one (`tsqueryrecv`, `oidvectorrecv`, `int2vectorrecv`): `tsquery`, `oidvector`,
-    /// `int2vector` and their arrays.
-    const UNREADABLE: [u32; 6] = [3615, 3645, 30, 1013, 22, 1006];
-    let exceptions = [OBJECT_NAMES.as_slice(), &UNWRITABLE, &UNREADABLE];
-    type_oid < Oid::FIRST_UNPINNED && !exceptions.iter().any(|oids| oids.contains(&type_oid.0))
 }

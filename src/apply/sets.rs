@@ -131,20 +131,20 @@ impl<'a> TableNet<'a> {
         if rows.is_empty() {
             return Ok(());
         }
-        let statement = self.plan(plans)?.delete_set(self.relation, self.form)?;
+        let statement = self.plan(plans).delete_set(self.relation, self.form)?;
         self.send(client, sets, "DELETE", statement, rows).await
     }
 
     async fn update<'f>(&'f self, client: &'f Client, plans: &Plans, sets: &mut Sets<'f>) -> Result<(), Error> {
         for (known, rows) in self.update_groups() {
-            let statement = self.plan(plans)?.update_set(self.relation, &known, self.form)?;
+            let statement = self.plan(plans).update_set(self.relation, &known, self.form)?;
             self.send(client, sets, "UPDATE", statement, rows).await?;
         }
         Ok(())
     }
 
-    fn plan<'p>(&self, plans: &'p Plans) -> Result<&'p TablePlan, Error> {
-        Ok(plans.known(self.relation).expect("only relations with a plan are netted"))
+    fn plan<'p>(&self, plans: &'p Plans) -> &'p TablePlan {
+        plans.known(self.relation).expect("only relations with a plan are netted")
     }
 
     /// Updates by the columns that are known of them. Nearly always there is one group.

@@ -3,8 +3,8 @@ use serde::Serialize;
 
 use super::{ConfigArgument, Format, output};
 use crate::config::Pattern;
-use crate::error::Error;
-use crate::pipeline::new_runtime;
+use crate::error::{Error, Stage};
+use crate::postgres;
 use crate::snapshot;
 
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ struct Marked {
 /// Marks tables to be copied again, which the next session of `run` does.
 pub fn run(arguments: &ResyncArguments, format: Format) -> Result<(), Error> {
     let config = arguments.config.load()?;
-    let tables = new_runtime()?.block_on(snapshot::resync(&config, &arguments.tables))?;
+    let tables = postgres::new_runtime(Stage::Snapshot)?.block_on(snapshot::resync(&config, &arguments.tables))?;
     let marked: Vec<_> = tables.iter().map(|table| Marked { table: table.to_string() }).collect();
     match format {
         Format::Json => output::json(&marked),

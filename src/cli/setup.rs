@@ -3,8 +3,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{ConfigArgument, Format, output};
-use crate::error::Error;
-use crate::pipeline::new_runtime;
+use crate::error::{Error, Stage};
+use crate::postgres;
 use crate::setup::{self, Step, StepState};
 
 #[derive(Debug, Args)]
@@ -21,7 +21,7 @@ pub struct SetupArguments {
 
 pub fn run(arguments: &SetupArguments, format: Format) -> Result<(), Error> {
     let config = arguments.config.load()?;
-    let runtime = new_runtime()?;
+    let runtime = postgres::new_runtime(Stage::Setup)?;
     if arguments.print_sql {
         return output::text_line(runtime.block_on(setup::sql(&config))?.trim_end());
     }

@@ -6,7 +6,7 @@ use clap::Args;
 use super::{ConfigArgument, Format, output};
 use crate::config::Config;
 use crate::error::{Error, Kind, Stage};
-use crate::pipeline::new_runtime;
+use crate::postgres;
 use crate::snapshot;
 use crate::status::{self, Lag, State, Status, TableStatus};
 
@@ -40,7 +40,7 @@ pub fn run(arguments: &StatusArguments, format: Format) -> Result<(), Error> {
 }
 
 fn print_one(config: &Config, format: Format) -> Result<Status, Error> {
-    let status = new_runtime()?.block_on(status::read(config));
+    let status = postgres::new_runtime(Stage::Status)?.block_on(status::read(config));
     match format {
         Format::Json => output::json(&status)?,
         Format::Table => output::pairs(&table(&status))?,

@@ -15,7 +15,7 @@ use super::{ConfigArgument, output, run::stop_signals};
 use crate::config::{Config, Role};
 use crate::decode::{Change, Column, Decoded, Decoder, Operation, Relation, Truncate};
 use crate::error::{Error, Stage};
-use crate::pipeline::{new_runtime, stream_options};
+use crate::pipeline::stream_options;
 use crate::postgres;
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
@@ -52,7 +52,7 @@ pub fn run(arguments: &TailArguments) -> Result<(), Error> {
 
 /// The stream from where the slot stands, and where the source is now.
 fn open(config: &Config) -> Result<(ReplicationStream, Lsn), Error> {
-    let server = new_runtime()?.block_on(async {
+    let server = postgres::new_runtime(Stage::Source)?.block_on(async {
         let client = postgres::connect(&config.source, Stage::Source).await?;
         let server = Server::inspect(&client, Role::Source, Stage::Source).await?;
         let slot = SlotState::read(&client, Role::Source, &config.name.slot(), Stage::Source).await?;

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{ConfigArgument, Format, output, setup::print_steps};
 use crate::error::{Error, Kind, Stage};
-use crate::pipeline::new_runtime;
+use crate::postgres;
 use crate::setup;
 
 #[derive(Debug, Args)]
@@ -21,7 +21,7 @@ pub fn run(arguments: &TeardownArguments, format: Format) -> Result<(), Error> {
     if !arguments.yes {
         confirm(config.name.as_str())?;
     }
-    print_steps(&new_runtime()?.block_on(setup::tear_down(&config))?, format)
+    print_steps(&postgres::new_runtime(Stage::Setup)?.block_on(setup::tear_down(&config))?, format)
 }
 
 /// # Errors

@@ -3,7 +3,7 @@
 use pgsluice_proto::Oid;
 use tokio_postgres::Client;
 
-use crate::apply::{self, TargetTable, is_stable_in_binary};
+use crate::apply::{self, TargetTable};
 use crate::error::{Error, Stage};
 use crate::snapshot::Wanted;
 use crate::source::publication::PublishedTable;
@@ -56,12 +56,11 @@ fn check(published: &PublishedTable, table: Option<&TargetTable>) -> Result<Want
     if !table.can_copy {
         return Err(format!("the role on the target may not INSERT into {name}, or row security applies to it"));
     }
-    let same = |((_, type_oid), position): (&(String, u32), &usize)| {
-        is_stable_in_binary(Oid(*type_oid)) && table.columns[*position].type_oid == *type_oid
-    };
+    let fits =
+        |((_, type_oid), position): (&(String, u32), &usize)| table.columns[*position].fits_binary(Oid(*type_oid));
     Ok(Wanted {
         table: name.clone(),
         columns: columns.into_iter().map(str::to_owned).collect(),
-        binary: published.columns.iter().zip(&positions).all(same),
+        binary: published.columns.iter().zip(&positions).all(fits),
     })
 }

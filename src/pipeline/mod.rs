@@ -29,7 +29,7 @@ use pgsluice_proto::Lsn;
 
 use self::reader::{Reader, Start};
 use self::session::{Opened, Session};
-pub use self::session::{check_gap, check_identity, new_runtime, read_position, stream_options};
+pub use self::session::{check_gap, check_identity, read_position, stream_options};
 use self::shared::Shared;
 use self::writer::Writer;
 use crate::batch::{Limits, POOL_BATCHES};

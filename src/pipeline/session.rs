@@ -67,7 +67,7 @@ pub(super) enum Opened {
 /// # Errors
 /// A refusal with its mend, or whatever a server reports.
 pub(super) fn open(config: &Config, epoch: &mut Option<i64>) -> Result<Opened, Error> {
-    let runtime = new_runtime()?;
+    let runtime = postgres::new_runtime(STAGE)?;
     match runtime.block_on(prepare(config, epoch))? {
         Prepared::Missing(tables) => Ok(Opened::Missing(tables)),
         Prepared::Ready(stages) => Ok(Opened::Session(Box::new(Session { runtime, stages: *stages }))),
@@ -77,14 +77,6 @@ pub(super) fn open(config: &Config, epoch: &mut Option<i64>) -> Result<Opened, E
 enum Prepared {
     Ready(Box<Stages>),
     Missing(Vec<Wanted>),
-}
-
-/// A runtime that runs on the thread that waits for it.
-pub fn new_runtime() -> Result<Runtime, Error> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Error::new(STAGE, Kind::Lost { role: Role::Target, source }))
 }
 
 async fn prepare(config: &Config, epoch: &mut Option<i64>) -> Result<Prepared, Error> {
@@ -174,7 +166,7 @@ async fn fence(
 /// Where the source of all changes is now: the primary if it is configured, else the server that decodes.
 pub fn read_position(config: &Config) -> Result<Lsn, Error> {
     let endpoint = config.publisher();
-    new_runtime()?.block_on(async {
+    postgres::new_runtime(STAGE)?.block_on(async {
         let client = postgres::connect(endpoint, STAGE).await?;
         Ok(Server::inspect(&client, endpoint.role, STAGE).await?.position)
     })
@@ -372,9 +364,9 @@ async fn use_binary(config: &Config, tables: &[PublishedTable], target: &Client)
         // A table that is missing is named when its first row comes; it may be made until then.
         let Some(table) = table else { continue };
         for (name, type_oid) in &published.columns {
-            let on_target = table.columns.iter().find(|column| column.name == *name).map(|column| column.type_oid);
-            let same = on_target.is_none_or(|on_target| on_target == *type_oid);
-            if is_stable_in_binary(Oid(*type_oid)) && same {
+            let on_target = table.columns.iter().find(|column| column.name == *name);
+            let type_oid = Oid(*type_oid);
+            if on_target.map_or(is_stable_in_binary(type_oid), |column| column.fits_binary(type_oid)) {
                 continue;
             }
             if config.stream.format == ValueFormat::Auto {

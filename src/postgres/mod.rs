@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
 pub use auth_guard::{PASSWORD_EXPOSED, PASSWORD_MISSING};
 pub use ident::{quote_ident, quote_literal, quote_qualified};
 pub use target::{NO_TRANSACTION_TIMEOUT, prepare_target};
 
-use crate::config::{Endpoint, Host, TlsMode};
+use crate::config::{Endpoint, Host, Role, TlsMode};
 use crate::error::{Error, Kind, Stage};
 
 /// Fixes how values are written as text, so that one server reads what the other wrote, and the meaning of every name.
@@ -61,6 +62,14 @@ pub async fn connect(endpoint: &Endpoint, stage: Stage) -> Result<Client, Error>
         Ok(result) => result,
         Err(_) => Err(unreachable(io::ErrorKind::TimedOut.into())),
     }
+}
+
+/// A runtime that runs on the thread that waits for it.
+pub fn new_runtime(stage: Stage) -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::new(stage, Kind::Lost { role: Role::Target, source }))
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {

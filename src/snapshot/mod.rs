@@ -34,7 +34,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pgsluice_proto::Lsn;
 use pgsluice_proto::command::SlotSnapshot;
-use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 
 use self::beginning::Beginning;
@@ -99,7 +98,7 @@ pub fn copy(
     on_existing: OnExisting,
     done: &Arc<AtomicUsize>,
 ) -> Result<(), Error> {
-    let runtime = new_runtime()?;
+    let runtime = postgres::new_runtime(STAGE)?;
     let (copying, held) = runtime.block_on(prepare(config, epoch, tables, on_existing, done))?;
     tracing::info!(
         tables = copying.queue.tables(),
@@ -168,12 +167,12 @@ async fn warn_of_limits(source: &Client) -> Result<(), Error> {
         if name == "max_slot_wal_keep_size" {
             tracing::warn!(
                 "the source keeps {setting} of WAL at most: if more is written while tables are copied, the \
-                            slot is lost; `pgsluice status` shows what is left, and {name} = -1 keeps all"
+                 slot is lost; `pgsluice status` shows what is left, and {name} = -1 keeps all"
             );
         } else {
             tracing::warn!(
                 "the source gives up slots that are idle for {setting}, as ours is while tables are copied: \
-                            set {name} = 0 there if the copy takes longer"
+                 set {name} = 0 there if the copy takes longer"
             );
         }
     }
@@ -215,7 +214,7 @@ fn adoption(snapshot: &str) -> [String; 2] {
 /// Runs so many jobs, each on a thread of its own, until all have ended.
 fn run_jobs(jobs: usize, failed: &AtomicBool, job: impl AsyncFn() -> Result<(), Error> + Sync) -> Result<(), Error> {
     let run = || {
-        let result = new_runtime().and_then(|runtime| runtime.block_on(job()));
+        let result = postgres::new_runtime(STAGE).and_then(|runtime| runtime.block_on(job()));
         if result.is_err() {
             failed.store(true, Ordering::Release);
         }
@@ -227,13 +226,6 @@ fn run_jobs(jobs: usize, failed: &AtomicBool, job: impl AsyncFn() -> Result<(), 
         // All have ended by then; the first error is as good as any.
         outcomes.collect::<Vec<_>>().into_iter().collect()
     })
-}
-
-fn new_runtime() -> Result<Runtime, Error> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Error::new(STAGE, Kind::Lost { role: Role::Target, source }))
 }
 
 fn panicked() -> Error {
@@ -253,6 +245,7 @@ fn target_failed(error: tokio_postgres::Error) -> Error {
 pub struct Copied {
     /// By schema and name, the tables whose snapshot is ahead of progress, with its LSN.
     tables: HashMap<String, HashMap<String, Lsn>>,
+    ends_at: Option<Lsn>,
 }
 
 impl Copied {
@@ -262,6 +255,7 @@ impl Copied {
         for TableCopy { table, snapshot_lsn, .. } in states {
             if let Some(lsn) = snapshot_lsn.filter(|lsn| *lsn > progress) {
                 copied.tables.entry(table.schema.clone()).or_default().insert(table.name.clone(), lsn);
+                copied.ends_at = copied.ends_at.max(Some(lsn));
             }
         }
         copied
@@ -269,7 +263,7 @@ impl Copied {
 
     /// From here on every change is to be applied.
     pub fn ends_at(&self) -> Option<Lsn> {
-        self.tables.values().flat_map(HashMap::values).max().copied()
+        self.ends_at
     }
 
     /// The table's rows hold what the transaction with this commit record has changed.
