@@ -227,6 +227,10 @@ impl Batch {
         if self.resumed && !self.open {
             return true;
         }
+        // Transactions whose changes are left out have no rows, and must not gather for that.
+        if !self.open && self.transactions.len() >= limits.rows {
+            return true;
+        }
         let factor = if self.open { OPEN_TRANSACTION_FACTOR } else { 1 };
         self.entries.len() >= limits.rows * factor || self.rows.bytes() >= limits.bytes * factor
     }
