@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS pgsluice.table_state (
     name text NOT NULL,
     schema_name text NOT NULL,
     table_name text NOT NULL,
-    state text NOT NULL CHECK (state IN ('init', 'datasync', 'finishedcopy', 'ready')),
+    state text NOT NULL CHECK (state IN ('init', 'datasync', 'catchup', 'finishedcopy', 'ready')),
     snapshot_lsn pg_lsn,
     columns text[],
     appends boolean NOT NULL DEFAULT false,
@@ -187,9 +187,11 @@ pub async fn fence(
     timeline: TimelineId,
     held: Option<i64>,
 ) -> Result<Option<Progress>, Error> {
+    // The lock that an update of the epoch alone would take does not wait for those who hold the epoch beside others.
     let sql = format!(
-        "UPDATE pgsluice.progress SET epoch = epoch + 1, timeline = $2, updated_at = now() \
-         WHERE name = $1 AND epoch = COALESCE($3, epoch) RETURNING {COLUMNS}"
+        "WITH held AS (SELECT name FROM pgsluice.progress WHERE name = $1 FOR UPDATE) \
+         UPDATE pgsluice.progress p SET epoch = epoch + 1, timeline = $2, updated_at = now() FROM held \
+         WHERE p.name = held.name AND p.epoch = COALESCE($3, p.epoch) RETURNING {COLUMNS}"
     );
     let row = client.query_opt(&sql, &[&name, &timeline.0.cast_signed(), &held]).await.map_err(failed)?;
     if let Some(row) = row {
@@ -203,12 +205,13 @@ pub async fn fence(
     }
 }
 
-/// Holds the epoch, beside other transactions of the same engine, until the end of the one that is open on `client`.
+/// Holds the epoch, beside other transactions of the same engine, until the end of the one that is open on `client`. Progress
+/// can move meanwhile.
 ///
 /// # Errors
 /// [`Kind::Fenced`] if another engine has taken over; the transaction must not commit then.
 pub async fn check_epoch(client: &Client, name: &str, epoch: i64) -> Result<(), Error> {
-    let sql = "SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR SHARE";
+    let sql = "SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR KEY SHARE";
     let held = client.execute(sql, &[&name, &epoch]).await.map_err(failed)?;
     if held == 1 { Ok(()) } else { Err(fenced(client, name, epoch).await) }
 }
@@ -226,29 +229,55 @@ async fn fenced(client: &Client, name: &str, epoch: i64) -> Error {
     }
 }
 
-/// The statements with which one engine moves its progress, under its epoch.
+/// What a commit moves.
+#[derive(Clone, Copy, Debug)]
+pub enum Moves<'a> {
+    /// Progress: the stream of all tables.
+    Progress,
+    /// Up to where these tables, by schema and name, are on the target, while progress is somewhere else.
+    Tables(&'a [(String, String)]),
+}
+
+/// The statements with which one engine moves what it has to move, under its epoch.
 #[derive(Debug)]
 pub struct Checkpoint {
     name: String,
     epoch: i64,
-    advance: Statement,
+    advance: Advance,
     hold: Statement,
 }
 
+#[derive(Debug)]
+enum Advance {
+    Progress(Statement),
+    Tables { statement: Statement, schemas: Vec<String>, names: Vec<String> },
+}
+
 impl Checkpoint {
-    pub async fn prepare(client: &Client, name: &str, epoch: i64) -> Result<Checkpoint, Error> {
-        let advance = "UPDATE pgsluice.progress SET end_lsn = GREATEST(end_lsn, $3), \
-                       commit_time = COALESCE($4, commit_time), fallbacks = fallbacks + $5, updated_at = now() WHERE name = $1 AND epoch = $2";
-        let hold = "SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR UPDATE";
-        Ok(Checkpoint {
-            name: name.to_owned(),
-            epoch,
-            advance: client.prepare(advance).await.map_err(failed)?,
-            hold: client.prepare(hold).await.map_err(failed)?,
-        })
+    pub async fn prepare(client: &Client, name: &str, epoch: i64, moves: Moves<'_>) -> Result<Checkpoint, Error> {
+        let progress = "UPDATE pgsluice.progress SET end_lsn = GREATEST(end_lsn, $3), \
+                        commit_time = COALESCE($4, commit_time), fallbacks = fallbacks + $5, updated_at = now() \
+                        WHERE name = $1 AND epoch = $2";
+        let tables = "WITH held AS (SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR KEY SHARE), \
+                           moved AS (UPDATE pgsluice.table_state SET snapshot_lsn = GREATEST(snapshot_lsn, $3), \
+                                         updated_at = now() WHERE name = $1 AND EXISTS (SELECT FROM held) \
+                                     AND (schema_name, table_name) IN (SELECT * FROM unnest($4::text[], $5::text[]))) \
+                      SELECT FROM held";
+        let (advance, lock) = match moves {
+            Moves::Progress => (Advance::Progress(client.prepare(progress).await.map_err(failed)?), "NO KEY UPDATE"),
+            Moves::Tables(moved) => {
+                let (schemas, names) = moved.iter().cloned().unzip();
+                let statement = client.prepare(tables).await.map_err(failed)?;
+                (Advance::Tables { statement, schemas, names }, "KEY SHARE")
+            }
+        };
+        let hold = format!("SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR {lock}");
+        let hold = client.prepare(&hold).await.map_err(failed)?;
+        Ok(Checkpoint { name: name.to_owned(), epoch, advance, hold })
     }
 
-    /// Moves progress, in the transaction that is open on `client`, and counts `fallbacks` more.
+    /// Moves it to `end_lsn`, in the transaction that is open on `client`. Progress takes along the time of the last commit,
+    /// and counts `fallbacks` more.
     ///
     /// # Errors
     /// [`Kind::Fenced`] if another engine has taken over; the transaction must not commit then.
@@ -259,13 +288,17 @@ impl Checkpoint {
         commit_time: Option<PgTimestamp>,
         fallbacks: i64,
     ) -> Result<(), Error> {
-        let end_lsn = PgLsn::from(end_lsn.as_u64());
-        let commit_time = commit_time.and_then(PgTimestamp::to_system_time);
-        let moved = client
-            .execute(&self.advance, &[&self.name, &self.epoch, &end_lsn, &commit_time, &fallbacks])
-            .await
-            .map_err(failed)?;
-        if moved == 1 { Ok(()) } else { Err(fenced(client, &self.name, self.epoch).await) }
+        let (name, epoch, end_lsn) = (&self.name, &self.epoch, PgLsn::from(end_lsn.as_u64()));
+        let moved = match &self.advance {
+            Advance::Progress(statement) => {
+                let commit_time = commit_time.and_then(PgTimestamp::to_system_time);
+                client.execute(statement, &[name, epoch, &end_lsn, &commit_time, &fallbacks]).await
+            }
+            Advance::Tables { statement, schemas, names } => {
+                client.execute(statement, &[name, epoch, &end_lsn, schemas, names]).await
+            }
+        };
+        if moved.map_err(failed)? == 1 { Ok(()) } else { Err(fenced(client, name, self.epoch).await) }
     }
 
     /// Holds the row against other engines until the end of the transaction that is open on `client`. Outside of a

@@ -41,7 +41,7 @@ use self::durability::Durability;
 use self::plan::Plans;
 pub use self::plan::check_columns;
 use crate::batch::{Batch, Part};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Moves};
 use crate::config::Role;
 use crate::error::{Error, Stage};
 
@@ -93,8 +93,14 @@ enum Manner {
 
 impl Applier {
     /// Prepares `client`, whose session settings are made, to apply under `epoch`.
-    pub async fn new(client: Client, name: &str, epoch: i64, options: Options) -> Result<Applier, Error> {
-        let checkpoint = Checkpoint::prepare(&client, name, epoch).await?;
+    pub async fn new(
+        client: Client,
+        name: &str,
+        epoch: i64,
+        moves: Moves<'_>,
+        options: Options,
+    ) -> Result<Applier, Error> {
+        let checkpoint = Checkpoint::prepare(&client, name, epoch, moves).await?;
         let durability = Durability::new(&client, options.asynchronous_commit).await?;
         Ok(Applier { client, checkpoint, plans: Plans::default(), durability, options, open: false, fallbacks: 0 })
     }

@@ -61,7 +61,7 @@ enum Command {
     Run(run::RunArguments),
     /// Show slot, progress and the lag of every hop
     Status(status::StatusArguments),
-    /// Have tables emptied on the target and copied again when `run` starts next
+    /// Have tables emptied on the target and copied again by `run`, while the others stream
     Resync(resync::ResyncArguments),
     /// Print decoded changes as JSON lines, without applying or confirming them
     Tail(tail::TailArguments),

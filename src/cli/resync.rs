@@ -21,7 +21,7 @@ struct Marked {
     table: String,
 }
 
-/// Marks tables to be copied again, which the next session of `run` does.
+/// Marks tables to be copied again, which a `run` that is at work notices, or the next one does.
 pub fn run(arguments: &ResyncArguments, format: Format) -> Result<(), Error> {
     let config = arguments.config.load()?;
     let tables = postgres::new_runtime(Stage::Snapshot)?.block_on(snapshot::resync(&config, &arguments.tables))?;
@@ -29,8 +29,7 @@ pub fn run(arguments: &ResyncArguments, format: Format) -> Result<(), Error> {
     match format {
         Format::Json => output::json(&marked),
         Format::Table => {
-            let row =
-                |one: Marked| (one.table, "is emptied and copied again when `pgsluice run` starts next".to_owned());
+            let row = |one: Marked| (one.table, "is emptied and copied again by `pgsluice run`".to_owned());
             output::pairs(&marked.into_iter().map(row).collect::<Vec<_>>())
         }
     }

@@ -89,6 +89,9 @@ pub enum Kind {
     /// A snapshot no longer sees the rows of a table; the next one does.
     #[error("the table was truncated or rewritten on the primary just as its copy began")]
     Rewritten,
+    /// These tables, quoted, came into the publication or are to be copied again; the next session copies them.
+    #[error("there are tables to copy: {}", .0.join(", "))]
+    TablesToCopy(Vec<String>),
     /// A standby that crashed replays again what it had replayed before, and shows an older state meanwhile.
     #[error("the source has replayed WAL up to {replayed} only, and the target's progress is {progress}")]
     Behind { replayed: Lsn, progress: Lsn },
@@ -144,6 +147,7 @@ impl Error {
             | Kind::Lost { .. }
             | Kind::FormatOutdated { .. }
             | Kind::Rewritten
+            | Kind::TablesToCopy(_)
             | Kind::Behind { .. } => Disposition::Retry,
             Kind::Server { error, .. } => server_disposition(error),
             Kind::Config(_)
@@ -179,6 +183,7 @@ impl Error {
             | Kind::Mismatch { .. }
             | Kind::FormatOutdated { .. }
             | Kind::Rewritten
+            | Kind::TablesToCopy(_)
             | Kind::Behind { .. }
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
@@ -206,6 +211,7 @@ impl Error {
             | Kind::Fenced { .. }
             | Kind::FormatOutdated { .. }
             | Kind::Rewritten
+            | Kind::TablesToCopy(_)
             | Kind::Behind { .. }
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }

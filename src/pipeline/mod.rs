@@ -12,11 +12,17 @@
 //!   update, and the pool of batches bounds what it reads ahead.
 //! - What is confirmed to the source is committed on the target.
 //! - A session that ends leaves nothing behind that the next one needs: progress is on the target.
+//! - A table's changes come by one stream at a time: this one, or while it is copied beside it (`newcomers`) another.
 
 mod copy;
+mod handover;
+mod newcomers;
 mod reader;
+mod selection;
 mod session;
 mod shared;
+mod table_set;
+mod workers;
 mod writer;
 
 use std::sync::Arc;
@@ -24,29 +30,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use pgsluice_proto::Lsn;
 
-use self::reader::{Reader, Start};
-use self::session::{Opened, Session};
+use self::newcomers::Newcomers;
+use self::reader::Start;
+use self::selection::{Beside, Selection};
+use self::session::{Attempt, Opened, Session, Stages};
 pub use self::session::{check_gap, check_identity, read_position, stream_options};
 use self::shared::Shared;
-use self::writer::Writer;
-use crate::batch::{Limits, POOL_BATCHES};
+use self::workers::{Ends, Workers, no_resources};
 use crate::config::Config;
 use crate::error::{Disposition, Error, Kind, Stage};
-use crate::snapshot::{self, OnExisting};
+use crate::snapshot::{self, Follows, OnExisting, Order};
 
-/// After a stop is asked for, what the target is doing may take this long to end on a commit; then it is cancelled.
-const STOP_GRACE: Duration = Duration::from_millis(600);
-/// A thread that was told to end, and whose connections are closed, is given up for dead after this.
-const JOIN_LIMIT: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// How long a slot may be in use by another walsender before that is an error: longer than the default
 /// `wal_sender_timeout`, after which the walsender of a client that is gone ends.
 const SLOT_WAIT_MAX: Duration = Duration::from_secs(90);
-const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Where to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +82,15 @@ pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Rec
     };
     let mut retry = Retry::new(config.stream.retry_limit);
     let mut summary = Summary { end_lsn: Lsn::INVALID, transactions: 0, changes: 0, sessions: 0 };
-    let mut opening =
-        Opening { config: config.clone(), stop_at, on_existing, epoch: None, chunks: Arc::default(), copied: false };
+    let mut opening = Opening {
+        config: config.clone(),
+        stop_at,
+        on_existing,
+        epoch: None,
+        chunks: Arc::default(),
+        copied: false,
+        strange: Vec::new(),
+    };
     loop {
         let chunks = opening.chunks.load(Ordering::Relaxed);
         let Some(opened) = open_session(&mut opening, stop)? else { return Ok(summary) };
@@ -100,7 +109,7 @@ pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Rec
                     opening.copied = false;
                 }
                 summary.sessions += 1;
-                let (outcome, shared) = run_session(config, session, stop_lsn, stop)?;
+                let (outcome, shared) = run_session(&opening, session, stop_lsn, stop)?;
                 summary.end_lsn = shared.flushed();
                 summary.transactions += shared.transactions();
                 summary.changes += shared.changes();
@@ -114,6 +123,9 @@ pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Rec
             }
             Err(error) => error,
         };
+        if let Kind::TablesToCopy(tables) = error.kind() {
+            opening.strange.extend(tables.iter().cloned());
+        }
         let error = if config.log.row_values { error } else { error.without_row_values() };
         let pause = retry.after(error)?;
         if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
@@ -133,12 +145,16 @@ struct Opening {
     chunks: Arc<AtomicUsize>,
     /// Tables had to be copied first.
     copied: bool,
+    /// Tables, quoted, that a session found it had to have copied.
+    strange: Vec<String>,
 }
 
 impl Opening {
     fn open(&mut self) -> Result<Session, Error> {
         loop {
-            match session::open(&self.config, &mut self.epoch)? {
+            let beside = self.stop_at == StopAt::Never;
+            let Opening { config, epoch, strange, .. } = self;
+            match session::open(Attempt { config, epoch, beside, strange })? {
                 Opened::Session(session) => return Ok(*session),
                 Opened::Missing(_) if matches!(self.stop_at, StopAt::Lsn(_)) => {
                     let what = "there are tables to copy, and a copy is of the source as it is now, not as it was";
@@ -148,7 +164,9 @@ impl Opening {
                 Opened::Missing(tables) => {
                     let epoch = self.epoch.ok_or_else(|| Error::new(Stage::Snapshot, Kind::Panicked))?;
                     self.copied = true;
-                    snapshot::copy(&self.config, epoch, tables, self.on_existing, &self.chunks)?;
+                    let follows = Follows::Stream;
+                    let (on_existing, done, over) = (self.on_existing, self.chunks.clone(), Arc::default());
+                    snapshot::copy(&self.config, Order { epoch, tables, on_existing, follows, done, over })?;
                 }
             }
         }
@@ -223,144 +241,25 @@ impl Retry {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Worker {
-    Source,
-    Apply,
-}
-
-type Ended = Result<(), Error>;
-
 /// Runs one session to its end. The outer error is a bug or a lack of resources, the inner one the session's.
 fn run_session(
-    config: &Config,
+    opening: &Opening,
     session: Session,
     stop_lsn: Option<Lsn>,
     stop: &Receiver<()>,
 ) -> Result<(Result<(), Error>, Arc<Shared>), Error> {
     let Session { runtime, stages } = session;
-    let shared = Arc::new(Shared::new(stages.progress.end_lsn).map_err(no_resources)?);
-    let (full, filled) = crossbeam_channel::bounded(POOL_BATCHES);
-    let (give_back, empty) = crossbeam_channel::bounded(POOL_BATCHES);
-    for _ in 0..POOL_BATCHES {
-        // The channel holds as many as there are.
-        give_back.try_send(Box::default()).map_err(|_| Error::new(Stage::Apply, Kind::Panicked))?;
+    let Stages { applier, stream, progress, copied, missing, known, terms } = stages;
+    let shared = Arc::new(Shared::new(progress.end_lsn).map_err(no_resources)?);
+    // It lasts as long as the session, and whoever works for it hears of its end.
+    let (_session, ended) = crossbeam_channel::bounded(0);
+    let newcomers = Newcomers::new(opening, &progress, missing, terms, shared.waker.clone(), ended)?;
+    let beside = newcomers.handover().map_or(Beside::None, Beside::LeftOut);
+    let start =
+        Start { progress: progress.end_lsn, selection: Selection::new(copied, beside, known), stop_at: stop_lsn };
+    let workers = Workers::start(&opening.config, Ends { stream, start, applier, runtime }, shared.clone())?;
+    if opening.stop_at == StopAt::Never {
+        workers.help("pgsluice-tables", move || newcomers.run())?;
     }
-    let limits = Limits { rows: config.apply.batch_rows, bytes: config.apply.batch_bytes };
-    let (endings, ended) = crossbeam_channel::bounded(2);
-    let writer = Writer::new(runtime, stages.applier, filled, give_back, shared.clone());
-    let start = Start { progress: stages.progress.end_lsn, copied: stages.copied, stop_at: stop_lsn };
-    let reader = Reader::new(stages.stream, start, limits, full, empty, shared.clone());
-    spawn(Worker::Apply, "pgsluice-apply", endings.clone(), shared.clone(), move || writer.run())?;
-    spawn(Worker::Source, "pgsluice-source", endings, shared.clone(), move || reader.run())?;
-    Ok((supervise(&shared, &ended, stop), shared))
-}
-
-fn no_resources(source: std::io::Error) -> Error {
-    Error::new(Stage::Source, Kind::Lost { role: crate::config::Role::Source, source })
-}
-
-/// Runs a stage on a thread of its own that reports its end, whichever way it ends.
-fn spawn(
-    worker: Worker,
-    name: &str,
-    endings: Sender<Ended>,
-    shared: Arc<Shared>,
-    work: impl FnOnce() -> Result<(), Error> + Send + 'static,
-) -> Result<(), Error> {
-    let run = move || {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
-            .unwrap_or_else(|_| Err(Error::new(Stage::Apply, Kind::Panicked)));
-        if result.is_err() {
-            shared.drain();
-        }
-        if worker == Worker::Apply {
-            shared.writer_ended();
-        }
-        // The supervisor has given up waiting if nobody listens.
-        drop(endings.send(result));
-    };
-    thread::Builder::new().name(name.to_owned()).spawn(run).map(drop).map_err(no_resources)
-}
-
-/// How far the end of a session has come.
-#[derive(Clone, Copy, Debug)]
-enum Ending {
-    NotAsked,
-    /// The batch at work may still commit.
-    Draining {
-        since: Instant,
-    },
-    /// Connections are closed; the threads only have to notice.
-    Aborting {
-        since: Instant,
-    },
-}
-
-/// Waits for both threads; the first error is the session's. A stop, or the error of one, gives the other a short time
-/// to end on a commit.
-fn supervise(shared: &Shared, ended: &Receiver<Ended>, stop: &Receiver<()>) -> Result<(), Error> {
-    let mut running = 2;
-    let mut outcome = Ok(());
-    let mut ending = Ending::NotAsked;
-    let mut report = Report::new();
-    let never = crossbeam_channel::never();
-    while running > 0 {
-        let (tick, stop) = match ending {
-            Ending::NotAsked => (REPORT_INTERVAL, stop),
-            Ending::Draining { since } => (STOP_GRACE.saturating_sub(since.elapsed()), &never),
-            Ending::Aborting { since } => (JOIN_LIMIT.saturating_sub(since.elapsed()), &never),
-        };
-        select! {
-            recv(ended) -> result => {
-                running -= 1;
-                let result = result.unwrap_or_else(|_| Err(Error::new(Stage::Apply, Kind::Panicked)));
-                if result.is_err() && matches!(ending, Ending::NotAsked) {
-                    ending = Ending::Draining { since: Instant::now() };
-                }
-                outcome = outcome.and(result);
-            }
-            recv(stop) -> _ => {
-                tracing::info!("stopping");
-                ending = Ending::Draining { since: Instant::now() };
-                shared.drain();
-            }
-            default(tick) => match ending {
-                Ending::NotAsked => report.log(shared),
-                Ending::Draining { .. } => {
-                    ending = Ending::Aborting { since: Instant::now() };
-                    shared.abort();
-                }
-                Ending::Aborting { .. } => return outcome.and(Err(Error::new(Stage::Apply, Kind::Panicked))),
-            },
-        }
-    }
-    outcome
-}
-
-/// A line in the log at intervals, of what was done since the last.
-struct Report {
-    at: Instant,
-    changes: u64,
-    transactions: u64,
-}
-
-impl Report {
-    fn new() -> Report {
-        Report { at: Instant::now(), changes: 0, transactions: 0 }
-    }
-
-    fn log(&mut self, shared: &Shared) {
-        let (changes, transactions) = (shared.changes(), shared.transactions());
-        let seconds = self.at.elapsed().as_secs_f64();
-        let changes_per_s = (changes - self.changes) as f64 / seconds;
-        tracing::info!(
-            end_lsn = %shared.flushed(),
-            transactions = transactions - self.transactions,
-            changes = changes - self.changes,
-            changes_per_s = changes_per_s.round(),
-            "streaming"
-        );
-        *self = Report { at: Instant::now(), changes, transactions };
-    }
+    Ok((workers.wait("streaming", stop), shared))
 }

@@ -16,11 +16,12 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use pgsluice_proto::Lsn;
 use pgsluice_proto::frame::{Frame, PrimaryKeepalive};
 
+use super::handover::Next;
+use super::selection::{Beside, Selection};
 use super::shared::{Phase, Shared};
 use crate::batch::{Batch, Limits, POOL_BATCHES, Transaction};
-use crate::decode::{Decoded, Decoder, Relation};
+use crate::decode::{Decoded, Decoder};
 use crate::error::Error;
-use crate::snapshot::Copied;
 use crate::source::{Filled, ReplicationStream};
 
 /// With nothing to apply, progress on the target follows the source's WAL this often, so that an idle slot does not
@@ -42,8 +43,7 @@ pub(super) struct Reader {
     limits: Limits,
     shared: Arc<Shared>,
     stop_at: Option<Lsn>,
-    /// What of the stream is on the target already; `None` once it is behind us.
-    copied: Option<Copied>,
+    selection: Selection,
     /// All before this was received, with no transaction open.
     received: Lsn,
     handed_over_at: Instant,
@@ -55,7 +55,7 @@ pub(super) struct Reader {
 #[derive(Debug)]
 pub(super) struct Start {
     pub progress: Lsn,
-    pub copied: Copied,
+    pub selection: Selection,
     pub stop_at: Option<Lsn>,
 }
 
@@ -64,7 +64,7 @@ pub(super) struct Start {
 enum Taken {
     /// All that was read.
     All,
-    /// There is no batch to take more.
+    /// There is no batch to take more, or none may be taken for now.
     NoBatch,
     /// What was to be replicated is in batches.
     Finished,
@@ -79,7 +79,7 @@ impl Reader {
         empty: Receiver<Box<Batch>>,
         shared: Arc<Shared>,
     ) -> Reader {
-        let Start { progress, copied, stop_at } = start;
+        let Start { progress, selection, stop_at } = start;
         Reader {
             stream,
             decoder: Decoder::new(progress),
@@ -90,7 +90,7 @@ impl Reader {
             limits,
             shared,
             stop_at,
-            copied: copied.ends_at().map(|_| copied),
+            selection,
             received: progress,
             handed_over_at: Instant::now(),
             reply_requested: false,
@@ -106,8 +106,14 @@ impl Reader {
     fn read_to_end(&mut self) -> Result<(), Error> {
         while self.shared.phase() == Phase::Running {
             self.serve_walsender()?;
-            if self.has_reached(self.received) && !self.decoder.in_transaction() {
-                return self.finish();
+            match self.stands() {
+                Some(Taken::Finished) => return self.finish(),
+                Some(Taken::NoBatch | Taken::All) => {
+                    self.hand_over_if_idle();
+                    self.stream.wait_for_waker(&self.shared.waker, Duration::MAX)?;
+                    continue;
+                }
+                None => {}
             }
             if self.batch.is_none() && !self.take_batch() {
                 self.stream.wait_for_waker(&self.shared.waker, Duration::MAX)?;
@@ -147,8 +153,7 @@ impl Reader {
     }
 
     fn serve_walsender(&mut self) -> Result<(), Error> {
-        self.stream.feedback().set_flushed(self.shared.flushed());
-        self.stream.transmit()
+        serve_walsender(&mut self.stream, &self.shared)
     }
 
     fn take_batch(&mut self) -> bool {
@@ -176,13 +181,16 @@ impl Reader {
                 None => return Ok(Taken::All),
                 Some(Frame::PrimaryKeepalive(keepalive)) => {
                     self.keepalive(&keepalive);
+                    if let Some(taken) = self.stands() {
+                        return Ok(taken);
+                    }
                     continue;
                 }
                 Some(Frame::XLogData(frame)) => frame,
             };
             match self.decoder.decode(frame.start_lsn, frame.data)? {
                 Decoded::Change(change) => {
-                    if self.copied.as_ref().is_none_or(|copied| !is_copied(copied, batch, change.relation)) {
+                    if self.selection.takes(change.relation)? {
                         batch.push(&change);
                     }
                 }
@@ -190,7 +198,13 @@ impl Reader {
                     return Ok(Taken::Finished);
                 }
                 Decoded::Begin(begin) => {
-                    self.copied.take_if(|copied| copied.ends_at() <= Some(begin.commit_lsn));
+                    while !self.selection.begin(begin.commit_lsn) {
+                        if self.shared.phase() != Phase::Running {
+                            return Ok(Taken::NoBatch);
+                        }
+                        serve_walsender(&mut self.stream, &self.shared)?;
+                        self.stream.wait_for_waker(&self.shared.waker, Duration::MAX)?;
+                    }
                     batch.begin(begin);
                 }
                 Decoded::Commit(commit) => {
@@ -198,9 +212,13 @@ impl Reader {
                     self.received = commit.end_lsn;
                 }
                 Decoded::Truncate(mut truncate) => {
-                    if let Some(copied) = &self.copied {
-                        truncate.relations.retain(|relation| !is_copied(copied, batch, relation));
+                    let mut taken = Vec::with_capacity(truncate.relations.len());
+                    for relation in truncate.relations {
+                        if self.selection.takes(&relation)? {
+                            taken.push(relation);
+                        }
                     }
+                    truncate.relations = taken;
                     if !truncate.relations.is_empty() {
                         batch.push_truncate(truncate);
                     }
@@ -210,9 +228,40 @@ impl Reader {
             if batch.is_full(self.limits) {
                 self.hand_over();
             }
-            if self.has_reached(self.received) && !self.decoder.in_transaction() {
-                return Ok(Taken::Finished);
+            if let Some(taken) = self.stands() {
+                return Ok(taken);
             }
+        }
+    }
+
+    /// Between transactions, why not to take the next one.
+    fn stands(&mut self) -> Option<Taken> {
+        if self.decoder.in_transaction() {
+            None
+        } else if !self.may_go_on() {
+            Some(Taken::NoBatch)
+        } else {
+            self.has_reached(self.received).then_some(Taken::Finished)
+        }
+    }
+
+    /// Tells where we stand, between transactions, to whoever hands over tables to us or takes them. False where we have to
+    /// stand still until the other has answered.
+    fn may_go_on(&mut self) -> bool {
+        match self.selection.beside() {
+            Beside::None => true,
+            Beside::LeftOut(handover) => {
+                handover.stream_stands_at(self.received);
+                true
+            }
+            Beside::Only(handover) => match handover.catch_up_stands_at(self.received) {
+                Next::GoOn => true,
+                Next::Wait => false,
+                Next::EndAt(at) => {
+                    self.stop_at = Some(at);
+                    true
+                }
+            },
         }
     }
 
@@ -277,8 +326,7 @@ impl Reader {
     }
 }
 
-/// The transaction that is open in `batch` was seen by the copy of the relation's table.
-fn is_copied(copied: &Copied, batch: &Batch, relation: &Relation) -> bool {
-    let transaction = batch.open_transaction();
-    transaction.is_some_and(|open| copied.holds(&relation.namespace, &relation.name, open.commit_lsn))
+fn serve_walsender(stream: &mut ReplicationStream, shared: &Shared) -> Result<(), Error> {
+    stream.feedback().set_flushed(shared.flushed());
+    stream.transmit()
 }

@@ -21,13 +21,14 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::copy;
+use super::selection::Known;
 use crate::apply::{self, Applier, Options, is_stable_in_binary};
-use crate::checkpoint::{self, Progress};
+use crate::checkpoint::{self, Moves, Progress};
 use crate::config::{Config, Role, SynchronousCommit, ValueFormat};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
-use crate::snapshot::{self, Copied, Wanted};
-use crate::source::publication::{Publication, PublishedTable};
+use crate::snapshot::{self, Copied, State, TableCopy, Wanted};
+use crate::source::publication::{Publication, PublishedTable, TableName};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
 use crate::source::{Connection, Identity, ReplicationStream, StreamOptions};
@@ -52,6 +53,28 @@ pub(super) struct Stages {
     pub progress: Progress,
     /// What of the stream is on the target already.
     pub copied: Copied,
+    /// Tables that are to be copied beside the stream.
+    pub missing: Vec<Wanted>,
+    pub known: Known,
+    pub terms: Terms,
+}
+
+/// On what terms the source streams to us.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    pub proto_version: ProtoVersion,
+    pub publication: String,
+    pub binary: bool,
+    pub options: StreamOptions,
+}
+
+impl Terms {
+    /// Begins a stream of these terms.
+    pub fn start(&self, connection: Connection, slot: &str, start_lsn: Lsn) -> Result<ReplicationStream, Error> {
+        let publications = &[self.publication.as_str()];
+        let Terms { proto_version, binary, .. } = *self;
+        connection.start(StartLogical { slot, start_lsn, proto_version, publications, binary }, self.options)
+    }
 }
 
 /// What opening a session has come to.
@@ -62,13 +85,23 @@ pub(super) enum Opened {
     Missing(Vec<Wanted>),
 }
 
-/// `epoch` is the one that this engine holds, if it held one before, and afterwards the new one.
-///
+/// What is to be opened.
+#[derive(Debug)]
+pub(super) struct Attempt<'a> {
+    pub config: &'a Config,
+    /// The one that this engine holds, if it held one before, and afterwards the new one.
+    pub epoch: &'a mut Option<i64>,
+    /// Tables may be copied while the others stream.
+    pub beside: bool,
+    /// Relations of the stream, quoted, that an earlier session did not know.
+    pub strange: &'a [String],
+}
+
 /// # Errors
 /// A refusal with its mend, or whatever a server reports.
-pub(super) fn open(config: &Config, epoch: &mut Option<i64>) -> Result<Opened, Error> {
+pub(super) fn open(attempt: Attempt<'_>) -> Result<Opened, Error> {
     let runtime = postgres::new_runtime(STAGE)?;
-    match runtime.block_on(prepare(config, epoch))? {
+    match runtime.block_on(prepare(attempt))? {
         Prepared::Missing(tables) => Ok(Opened::Missing(tables)),
         Prepared::Ready(stages) => Ok(Opened::Session(Box::new(Session { runtime, stages: *stages }))),
     }
@@ -79,7 +112,8 @@ enum Prepared {
     Missing(Vec<Wanted>),
 }
 
-async fn prepare(config: &Config, epoch: &mut Option<i64>) -> Result<Prepared, Error> {
+async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
+    let Attempt { config, epoch, beside, strange } = attempt;
     let target = postgres::connect(&config.target, Stage::Apply).await?;
     let Some(before) = checkpoint::read(&target, config.name.as_str()).await? else {
         return Err(no_progress(config));
@@ -117,31 +151,68 @@ async fn prepare(config: &Config, epoch: &mut Option<i64>) -> Result<Prepared, E
 
     let names = publication.tables.iter().map(|published| &published.table);
     let states = snapshot::learn(&target, config.name.as_str(), names, config.snapshot.copy_data).await?;
-    let missing: Vec<_> = states.iter().filter(|state| state.is_missing()).map(|state| state.table.clone()).collect();
-    if !missing.is_empty() {
-        let tables = publication.tables.iter().filter(|published| missing.contains(&published.table));
-        return copy::wanted(&target, tables.collect(), constraints_fire).await.map(Prepared::Missing);
+    let missing = missing(&target, &publication, &states, constraints_fire).await?;
+    // Where nothing streams yet, nothing has to wait for the copy, and one stream is enough for what follows it. Where
+    // foreign keys fire, a table's rows must not be ahead of those that they refer to.
+    let beside = beside && !constraints_fire && states.iter().any(|state| state.state == State::Ready);
+    if !missing.is_empty() && !beside {
+        return Ok(Prepared::Missing(missing));
     }
     let copied = Copied::new(&states, progress.end_lsn);
+    let known = known(config, &target, &publication, strange).await?;
 
     let binary = use_binary(config, &publication.tables, &target).await?;
-    let publication_name = config.name.publication();
-    let start = StartLogical {
-        slot: &config.name.slot(),
-        start_lsn: progress.end_lsn,
-        proto_version: ProtoVersion::newest_of(server.major()),
-        publications: &[&publication_name],
-        binary,
-    };
-    let stream = connection.start(start, stream_options(config, &server))?;
-    let options = Options {
+    let proto_version = ProtoVersion::newest_of(server.major());
+    let options = stream_options(config, &server);
+    let terms = Terms { proto_version, publication: publication.name, binary, options };
+    let stream = terms.start(connection, &config.name.slot(), progress.end_lsn)?;
+    let options = apply_options(config, constraints_fire);
+    let applier = Applier::new(target, config.name.as_str(), progress.epoch, Moves::Progress, options).await?;
+    tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
+    Ok(Prepared::Ready(Box::new(Stages { applier, stream, progress, copied, missing, known, terms })))
+}
+
+/// How the target is written to.
+pub(super) fn apply_options(config: &Config, constraints_fire: bool) -> Options {
+    Options {
         netting: config.apply.netting,
         constraints_fire,
         asynchronous_commit: config.apply.synchronous_commit == SynchronousCommit::Off,
-    };
-    let applier = Applier::new(target, config.name.as_str(), progress.epoch, options).await?;
-    tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
-    Ok(Prepared::Ready(Box::new(Stages { applier, stream, progress, copied })))
+    }
+}
+
+/// The tables that are published and not on the target yet.
+async fn missing(
+    target: &Client,
+    publication: &Publication,
+    states: &[TableCopy],
+    constraints_fire: bool,
+) -> Result<Vec<Wanted>, Error> {
+    let is_missing = |table: &TableName| states.iter().any(|state| state.table == *table && state.is_missing());
+    let tables: Vec<_> = publication.tables.iter().filter(|published| is_missing(&published.table)).collect();
+    if tables.is_empty() { Ok(Vec::new()) } else { copy::wanted(target, tables, constraints_fire).await }
+}
+
+/// The tables whose changes may come. One that was published for a while, and has not been copied, is left out.
+async fn known(
+    config: &Config,
+    target: &Client,
+    publication: &Publication,
+    strange: &[String],
+) -> Result<Known, Error> {
+    if !config.snapshot.copy_data {
+        return Ok(Known::Any);
+    }
+    let states = snapshot::read(target, config.name.as_str()).await?;
+    let all = || publication.tables.iter().map(|one| &one.table).chain(states.iter().map(|state| &state.table));
+    let unpublished: Vec<_> =
+        strange.iter().filter(|name| !all().any(|table| table.to_string() == **name)).cloned().collect();
+    for name in &unpublished {
+        tracing::warn!(
+            "{name} was published and is not any more: it has not been copied, and its changes are left out"
+        );
+    }
+    Ok(Known::Only { tables: all().collect(), unpublished })
 }
 
 /// Takes over from another engine, and says so where one still has a transaction open.

@@ -100,7 +100,8 @@ impl Beginning<'_> {
         if known > self.snapshot_lsn {
             return Err(Error::new(STAGE, Kind::Behind { replayed: self.snapshot_lsn, progress: known }));
         }
-        match (state == State::DataSync.as_str(), appends, same_columns) {
+        let begun = [State::DataSync, State::CatchUp].iter().any(|begun| state == begun.as_str());
+        match (begun, appends, same_columns) {
             (false, _, _) => Ok(Left::Nothing),
             (true, true, _) => Err(Error::refused(
                 STAGE,

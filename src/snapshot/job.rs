@@ -1,5 +1,6 @@
 //! One job: a session on each side, and the chunks that it takes from the queue.
 
+use std::iter;
 use std::sync::atomic::Ordering;
 
 use tokio_postgres::Client;
@@ -32,7 +33,7 @@ impl Job<'_> {
         // A chunk that is lost to a crash of the target is lost with its record; the end of the table is flushed.
         target.batch_execute("SET synchronous_commit = off").await.map_err(target_failed)?;
         let mut job = Job { copying, source, target };
-        while let (false, Some(chunk)) = (copying.failed.load(Ordering::Acquire), copying.queue.take()) {
+        while let (false, Some(chunk)) = (copying.over.load(Ordering::Acquire), copying.queue.take()) {
             let wanted = copying.queue.table(&chunk);
             job.copy(&chunk, wanted).await.map_err(|error| error.on(wanted.table.to_string()))?;
         }
@@ -51,7 +52,8 @@ impl Job<'_> {
         target.batch_execute("COMMIT").await.map_err(target_failed)?;
         copying.progress.chunk_done(rows, bytes);
         if copying.queue.done(chunk) {
-            state::finish(target, name, copying.epoch, wanted).await?;
+            let tables = iter::once(&wanted.table);
+            state::finish(target, name, copying.epoch, tables, copying.follows.state(), None).await?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@
 //!                                                          │
 //!        jobs, a thread and two sessions each:  COPY out of B ══► COPY into C, chunk_state, COMMIT
 //!                                                          └─ after the last chunk of a table: finishedcopy
-//!        and at last ANALYZE
+//!        and at last ANALYZE; what follows comes by the stream, or first by one of the same slot
 //! ```
 //!
 //! **Always holds:**
@@ -44,10 +44,10 @@ pub use self::state::{State, TableCopy, learn, read, resync};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
+use crate::source::Connection;
 use crate::source::new_slot::{self, Helpers, NewSlot};
 use crate::source::publication::TableName;
 use crate::source::server::Server;
-use crate::source::{Connection, CreatedSlot};
 
 const STAGE: Stage = Stage::Snapshot;
 /// How long a slot may wait for transactions that are open on the primary.
@@ -75,86 +75,126 @@ pub struct Wanted {
     pub binary: bool,
 }
 
+/// What brings the changes that come after the snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follows {
+    /// The stream of all tables: it waits until they are copied.
+    Stream,
+    /// A stream of these tables alone, from the slot that the snapshot is of, until it is up with the other.
+    CatchUp,
+}
+
+impl Follows {
+    /// Of a table whose chunks are all there.
+    fn state(self) -> State {
+        match self {
+            Follows::Stream => State::FinishedCopy,
+            Follows::CatchUp => State::CatchUp,
+        }
+    }
+}
+
+/// What is to be copied, and how.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub epoch: i64,
+    pub tables: Vec<Wanted>,
+    pub on_existing: OnExisting,
+    pub follows: Follows,
+    /// Counts the chunks that are done.
+    pub done: Arc<AtomicUsize>,
+    /// Once true, no other chunk is begun.
+    pub over: Arc<AtomicBool>,
+}
+
+/// The temporary slot that the copied snapshot is of: what it streams is what followed. It lasts as long as its connection.
+#[derive(Debug)]
+pub struct SnapshotSlot {
+    pub connection: Connection,
+    pub name: String,
+    pub consistent_point: Lsn,
+}
+
 /// What all jobs share.
 #[derive(Debug)]
 struct Copying {
     config: Config,
     epoch: i64,
+    follows: Follows,
     snapshot: String,
     xids: Xids,
     queue: Queue,
     progress: Progress,
-    failed: AtomicBool,
+    /// A job has failed, or nobody waits for them any more.
+    over: Arc<AtomicBool>,
 }
 
-/// Copies the tables under `epoch`, and counts chunks that are done in `done`.
+/// Copies the tables, and returns the slot that holds what follows; `None` where it was over before the end.
 ///
 /// # Errors
 /// A refusal, before anything is written, if a table cannot be copied; whatever either server says. What is done stays.
-pub fn copy(
-    config: &Config,
-    epoch: i64,
-    tables: Vec<Wanted>,
-    on_existing: OnExisting,
-    done: &Arc<AtomicUsize>,
-) -> Result<(), Error> {
+pub fn copy(config: &Config, order: Order) -> Result<Option<SnapshotSlot>, Error> {
     let runtime = postgres::new_runtime(STAGE)?;
-    let (copying, held) = runtime.block_on(prepare(config, epoch, tables, on_existing, done))?;
+    let (copying, held) = runtime.block_on(prepare(config, order))?;
     tracing::info!(
         tables = copying.queue.tables(),
         chunks = copying.queue.chunks(),
         jobs = config.snapshot.jobs,
-        snapshot_lsn = %held.snapshot_lsn,
+        snapshot_lsn = %held.slot.consistent_point,
         "copying starts"
     );
     let jobs = |most: usize| config.snapshot.jobs.min(most);
-    run_jobs(jobs(copying.queue.chunks()), &copying.failed, async || Job::run(&copying).await)?;
-    run_jobs(jobs(copying.queue.tables()), &copying.failed, async || job::analyze(&copying).await)?;
+    run_jobs(jobs(copying.queue.chunks()), &copying.over, async || Job::run(&copying).await)?;
+    run_jobs(jobs(copying.queue.tables()), &copying.over, async || job::analyze(&copying).await)?;
+    if copying.over.load(Ordering::Acquire) {
+        return Ok(None);
+    }
     tracing::info!(rows = copying.progress.rows(), bytes = copying.progress.bytes(), "all tables are copied");
-    Ok(())
+    Ok(Some(held.slot))
 }
 
-/// What has to last as long as the copy, unused.
+/// Records that all that committed before `lsn` is in these tables, and that the stream of all tables brings what follows.
+pub async fn hand_over(
+    target: &Client,
+    name: &str,
+    epoch: i64,
+    tables: impl Iterator<Item = &TableName> + Clone,
+    lsn: Lsn,
+) -> Result<(), Error> {
+    state::finish(target, name, epoch, tables, State::FinishedCopy, Some(lsn)).await
+}
+
+/// What has to last as long as the copy.
 struct Held {
-    snapshot_lsn: Lsn,
     /// Holds the snapshot.
-    _connection: Connection,
+    slot: SnapshotSlot,
     /// Holds the tables as they are.
     _locks: Client,
 }
 
-async fn prepare(
-    config: &Config,
-    epoch: i64,
-    tables: Vec<Wanted>,
-    on_existing: OnExisting,
-    done: &Arc<AtomicUsize>,
-) -> Result<(Copying, Held), Error> {
+async fn prepare(config: &Config, order: Order) -> Result<(Copying, Held), Error> {
+    let Order { epoch, tables, on_existing, follows, done, over } = order;
     let source = postgres::connect(&config.source, STAGE).await?;
     let target = postgres::connect(&config.target, STAGE).await?;
     postgres::prepare_target(&target, STAGE).await?;
     parts::check_rights(&source, &tables).await?;
     state::check_existing(&target, config.name.as_str(), &tables, on_existing).await?;
     warn_of_limits(&source).await?;
-    let (connection, slot) = export_snapshot(config, &source).await?;
-    let snapshot_lsn = slot.consistent_point;
-    let snapshot = slot.snapshot.ok_or_else(panicked)?;
+    let (slot, snapshot) = export_snapshot(config, &source).await?;
     for sql in adoption(&snapshot) {
         source.batch_execute(&sql).await.map_err(source_failed)?;
     }
     let parts = parts::lock(&source, &tables).await?;
     let xids = Xids::read(&source).await?;
     let name = config.name.as_str();
+    let snapshot_lsn = slot.consistent_point;
     let beginning = Beginning { name, epoch, tables: &tables, parts: &parts, on_existing, snapshot_lsn, xids };
     let kept = beginning.write(&source, &target).await?;
     let queue = Queue::new(tables, parts, &kept, config.snapshot.chunk_bytes);
-    for table in queue.empty_tables() {
-        state::finish(&target, config.name.as_str(), epoch, table).await?;
-    }
-    let progress = Progress::new(queue.chunks(), Arc::clone(done));
+    state::finish(&target, name, epoch, queue.empty_tables(), follows.state(), None).await?;
+    let progress = Progress::new(queue.chunks(), done);
     let config = config.clone();
-    let copying = Copying { config, epoch, snapshot, xids, queue, progress, failed: AtomicBool::new(false) };
-    Ok((copying, Held { snapshot_lsn, _connection: connection, _locks: source }))
+    Ok((Copying { config, epoch, follows, snapshot, xids, queue, progress, over }, Held { slot, _locks: source }))
 }
 
 /// The replication's own slot is idle while tables are copied, and holds WAL. Says which settings would end it.
@@ -179,8 +219,8 @@ async fn warn_of_limits(source: &Client) -> Result<(), Error> {
     Ok(())
 }
 
-/// A snapshot of the source whose LSN is known: that of a slot which lasts as long as the copy.
-async fn export_snapshot(config: &Config, source: &Client) -> Result<(Connection, CreatedSlot), Error> {
+/// A snapshot of the source whose LSN is known: that of a new slot.
+async fn export_snapshot(config: &Config, source: &Client) -> Result<(SnapshotSlot, String), Error> {
     let server = Server::inspect(source, Role::Source, STAGE).await?;
     let primary = match &config.primary {
         Some(endpoint) if server.in_recovery => Some((postgres::connect(endpoint, STAGE).await?, endpoint.role)),
@@ -199,7 +239,8 @@ async fn export_snapshot(config: &Config, source: &Client) -> Result<(Connection
     let publisher = primary.as_ref().map(|(client, role)| (client, *role));
     let helpers = Helpers { source, server: &server, publisher };
     let (connection, slot, _) = new_slot::create(new, helpers, Instant::now() + SLOT_LIMIT, SLOT_LIMIT).await?;
-    Ok((connection, slot))
+    let snapshot = slot.snapshot.ok_or_else(panicked)?;
+    Ok((SnapshotSlot { connection, name, consistent_point: slot.consistent_point }, snapshot))
 }
 
 /// The statements that open a transaction which sees what the snapshot sees.
@@ -212,11 +253,11 @@ fn adoption(snapshot: &str) -> [String; 2] {
 }
 
 /// Runs so many jobs, each on a thread of its own, until all have ended.
-fn run_jobs(jobs: usize, failed: &AtomicBool, job: impl AsyncFn() -> Result<(), Error> + Sync) -> Result<(), Error> {
+fn run_jobs(jobs: usize, over: &AtomicBool, job: impl AsyncFn() -> Result<(), Error> + Sync) -> Result<(), Error> {
     let run = || {
         let result = postgres::new_runtime(STAGE).and_then(|runtime| runtime.block_on(job()));
         if result.is_err() {
-            failed.store(true, Ordering::Release);
+            over.store(true, Ordering::Release);
         }
         result
     };
@@ -266,10 +307,9 @@ impl Copied {
         self.ends_at
     }
 
-    /// The table's rows hold what the transaction with this commit record has changed.
-    pub fn holds(&self, schema: &str, table: &str, commit_lsn: Lsn) -> bool {
-        let snapshot_lsn = self.tables.get(schema).and_then(|tables| tables.get(table));
-        snapshot_lsn.is_some_and(|snapshot_lsn| commit_lsn < *snapshot_lsn)
+    /// The table's rows hold what transactions whose commit record is before this have changed.
+    pub fn snapshot_lsn(&self, schema: &str, table: &str) -> Option<Lsn> {
+        self.tables.get(schema).and_then(|tables| tables.get(table)).copied()
     }
 }
 
@@ -278,7 +318,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_committed_before_the_snapshot_is_in_the_copy() {
+    fn only_snapshots_ahead_of_progress_matter() {
         let state = |name: &str, lsn| TableCopy {
             table: TableName { schema: "s".to_owned(), name: name.to_owned() },
             state: State::FinishedCopy,
@@ -288,9 +328,9 @@ mod tests {
         };
         let copied = Copied::new(&[state("old", 50), state("new", 100), state("newer", 200)], Lsn::new(60));
         assert_eq!(copied.ends_at(), Some(Lsn::new(200)));
-        let holds = |table, lsn| copied.holds("s", table, Lsn::new(lsn));
-        assert_eq!((holds("new", 99), holds("new", 100), holds("newer", 100)), (true, false, true));
-        assert_eq!((holds("old", 40), holds("other", 1), copied.holds("t", "new", Lsn::new(1))), (false, false, false));
+        let lsn = |schema, table| copied.snapshot_lsn(schema, table).map(Lsn::as_u64);
+        assert_eq!((lsn("s", "new"), lsn("s", "newer")), (Some(100), Some(200)));
+        assert_eq!((lsn("s", "old"), lsn("s", "other"), lsn("t", "new")), (None, None, None));
         assert_eq!(Copied::new(&[state("old", 50)], Lsn::new(50)).ends_at(), None);
     }
 }

@@ -12,6 +12,7 @@ use tokio_postgres::Client;
 use super::{STAGE, Wanted, source_failed};
 use crate::error::{Error, Kind};
 use crate::postgres::{quote_ident, quote_qualified};
+use crate::source::publication::TableName;
 
 /// A table that holds rows itself.
 #[derive(Clone, Debug)]
@@ -227,9 +228,9 @@ impl Queue {
     }
 
     /// Those without a chunk.
-    pub fn empty_tables(&self) -> impl Iterator<Item = &Wanted> {
+    pub fn empty_tables(&self) -> impl Iterator<Item = &TableName> + Clone {
         let pairs = self.tables.iter().zip(&self.left);
-        pairs.filter(|(_, left)| left.load(Ordering::Acquire) == 0).map(|(wanted, _)| wanted)
+        pairs.filter(|(_, left)| left.load(Ordering::Acquire) == 0).map(|(wanted, _)| &wanted.table)
     }
 }
 
@@ -385,7 +386,7 @@ mod tests {
         let tables = ["small", "large", "empty"].map(wanted).to_vec();
         let parts = vec![part(0, 2, true), part(1, 3, true), part(1, 1, true)];
         let queue = Queue::new(tables, parts, &[], 2 * 8_192);
-        assert_eq!(queue.empty_tables().map(|wanted| wanted.table.name.as_str()).collect::<Vec<_>>(), ["empty"]);
+        assert_eq!(queue.empty_tables().map(|table| table.name.as_str()).collect::<Vec<_>>(), ["empty"]);
         let order: Vec<_> = std::iter::from_fn(|| queue.take()).collect();
         assert_eq!(order.iter().map(|chunk| chunk.table).collect::<Vec<_>>(), [1, 1, 0]);
         assert_eq!(order.iter().map(|chunk| queue.done(chunk)).collect::<Vec<_>>(), [false, true, true]);

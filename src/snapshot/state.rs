@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  init ──snapshot──► datasync ──last chunk──► finishedcopy ──progress passes the snapshot──► ready
+//!                         └──last chunk──► catchup ──up with the others──► finishedcopy
 //! ```
 
 use pgsluice_proto::Lsn;
@@ -13,7 +14,7 @@ use super::parts::Chunk;
 use super::{OnExisting, STAGE, Wanted, target_failed};
 use crate::checkpoint;
 use crate::config::{Config, Pattern, Role};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::postgres;
 use crate::source::publication::TableName;
 
@@ -24,6 +25,8 @@ pub enum State {
     Init,
     /// Chunks are being copied.
     DataSync,
+    /// All rows of the snapshot are there; progress is past it, and what followed meanwhile comes by a stream of its own.
+    CatchUp,
     /// All rows of the snapshot are there; changes that committed before it are still to be left out.
     FinishedCopy,
     /// Every change is applied.
@@ -35,13 +38,15 @@ impl State {
         match self {
             State::Init => "init",
             State::DataSync => "datasync",
+            State::CatchUp => "catchup",
             State::FinishedCopy => "finishedcopy",
             State::Ready => "ready",
         }
     }
 
     fn parse(text: &str) -> Option<State> {
-        [State::Init, State::DataSync, State::FinishedCopy, State::Ready].into_iter().find(|one| one.as_str() == text)
+        let all = [State::Init, State::DataSync, State::CatchUp, State::FinishedCopy, State::Ready];
+        all.into_iter().find(|one| one.as_str() == text)
     }
 }
 
@@ -58,9 +63,9 @@ pub struct TableCopy {
 }
 
 impl TableCopy {
-    /// The stream must not begin before the table is there.
+    /// The stream of all tables must not bring the table's changes.
     pub fn is_missing(&self) -> bool {
-        matches!(self.state, State::Init | State::DataSync)
+        matches!(self.state, State::Init | State::DataSync | State::CatchUp)
     }
 
     fn from_row(row: &Row) -> Result<TableCopy, Error> {
@@ -130,7 +135,7 @@ pub async fn resync(config: &Config, patterns: &[Pattern]) -> Result<Vec<TableNa
         return Err(Error::refused(
             STAGE,
             format!("no table of \"{name}\" matches {}", strange.join(", ")),
-            "`pgsluice status` lists the tables; one that is new is copied when `pgsluice run` starts next",
+            "`pgsluice status` lists the tables; one that is new is copied by `pgsluice run` once it is published",
         ));
     }
     let tables: Vec<_> =
@@ -161,7 +166,7 @@ pub(super) async fn check_existing(
     let states = read(target, name).await?;
     let mut filled = Vec::new();
     for Wanted { table, .. } in tables {
-        let begun = states.iter().any(|state| state.table == *table && state.state == State::DataSync);
+        let begun = states.iter().any(|state| state.table == *table && state.state != State::Init);
         let sql = format!("SELECT FROM {table} LIMIT 1");
         if !begun && target.query_opt(&sql, &[]).await.map_err(|error| failed_on(error, table))?.is_some() {
             filled.push(table.to_string());
@@ -206,15 +211,32 @@ pub(super) async fn record(
         .map_err(target_failed)
 }
 
-/// All chunks of the table are committed.
-pub(super) async fn finish(target: &Client, name: &str, epoch: i64, wanted: &Wanted) -> Result<(), Error> {
-    let table = &wanted.table;
+/// All chunks of these tables are committed, and with `at` all that committed before it.
+///
+/// # Errors
+/// [`Kind::TablesToCopy`] if one of them is to be copied again meanwhile.
+pub(super) async fn finish(
+    target: &Client,
+    name: &str,
+    epoch: i64,
+    tables: impl Iterator<Item = &TableName> + Clone,
+    state: State,
+    at: Option<Lsn>,
+) -> Result<(), Error> {
+    let list: Vec<_> = tables.clone().map(TableName::to_string).collect();
+    let (schemas, names): (Vec<_>, Vec<_>) = tables.map(|table| (table.schema.as_str(), table.name.as_str())).unzip();
+    let at = at.map(|lsn| PgLsn::from(lsn.as_u64()));
     // What came before it is flushed with it.
     target.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await.map_err(target_failed)?;
     checkpoint::check_epoch(target, name, epoch).await?;
-    let sql = "UPDATE pgsluice.table_state SET state = 'finishedcopy', updated_at = now() \
-               WHERE name = $1 AND schema_name = $2 AND table_name = $3";
-    target.execute(sql, &[&name, &table.schema, &table.name]).await.map_err(target_failed)?;
+    let sql = "UPDATE pgsluice.table_state SET state = $2, snapshot_lsn = COALESCE($5, snapshot_lsn), updated_at = now() \
+               WHERE name = $1 AND snapshot_lsn IS NOT NULL \
+               AND (schema_name, table_name) IN (SELECT * FROM unnest($3::text[], $4::text[]))";
+    let finished =
+        target.execute(sql, &[&name, &state.as_str(), &schemas, &names, &at]).await.map_err(target_failed)?;
+    if finished != names.len() as u64 {
+        return Err(Error::new(STAGE, Kind::TablesToCopy(list)));
+    }
     target.batch_execute("COMMIT").await.map_err(target_failed)
 }
 

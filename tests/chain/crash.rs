@@ -219,7 +219,7 @@ async fn a_commit_that_is_still_at_work_when_the_engine_is_back_counts_once() ->
         let engine = replication.spawn()?;
         wait_streaming(&engine, 1).await?;
         let waiting =
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE%epoch%'";
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%SET epoch%'";
         for cut_point in [CutPoint::AfterForward, CutPoint::AfterForward, CutPoint::BeforeForward] {
             holder.batch_execute("SELECT pg_advisory_lock(7)").await?;
             proxy.arm(COMMIT, cut_point);

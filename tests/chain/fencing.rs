@@ -89,8 +89,7 @@ async fn an_engine_that_was_stopped_amid_load_commits_nothing_after_it_was_fence
         engine.signal(Signal::STOP)?;
         let newer = replication.spawn()?;
         // Where the older was stopped in the midst of a commit, only its end shows what came of it.
-        let held =
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE%epoch%'";
+        let held = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%SET epoch%'";
         wait_for("the newer engine to take over, or to wait for it", DEADLINE, || async {
             let streams = newer.stderr().contains("streaming starts");
             Ok((streams || replication.chain.c.scalar(DATABASE, held).await? == "1").then_some(()))

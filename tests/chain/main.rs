@@ -10,6 +10,7 @@ mod fencing;
 mod histories;
 mod load;
 mod mode;
+mod newcomers;
 mod replication;
 mod rows;
 mod schema;

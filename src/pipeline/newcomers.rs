@@ -1,0 +1,200 @@
+//! Tables that the stream does not have yet: copied beside it, brought up to it, and watched for.
+//!
+//! In: the tables that were missing when the session was opened. Out: their rows on the target, and the handover of what
+//! follows to the stream. After that, an error as soon as there are others: the next session has them copied.
+//!
+//! ```text
+//!  slot with its snapshot ──copy──► rows ──catch-up: the slot's stream, of these tables alone──► handover ──► watch
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use tokio_postgres::Client;
+
+use super::Opening;
+use super::handover::Handover;
+use super::reader::Start;
+use super::selection::{Beside, Known, Selection};
+use super::session::{Terms, apply_options};
+use super::shared::{Phase, Shared};
+use super::workers::{Ends, Workers, no_resources};
+use crate::apply::Applier;
+use crate::checkpoint::{Moves, Progress};
+use crate::config::{Config, Role};
+use crate::error::{Error, Kind, Stage};
+use crate::postgres;
+use crate::snapshot::{self, Copied, Follows, OnExisting, Order, SnapshotSlot, Wanted};
+use crate::source::Waker;
+use crate::source::publication::{Publication, TableName};
+
+const STAGE: Stage = Stage::Snapshot;
+/// How often is looked whether there are tables to copy.
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) struct Newcomers {
+    config: Config,
+    epoch: i64,
+    on_existing: OnExisting,
+    chunks: Arc<AtomicUsize>,
+    terms: Terms,
+    missing: Option<Missing>,
+    /// Disconnected when the session has ended.
+    session: Receiver<()>,
+}
+
+#[derive(Debug)]
+struct Missing {
+    tables: Vec<Wanted>,
+    handover: Arc<Handover>,
+    /// Of the catch-up.
+    shared: Arc<Shared>,
+}
+
+impl Newcomers {
+    pub fn new(
+        opening: &Opening,
+        progress: &Progress,
+        tables: Vec<Wanted>,
+        terms: Terms,
+        stream: Waker,
+        session: Receiver<()>,
+    ) -> Result<Newcomers, Error> {
+        let missing = if tables.is_empty() {
+            None
+        } else {
+            let shared = Arc::new(Shared::new(progress.end_lsn).map_err(no_resources)?);
+            let names = tables.iter().map(|wanted| &wanted.table).collect();
+            let handover = Handover::new(names, progress.end_lsn, stream, shared.waker.clone());
+            Some(Missing { tables, handover: Arc::new(handover), shared })
+        };
+        Ok(Newcomers {
+            config: opening.config.clone(),
+            epoch: progress.epoch,
+            on_existing: opening.on_existing,
+            chunks: opening.chunks.clone(),
+            terms,
+            missing,
+            session,
+        })
+    }
+
+    /// Where the tables that are missing come into the stream.
+    pub fn handover(&self) -> Option<Arc<Handover>> {
+        self.missing.as_ref().map(|missing| missing.handover.clone())
+    }
+
+    /// Works until the session ends.
+    ///
+    /// # Errors
+    /// [`Kind::TablesToCopy`] when there are other tables; whatever keeps these from being copied.
+    pub fn run(mut self) -> Result<(), Error> {
+        if let Some(missing) = self.missing.take() {
+            self.bring(missing)?;
+        }
+        self.watch()
+    }
+
+    /// Copies the tables, brings them up to the stream, and hands them over.
+    fn bring(&self, missing: Missing) -> Result<(), Error> {
+        let Missing { tables, handover, shared } = missing;
+        let names: Vec<_> = tables.iter().map(|wanted| wanted.table.clone()).collect();
+        let over = Arc::new(AtomicBool::new(false));
+        let order = Order {
+            epoch: self.epoch,
+            tables,
+            on_existing: self.on_existing,
+            follows: Follows::CatchUp,
+            done: self.chunks.clone(),
+            over: over.clone(),
+        };
+        let Some(slot) = until(&self.session, &over, || snapshot::copy(&self.config, order))? else { return Ok(()) };
+        // Without an end the catch-up comes to one with the session.
+        let (true, Some(at)) = (self.catch_up(slot, &names, &handover, shared)?, handover.at()) else { return Ok(()) };
+        let (name, epoch) = (self.config.name.as_str(), self.epoch);
+        postgres::new_runtime(STAGE)?.block_on(async {
+            let target = postgres::connect(&self.config.target, STAGE).await?;
+            postgres::prepare_target(&target, STAGE).await?;
+            snapshot::hand_over(&target, name, epoch, names.iter(), at).await
+        })?;
+        tracing::info!(tables = names.len(), at = %at, "the stream takes over the tables that were copied beside it");
+        handover.finish();
+        Ok(())
+    }
+
+    /// Brings what the slot streams of these tables, up to where they are handed over. False where the session has ended
+    /// before.
+    fn catch_up(
+        &self,
+        slot: SnapshotSlot,
+        names: &[TableName],
+        handover: &Arc<Handover>,
+        shared: Arc<Shared>,
+    ) -> Result<bool, Error> {
+        let SnapshotSlot { connection, name, consistent_point } = slot;
+        let runtime = postgres::new_runtime(STAGE)?;
+        let applier = runtime.block_on(async {
+            let target = postgres::connect(&self.config.target, STAGE).await?;
+            let options = apply_options(&self.config, postgres::prepare_target(&target, STAGE).await?);
+            let moved: Vec<_> = names.iter().map(|table| (table.schema.clone(), table.name.clone())).collect();
+            Applier::new(target, self.config.name.as_str(), self.epoch, Moves::Tables(&moved), options).await
+        })?;
+        let stream = self.terms.start(connection, &name, consistent_point)?;
+        tracing::info!(tables = names.len(), start_lsn = %consistent_point, "catching up with the stream");
+        let selection = Selection::new(Copied::default(), Beside::Only(handover.clone()), Known::Any);
+        let start = Start { progress: consistent_point, selection, stop_at: None };
+        shared.committed(Some(consistent_point), 0, 0);
+        let workers = Workers::start(&self.config, Ends { stream, start, applier, runtime }, shared.clone())?;
+        workers.wait("catching up", &self.session)?;
+        Ok(shared.phase() == Phase::Running)
+    }
+
+    /// Looks for tables to copy until the session ends.
+    fn watch(&self) -> Result<(), Error> {
+        let runtime = postgres::new_runtime(STAGE)?;
+        let (source, target) = runtime.block_on(async {
+            let source = postgres::connect(&self.config.source, STAGE).await?;
+            Ok::<_, Error>((source, postgres::connect(&self.config.target, STAGE).await?))
+        })?;
+        while self.session.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            let tables = runtime.block_on(self.tables_to_copy(&source, &target))?;
+            if !tables.is_empty() {
+                return Err(Error::new(STAGE, Kind::TablesToCopy(tables)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Published tables, quoted, that are not on the target.
+    async fn tables_to_copy(&self, source: &Client, target: &Client) -> Result<Vec<String>, Error> {
+        let publication = Publication::read(source, Role::Source, &self.config.name.publication(), STAGE).await?;
+        let states = snapshot::read(target, self.config.name.as_str()).await?;
+        // Without the publication the stream ends by itself.
+        let tables =
+            publication.into_iter().flat_map(|publication| publication.tables).map(|published| published.table);
+        let is_missing = |table: &TableName| match states.iter().find(|state| state.table == *table) {
+            Some(state) => state.is_missing(),
+            None => self.config.snapshot.copy_data,
+        };
+        Ok(tables.filter(is_missing).map(|table| table.to_string()).collect())
+    }
+}
+
+/// Does something long, and has `over` become true meanwhile if the session ends.
+fn until<T>(session: &Receiver<()>, over: &AtomicBool, work: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        let (done, is_done) = crossbeam_channel::bounded::<()>(0);
+        scope.spawn(move || {
+            crossbeam_channel::select! {
+                recv(session) -> _ => over.store(true, Ordering::Release),
+                recv(is_done) -> _ => {}
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
+}

@@ -1,0 +1,135 @@
+//! Which changes of a stream are taken.
+//!
+//! ```text
+//!                              ┌─ of a table whose copy holds it ───────► left out
+//!  change of a transaction ────┼─ of a table that is copied beside ─────► left out, or the only ones that are taken
+//!                              ├─ of a table that is published no more ─► left out
+//!                              └─ any other ────────────────────────────► taken
+//! ```
+
+use std::sync::Arc;
+
+use pgsluice_proto::Lsn;
+
+use super::handover::Handover;
+use super::table_set::TableSet;
+use crate::decode::Relation;
+use crate::error::{Error, Kind, Stage};
+use crate::snapshot::Copied;
+
+#[derive(Debug)]
+pub(super) struct Selection {
+    /// What of the stream is on the target already.
+    copied: Copied,
+    beside: Beside,
+    known: Known,
+    /// Of the transaction that has begun.
+    commit_lsn: Lsn,
+    /// By the version of each relation whose changes have come.
+    verdicts: Vec<Verdict>,
+}
+
+/// What tables that are copied beside the stream have to do with this one.
+#[derive(Debug)]
+pub(super) enum Beside {
+    /// There are none, or no more.
+    None,
+    /// It leaves them out until they are handed over.
+    LeftOut(Arc<Handover>),
+    /// It brings them alone.
+    Only(Arc<Handover>),
+}
+
+/// The tables that may come.
+#[derive(Debug)]
+pub(super) enum Known {
+    /// Whichever.
+    Any,
+    /// These, and those, by their quoted names, that were published for a while and have not been copied.
+    Only { tables: TableSet, unpublished: Vec<String> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    NotYet,
+    /// In transactions whose commit record is not before this.
+    TakenFrom(Lsn),
+    LeftOut,
+}
+
+impl Selection {
+    pub fn new(copied: Copied, beside: Beside, known: Known) -> Selection {
+        Selection { copied, beside, known, commit_lsn: Lsn::INVALID, verdicts: Vec::new() }
+    }
+
+    pub fn beside(&self) -> &Beside {
+        &self.beside
+    }
+
+    /// A transaction begins. False where its turn has not come: tables that it may change are not handed over yet.
+    pub fn begin(&mut self, commit_lsn: Lsn) -> bool {
+        self.commit_lsn = commit_lsn;
+        match &self.beside {
+            Beside::LeftOut(handover) if handover.at().is_some_and(|at| at <= commit_lsn) => {
+                let is_done = handover.is_done();
+                if is_done {
+                    self.beside = Beside::None;
+                    self.verdicts.clear();
+                }
+                is_done
+            }
+            Beside::None | Beside::LeftOut(_) | Beside::Only(_) => true,
+        }
+    }
+
+    /// Whether a change of this relation, in the transaction that has begun, is taken.
+    ///
+    /// # Errors
+    /// [`Kind::TablesToCopy`] if it is one that has to be copied before.
+    #[inline]
+    pub fn takes(&mut self, relation: &Relation) -> Result<bool, Error> {
+        let verdict = match self.verdicts.get(relation.version as usize) {
+            Some(Verdict::NotYet) | None => self.judge(relation)?,
+            Some(verdict) => *verdict,
+        };
+        Ok(match verdict {
+            Verdict::TakenFrom(lsn) => self.commit_lsn >= lsn,
+            Verdict::LeftOut | Verdict::NotYet => false,
+        })
+    }
+
+    #[cold]
+    fn judge(&mut self, relation: &Relation) -> Result<Verdict, Error> {
+        let (schema, name) = (relation.namespace.as_str(), relation.name.as_str());
+        let is_ours = match &self.beside {
+            Beside::None => true,
+            Beside::LeftOut(handover) => !handover.concerns(schema, name),
+            Beside::Only(handover) => handover.concerns(schema, name),
+        };
+        let verdict = if is_ours && self.is_known(relation)? {
+            Verdict::TakenFrom(self.copied.snapshot_lsn(schema, name).unwrap_or(Lsn::INVALID))
+        } else {
+            Verdict::LeftOut
+        };
+        // Versions count the descriptions in the stream, so there are as many verdicts as those.
+        let place = relation.version as usize;
+        if self.verdicts.len() <= place {
+            self.verdicts.resize(place + 1, Verdict::NotYet);
+        }
+        self.verdicts[place] = verdict;
+        Ok(verdict)
+    }
+
+    /// False for a table that was published for a while.
+    fn is_known(&self, relation: &Relation) -> Result<bool, Error> {
+        let Known::Only { tables, unpublished } = &self.known else { return Ok(true) };
+        if tables.contains(&relation.namespace, &relation.name) {
+            return Ok(true);
+        }
+        let name = relation.to_string();
+        if unpublished.contains(&name) {
+            return Ok(false);
+        }
+        Err(Error::new(Stage::Source, Kind::TablesToCopy(vec![name])))
+    }
+}

@@ -1,0 +1,203 @@
+//! Tables that are copied while the others stream.
+
+use anyhow::{Result, ensure};
+use pgsluice_testkit::{ChainOptions, Engine, wait_for};
+use tokio::task::JoinHandle;
+
+use crate::load::{Random, expect_end, settle, stop, wait_log, wait_streaming};
+use crate::replication::{DATABASE, DEADLINE, Replication};
+
+const OLD: &str = "CREATE TABLE old (id int PRIMARY KEY, n int, note text);";
+const LATE: &str = "CREATE TABLE late (id int PRIMARY KEY, u int UNIQUE, note text);
+                    CREATE TABLE later (id int, day date, note text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+                    CREATE TABLE later_1 PARTITION OF later FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+                    CREATE TABLE later_2 PARTITION OF later DEFAULT;";
+const TABLES: [&str; 3] = ["public.old", "public.late", "public.later"];
+
+const OLD_ROWS: &str = "INSERT INTO old SELECT g, g % 10, md5(g::text) FROM generate_series(1, 5000) g;";
+const LATE_ROWS: &str = "\
+    INSERT INTO late SELECT g, g, repeat(md5(g::text), 20) FROM generate_series(1, 20000) g;
+    INSERT INTO later SELECT g, date '2026-01-01' + g % 60, md5(g::text) FROM generate_series(1, 20000) g;";
+
+/// Of every kind, in transactions of one table and of several.
+const CHANGES: &str = "\
+    BEGIN; UPDATE old SET n = n + 1 WHERE id = 1 + (random() * 4999)::int;
+    UPDATE late SET note = note || 'x' WHERE id = 1 + (random() * 19999)::int; COMMIT;
+    INSERT INTO late SELECT max(id) + 1, max(u) + 1, 'new' FROM late;
+    UPDATE later SET day = day + 31 WHERE id = (random() * 20000)::int;
+    DELETE FROM late WHERE id = (random() * 20000)::int;
+    UPDATE late SET id = -id, u = -u WHERE id = (random() * 20000)::int;
+    BEGIN; DELETE FROM later WHERE id % 1999 = 0; SAVEPOINT s; DELETE FROM late; ROLLBACK TO s;
+    INSERT INTO later SELECT g, '2026-01-07', 'again' FROM generate_series(0, 20000, 1999) g; COMMIT;
+    INSERT INTO old SELECT max(id) + 1, 0, 'new' FROM old;
+    BEGIN; UPDATE old SET n = -1; UPDATE late SET note = ''; ROLLBACK";
+
+const COPY: &str = "[snapshot]\njobs = 2\nchunk_bytes = \"1MiB\"\n";
+
+/// A chain on which `old` streams, with the two others filled on A, empty on C, and not published yet.
+async fn start() -> Result<(Replication, Engine)> {
+    let replication = Replication::start_differing(ChainOptions::default(), &format!("{OLD}{OLD_ROWS}"), OLD).await?;
+    replication.configure(COPY)?;
+    replication.setup().await?;
+    let engine = replication.spawn()?;
+    wait_streaming(&engine, 1).await?;
+    replication.wait_caught_up().await?;
+    replication.chain.a.sql(DATABASE, &format!("{LATE}{LATE_ROWS}")).await?;
+    replication.chain.c.sql(DATABASE, LATE).await?;
+    Ok((replication, engine))
+}
+
+async fn publish(replication: &Replication) -> Result<()> {
+    replication.chain.a.sql(DATABASE, "ALTER PUBLICATION pgsluice_test ADD TABLE late, later").await
+}
+
+/// Changes on A until it is aborted.
+fn start_changes(replication: &Replication) -> JoinHandle<Result<()>> {
+    let dsn = replication.chain.a.dsn(DATABASE);
+    tokio::spawn(async move {
+        let (client, connection) = tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        loop {
+            for statement in CHANGES.split(';') {
+                client.batch_execute(statement).await?;
+            }
+        }
+    })
+}
+
+async fn end_changes(changes: JoinHandle<Result<()>>) -> Result<()> {
+    changes.abort();
+    ensure!(changes.await.is_err_and(|error| error.is_cancelled()), "the changes went on until they were stopped");
+    Ok(())
+}
+
+const TAKEN_OVER: &str = "the stream takes over";
+
+/// The first row of a table that nobody has told the engine of has it copied; meanwhile the others stream.
+#[tokio::test]
+async fn tables_that_join_are_copied_while_the_others_stream() -> Result<()> {
+    let (replication, engine) = start().await?;
+    // The copy cannot end while somebody else has the table.
+    let [_, _, c] = replication.servers();
+    let blocker = c.connect(DATABASE).await?;
+    blocker.batch_execute("BEGIN; LOCK TABLE late IN EXCLUSIVE MODE").await?;
+    publish(&replication).await?;
+    let changes = start_changes(&replication);
+    wait_log(&engine, "copying starts", 1).await?;
+    replication.run_each("INSERT INTO old VALUES (-1, 0, 'while it is copied')").await?;
+    wait_for("a row that came meanwhile", DEADLINE, || async {
+        Ok((c.scalar(DATABASE, "SELECT count(*) FROM old WHERE id = -1").await? == "1").then_some(()))
+    })
+    .await?;
+    ensure!(!engine.stderr().contains(TAKEN_OVER), "the copy was over before");
+    blocker.batch_execute("COMMIT").await?;
+    wait_log(&engine, TAKEN_OVER, 1).await?;
+    end_changes(changes).await?;
+    settle(&replication, &engine, &TABLES).await?;
+    stop(&engine).await?;
+    let unfinished = "SELECT count(*) FROM pgsluice.table_state WHERE state NOT IN ('finishedcopy', 'ready')";
+    ensure!(c.scalar(DATABASE, unfinished).await? == "0", "tables are not finished");
+    replication.replicate("DELETE FROM late WHERE id % 2 = 0; TRUNCATE old, later", &TABLES).await
+}
+
+/// Tables are marked while the engine runs, and while it does not, again and again.
+#[tokio::test]
+async fn tables_are_copied_again_under_load() -> Result<()> {
+    let (replication, first) = start().await?;
+    publish(&replication).await?;
+    let changes = start_changes(&replication);
+    wait_log(&first, TAKEN_OVER, 1).await?;
+    let damage = "UPDATE late SET note = 'damaged' WHERE id % 3 = 0; UPDATE later SET note = 'damaged'";
+    replication.chain.c.sql(DATABASE, damage).await?;
+    replication.succeed(&["resync", "public.late*"]).await?;
+    wait_log(&first, TAKEN_OVER, 2).await?;
+    let mut engine = first;
+    for table in ["public.late", "public.old", "public.later", "public.late*"] {
+        replication.wait_caught_up().await?;
+        stop(&engine).await?;
+        replication.succeed(&["resync", table]).await?;
+        engine = replication.spawn()?;
+        wait_log(&engine, TAKEN_OVER, 1).await?;
+    }
+    end_changes(changes).await?;
+    settle(&replication, &engine, &TABLES).await?;
+    stop(&engine).await
+}
+
+/// Whenever it dies, amid the copy, the catch-up or the handover, the next one goes on.
+#[tokio::test]
+async fn an_engine_killed_while_tables_join() -> Result<()> {
+    let mut random = Random::new();
+    let (replication, first) = start().await?;
+    publish(&replication).await?;
+    let changes = start_changes(&replication);
+    wait_log(&first, "copying starts", 1).await?;
+    let mut engine = first;
+    for round in 0..12 {
+        // From the beginning of the copy to some time after the handover.
+        random.pause(std::time::Duration::from_millis(1 + 120 * (round % 6))).await;
+        engine.sigkill().await?;
+        if engine.stderr().contains(TAKEN_OVER) {
+            replication.succeed(&["resync", "public.late*"]).await?;
+        }
+        engine = replication.spawn()?;
+        wait_log(&engine, "copying starts", 1).await?;
+    }
+    wait_log(&engine, TAKEN_OVER, 1).await?;
+    end_changes(changes).await?;
+    settle(&replication, &engine, &TABLES).await?;
+    stop(&engine).await
+}
+
+/// B goes away amid the copy beside the stream, and C while the tables catch up.
+#[tokio::test]
+async fn servers_that_restart_while_tables_join() -> Result<()> {
+    let (replication, engine) = start().await?;
+    publish(&replication).await?;
+    let changes = start_changes(&replication);
+    wait_log(&engine, "copying starts", 1).await?;
+    replication.chain.b.stop_immediate().await?;
+    replication.chain.b.start().await?;
+    wait_log(&engine, "copying starts", 2).await?;
+    replication.chain.c.stop_immediate().await?;
+    replication.chain.c.start().await?;
+    wait_log(&engine, TAKEN_OVER, 1).await?;
+    end_changes(changes).await?;
+    settle(&replication, &engine, &TABLES).await?;
+    stop(&engine).await
+}
+
+/// What came of a table that has left the publication again, without ever having been copied, is of no use on C.
+#[tokio::test]
+async fn a_table_that_was_published_for_a_while_is_left_out() -> Result<()> {
+    let (replication, engine) = start().await?;
+    stop(&engine).await?;
+    publish(&replication).await?;
+    let leave = "UPDATE late SET note = 'published' WHERE id < 10; DELETE FROM old WHERE id < 10;
+                 ALTER PUBLICATION pgsluice_test DROP TABLE late; INSERT INTO old VALUES (-7, 7, 'after')";
+    replication.run_each(leave).await?;
+    replication.chain.wait_b_caught_up().await?;
+    let engine = replication.spawn()?;
+    wait_log(&engine, "was published and is not any more", 1).await?;
+    wait_log(&engine, TAKEN_OVER, 1).await?;
+    settle(&replication, &engine, &["public.old", "public.later"]).await?;
+    let rows = replication.chain.c.scalar(DATABASE, "SELECT count(*) FROM late").await?;
+    ensure!(rows == "0", "{rows} rows of a table that is not replicated");
+    // When it comes again it is copied like any other.
+    replication.run_each("ALTER PUBLICATION pgsluice_test ADD TABLE late; UPDATE late SET note = 'again'").await?;
+    wait_log(&engine, TAKEN_OVER, 2).await?;
+    settle(&replication, &engine, &TABLES).await?;
+    stop(&engine).await
+}
+
+/// A table that cannot be copied stops the engine, and says why; what streams is whole.
+#[tokio::test]
+async fn a_table_that_joins_with_rows_on_the_target_is_refused() -> Result<()> {
+    let (replication, engine) = start().await?;
+    replication.chain.c.sql(DATABASE, "INSERT INTO late VALUES (7, 7, 'not of A')").await?;
+    publish(&replication).await?;
+    expect_end(&engine, 3, &["rows already in \"public\".\"late\"", "--on-existing truncate"]).await?;
+    replication.run_each("UPDATE old SET n = 7; UPDATE late SET note = 'x'").await?;
+    replication.succeed(&["run", "--stop-at", "current", "--on-existing", "truncate"]).await?;
+    replication.assert_same(&TABLES).await
+}
