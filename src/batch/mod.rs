@@ -337,3 +337,22 @@ impl Batch {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transactions_without_rows_fill_a_batch_too() {
+        let limits = Limits { rows: 3, bytes: 1_000 };
+        let mut batch = Batch::default();
+        for place in 1..=3 {
+            assert!(!batch.is_full(limits), "after {} transactions", place - 1);
+            let (commit_lsn, end_lsn) = (Lsn::new(place * 10), Lsn::new(place * 10 + 5));
+            batch.begin(Begin { commit_lsn, commit_time: PgTimestamp::from_micros(0), xid: Xid(7) });
+            assert!(!batch.is_full(limits), "a transaction may have rows");
+            batch.commit(Commit { commit_lsn, end_lsn, commit_time: PgTimestamp::from_micros(0) });
+        }
+        assert!(batch.is_full(limits));
+    }
+}
