@@ -86,14 +86,16 @@ impl Workers {
         let run = move || {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
                 .unwrap_or_else(|_| Err(Error::new(Stage::Apply, Kind::Panicked)));
-            if result.is_err() {
+            let failed = result.is_err();
+            // First of all, so that an error is known before what it leads to. The supervisor has given up waiting if nobody
+            // listens.
+            drop(endings.send((worker, result)));
+            if failed {
                 shared.drain();
             }
             if worker == Worker::Apply {
                 shared.writer_ended();
             }
-            // The supervisor has given up waiting if nobody listens.
-            drop(endings.send((worker, result)));
         };
         thread::Builder::new().name(name.to_owned()).spawn(run).map(drop).map_err(no_resources)
     }
