@@ -66,7 +66,9 @@ impl Handover {
         self.streamed.store(received.as_u64(), Ordering::SeqCst);
         let proposed = self.proposed.load(Ordering::SeqCst);
         if proposed != 0 && self.at().is_none() {
-            self.at.store(proposed.max(received.as_u64()), Ordering::SeqCst);
+            let at = Lsn::new(proposed.max(received.as_u64()));
+            tracing::info!(%at, "tables that were copied beside the stream change hands");
+            self.at.store(at.as_u64(), Ordering::SeqCst);
             self.catch_up.wake();
         }
     }

@@ -100,6 +100,43 @@ async fn tables_that_join_are_copied_while_the_others_stream() -> Result<()> {
     replication.replicate("DELETE FROM late WHERE id % 2 = 0; TRUNCATE old, later", &TABLES).await
 }
 
+/// What commits after the tables have changed hands waits for what committed before.
+#[tokio::test]
+async fn changes_keep_their_order_when_tables_change_hands() -> Result<()> {
+    let (replication, engine) = start().await?;
+    let [a, b, c] = replication.servers();
+    // `late` is copied, and the copy of `later` waits.
+    let blocker = c.connect(DATABASE).await?;
+    blocker.batch_execute("BEGIN; LOCK TABLE later IN EXCLUSIVE MODE").await?;
+    publish(&replication).await?;
+    let copied = "SELECT count(*) FROM pgsluice.table_state WHERE table_name = 'late' AND state = 'catchup'";
+    wait_for("the copy of a table", DEADLINE, || async {
+        Ok((c.scalar(DATABASE, copied).await? == "1").then_some(()))
+    })
+    .await?;
+    // The catch-up will wait for this row.
+    let row_blocker = c.connect(DATABASE).await?;
+    row_blocker.batch_execute("BEGIN; SELECT FROM late WHERE id = 5 FOR UPDATE").await?;
+    a.sql(DATABASE, "UPDATE late SET id = -5 WHERE id = 5").await?;
+    replication.chain.wait_b_caught_up().await?;
+    blocker.batch_execute("COMMIT").await?;
+    wait_log(&engine, "change hands", 1).await?;
+    replication.run_each("UPDATE late SET note = 'after' WHERE id = -5; UPDATE old SET n = 7 WHERE id = 5").await?;
+    let end = a.scalar(DATABASE, "SELECT pg_current_wal_lsn()").await?;
+    let sent = format!(
+        "SELECT count(*) FROM pg_stat_replication r JOIN pg_replication_slots s ON s.active_pid = r.pid \
+         WHERE s.slot_name = 'pgsluice_test' AND r.sent_lsn >= '{end}'"
+    );
+    wait_for("the changes at the engine", DEADLINE, || async {
+        Ok((b.scalar(DATABASE, &sent).await? == "1").then_some(()))
+    })
+    .await?;
+    ensure!(!engine.stderr().contains(TAKEN_OVER), "the catch-up did not wait");
+    row_blocker.batch_execute("COMMIT").await?;
+    settle(&replication, &engine, &TABLES).await?;
+    stop(&engine).await
+}
+
 /// Tables are marked while the engine runs, and while it does not, again and again.
 #[tokio::test]
 async fn tables_are_copied_again_under_load() -> Result<()> {
