@@ -29,6 +29,20 @@ pub struct SlotState {
     pub safe_wal_size: Option<i64>,
 }
 
+/// A standby counts `safe_wal_size` from a position that it does not keep up. So there it is counted as the checkpointer does
+/// (`KeepLogSeg` in `xlog.c`): the slot is lost when WAL reaches the segment that follows as many as may be kept.
+const STANDBY_SQL: &str = "\
+COALESCE((
+    SELECT jsonb_build_object('safe_wal_size', (
+        div(s.restart_lsn - '0/0', segment) + div(keep_mb * 1024 * 1024, segment) + 1
+    ) * segment - (GREATEST(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'))
+    FROM (SELECT max(setting::numeric) FILTER (WHERE name = 'max_slot_wal_keep_size') AS limit_mb,
+                 max(setting::numeric) FILTER (WHERE name <> 'wal_segment_size') AS keep_mb,
+                 max(setting::numeric) FILTER (WHERE name = 'wal_segment_size') AS segment
+          FROM pg_settings WHERE name IN ('max_slot_wal_keep_size', 'wal_keep_size', 'wal_segment_size')) AS settings
+    WHERE pg_is_in_recovery() AND s.safe_wal_size IS NOT NULL AND s.restart_lsn IS NOT NULL
+), '{}')";
+
 fn lsn<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Lsn>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
@@ -38,8 +52,9 @@ impl SlotState {
     /// `None` where there is no such slot.
     pub async fn read(client: &Client, role: Role, slot: &str, stage: Stage) -> Result<Option<SlotState>, Error> {
         let failed = |error| Error::from_postgres(stage, role, error);
-        let sql = "SELECT to_jsonb(s)::text FROM pg_replication_slots s WHERE slot_name = $1";
-        let Some(row) = client.query_opt(sql, &[&slot]).await.map_err(failed)? else { return Ok(None) };
+        let sql =
+            format!("SELECT (to_jsonb(s) || {STANDBY_SQL})::text FROM pg_replication_slots s WHERE slot_name = $1");
+        let Some(row) = client.query_opt(&sql, &[&slot]).await.map_err(failed)? else { return Ok(None) };
         let document: String = row.try_get(0).map_err(failed)?;
         serde_json::from_str(&document).map(Some).map_err(|error| {
             let what = format!("pg_replication_slots has a row that cannot be read: {error}");
