@@ -27,6 +27,8 @@ pub struct Status {
     pub name: String,
     pub state: State,
     pub slot: Option<SlotStatus>,
+    /// The physical slot on the primary that the source receives from.
+    pub primary_slot: Option<SlotStatus>,
     pub progress: Option<ProgressStatus>,
     pub lag: Lags,
     /// How far the initial copy of each table is.
@@ -64,7 +66,7 @@ pub struct SlotStatus {
     pub confirmed_flush_lsn: Option<Lsn>,
     #[serde(serialize_with = "lsn_text")]
     pub restart_lsn: Option<Lsn>,
-    /// WAL that the source keeps for this slot.
+    /// WAL that the server keeps for this slot.
     pub retained_bytes: Option<u64>,
     /// WAL that may still be written before the slot is lost; unknown without `max_slot_wal_keep_size`.
     pub safe_wal_bytes: Option<i64>,
@@ -138,8 +140,15 @@ struct SourceView {
 /// What the primary says of its end of the first hop.
 #[derive(Debug, Default)]
 struct PrimaryView {
+    slot: Option<SlotState>,
     position: Option<Lsn>,
     receive_delay_s: Option<f64>,
+}
+
+impl PrimaryView {
+    fn slot_status(&self) -> Option<SlotStatus> {
+        self.slot.as_ref().map(|slot| slot_status(slot, self.position))
+    }
 }
 
 /// Asks all servers; one that cannot be asked becomes a line in `errors`.
@@ -164,6 +173,7 @@ pub async fn read(config: &Config) -> Status {
         name: config.name.to_string(),
         state,
         slot: source.slot.as_ref().map(|slot| slot_status(slot, source.position)),
+        primary_slot: primary.as_ref().and_then(PrimaryView::slot_status),
         progress: progress.map(|progress| ProgressStatus {
             end_lsn: Some(progress.end_lsn),
             commit_time: progress.commit_time.map(|time| humantime::format_rfc3339_micros(time).to_string()),
@@ -288,11 +298,16 @@ async fn read_primary(endpoint: &Endpoint, receiver_slot: Option<&str>) -> Resul
                FROM (SELECT) AS one \
                LEFT JOIN pg_replication_slots s ON s.slot_name = $1 \
                LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid";
+    let slot = match receiver_slot {
+        Some(slot) => SlotState::read(&client, Role::Primary, slot, STAGE).await?,
+        None => None,
+    };
     let failed = |error| Error::from_postgres(STAGE, Role::Primary, error);
     let row = client.query_one(sql, &[&receiver_slot]).await.map_err(failed)?;
     let lag: Option<f64> = row.try_get(1).map_err(failed)?;
     let caught_up: Option<bool> = row.try_get(3).map_err(failed)?;
     Ok(PrimaryView {
+        slot,
         position: lsn(&row, 0).map_err(failed)?,
         // PostgreSQL clears the figure once a caught-up standby has been idle for a while.
         receive_delay_s: lag.or(if caught_up == Some(true) { Some(0.0) } else { None }),

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
 use crate::snapshot;
-use crate::status::{self, Lag, State, Status, TableStatus};
+use crate::status::{self, Lag, SlotStatus, State, Status, TableStatus};
 
 #[derive(Debug, Args)]
 pub struct StatusArguments {
@@ -50,16 +50,8 @@ fn print_one(config: &Config, format: Format) -> Result<Status, Error> {
 
 fn table(status: &Status) -> Vec<(String, String)> {
     let mut rows = vec![row("name", &status.name), row("state", state_text(status.state))];
-    if let Some(slot) = &status.slot {
-        let wal = slot.wal_status.as_deref().unwrap_or(UNKNOWN);
-        let active = if slot.active { "active" } else { "inactive" };
-        rows.push(row("slot", format!("{} ({active}, WAL {wal})", slot.name)));
-        if let Some(reason) = &slot.invalidation_reason {
-            rows.push(row("  invalidated", reason));
-        }
-        rows.push(row("  confirmed_flush_lsn", known(slot.confirmed_flush_lsn)));
-        rows.push(row("  retained WAL", slot.retained_bytes.map_or(UNKNOWN.to_owned(), bytes_text)));
-    }
+    rows.extend(status.slot.as_ref().map(|slot| slot_rows("slot", slot)).into_iter().flatten());
+    rows.extend(status.primary_slot.as_ref().map(|slot| slot_rows("slot on A", slot)).into_iter().flatten());
     if let Some(progress) = &status.progress {
         rows.push(row("progress", known(progress.end_lsn)));
         rows.push(row("  commit_time", progress.commit_time.as_deref().unwrap_or(UNKNOWN)));
@@ -77,6 +69,24 @@ fn table(status: &Status) -> Vec<(String, String)> {
     rows.extend(hops.map(|(label, lag)| row(label, lag_text(lag))));
     rows.extend(status.tables.iter().map(|table| row(&table.table, copy_text(table))));
     rows.extend(status.errors.iter().map(|error| row("error", error)));
+    rows
+}
+
+fn slot_rows(label: &str, slot: &SlotStatus) -> Vec<(String, String)> {
+    let wal = slot.wal_status.as_deref().unwrap_or(UNKNOWN);
+    let active = if slot.active { "active" } else { "inactive" };
+    let mut rows = vec![row(label, format!("{} ({active}, WAL {wal})", slot.name))];
+    if let Some(reason) = &slot.invalidation_reason {
+        rows.push(row("  invalidated", reason));
+    }
+    // A physical slot has none.
+    if let Some(confirmed) = slot.confirmed_flush_lsn {
+        rows.push(row("  confirmed_flush_lsn", confirmed.to_string()));
+    }
+    rows.push(row("  retained WAL", slot.retained_bytes.map_or(UNKNOWN.to_owned(), bytes_text)));
+    if let Some(safe) = slot.safe_wal_bytes {
+        rows.push(row("  lost after", bytes_text(safe.max(0).unsigned_abs())));
+    }
     rows
 }
 

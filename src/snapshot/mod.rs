@@ -24,6 +24,7 @@ mod job;
 mod parts;
 mod progress;
 mod pump;
+mod retention;
 mod state;
 
 use std::collections::HashMap;
@@ -143,9 +144,19 @@ pub fn copy(config: &Config, order: Order) -> Result<Option<SnapshotSlot>, Error
         snapshot_lsn = %held.slot.consistent_point,
         "copying starts"
     );
-    let jobs = |most: usize| config.snapshot.jobs.min(most);
-    run_jobs(jobs(copying.queue.chunks()), &copying.over, async || Job::run(&copying).await)?;
-    run_jobs(jobs(copying.queue.tables()), &copying.over, async || job::analyze(&copying).await)?;
+    thread::scope(|scope| {
+        let (_working, is_working) = crossbeam_channel::bounded(0);
+        let slot = held.slot.name.as_str();
+        scope.spawn(move || {
+            // It says more in the log, and nothing else depends on it.
+            if let Err(error) = retention::watch(config, slot, &is_working) {
+                tracing::warn!(%error, "how much WAL is retained is not known");
+            }
+        });
+        let jobs = |most: usize| config.snapshot.jobs.min(most);
+        run_jobs(jobs(copying.queue.chunks()), &copying.over, async || Job::run(&copying).await)?;
+        run_jobs(jobs(copying.queue.tables()), &copying.over, async || job::analyze(&copying).await)
+    })?;
     if copying.over.load(Ordering::Acquire) {
         return Ok(None);
     }
@@ -179,7 +190,7 @@ async fn prepare(config: &Config, order: Order) -> Result<(Copying, Held), Error
     postgres::prepare_target(&target, STAGE).await?;
     parts::check_rights(&source, &tables).await?;
     state::check_existing(&target, config.name.as_str(), &tables, on_existing).await?;
-    warn_of_limits(&source).await?;
+    retention::warn_of_limits(&source).await?;
     let (slot, snapshot) = export_snapshot(config, &source).await?;
     for sql in adoption(&snapshot) {
         source.batch_execute(&sql).await.map_err(source_failed)?;
@@ -195,28 +206,6 @@ async fn prepare(config: &Config, order: Order) -> Result<(Copying, Held), Error
     let progress = Progress::new(queue.chunks(), done);
     let config = config.clone();
     Ok((Copying { config, epoch, follows, snapshot, xids, queue, progress, over }, Held { slot, _locks: source }))
-}
-
-/// The replication's own slot is idle while tables are copied, and holds WAL. Says which settings would end it.
-async fn warn_of_limits(source: &Client) -> Result<(), Error> {
-    let sql = "SELECT name, current_setting(name) FROM pg_settings WHERE setting NOT IN ('-1', '0') \
-               AND name IN ('max_slot_wal_keep_size', 'idle_replication_slot_timeout')";
-    for row in source.query(sql, &[]).await.map_err(source_failed)? {
-        let [name, setting]: [String; 2] =
-            [row.try_get(0).map_err(source_failed)?, row.try_get(1).map_err(source_failed)?];
-        if name == "max_slot_wal_keep_size" {
-            tracing::warn!(
-                "the source keeps {setting} of WAL at most: if more is written while tables are copied, the \
-                 slot is lost; `pgsluice status` shows what is left, and {name} = -1 keeps all"
-            );
-        } else {
-            tracing::warn!(
-                "the source gives up slots that are idle for {setting}, as ours is while tables are copied: \
-                 set {name} = 0 there if the copy takes longer"
-            );
-        }
-    }
-    Ok(())
 }
 
 /// A snapshot of the source whose LSN is known: that of a new slot.

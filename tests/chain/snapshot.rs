@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::{ChainOptions, wait_for};
+use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::load::{assert_memory_is_bounded, expect_end, settle, stop, wait_log};
@@ -346,16 +347,37 @@ async fn tables_are_copied_again_or_later() -> Result<()> {
     replication.replicate("UPDATE late SET n = 3; DELETE FROM late WHERE id = 1", &["public.late"]).await
 }
 
-/// What would end the slot while it waits for the copy is said before.
+/// What would end the slot while it waits for the copy is said before, and what it keeps meanwhile.
 #[tokio::test]
-async fn limits_of_the_slot_are_named() -> Result<()> {
-    let ddl = "CREATE TABLE t (id int PRIMARY KEY)";
-    let options = ChainOptions::default().b_conf("max_slot_wal_keep_size", "512MB");
-    let replication = Replication::start_with(options, ddl).await?;
+async fn what_slots_retain_and_may_retain_is_named() -> Result<()> {
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY, note text)";
+    let options = ChainOptions::default().b_conf("max_slot_wal_keep_size", "64MB");
+    let rows = format!("{ddl}; INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(1, 20000) g");
+    let replication = Replication::start_differing(options, &rows, ddl).await?;
     replication.configure(COPY)?;
     replication.setup().await?;
+    let [a, _, c] = replication.servers();
+    // The copy begins, and does not end.
+    let blocker = c.connect(DATABASE).await?;
+    blocker.batch_execute("BEGIN; LOCK TABLE t IN EXCLUSIVE MODE").await?;
     let engine = replication.spawn()?;
-    wait_log(&engine, "the source keeps 512MB of WAL at most", 1).await?;
+    wait_log(&engine, "the source keeps 64MB of WAL at most", 1).await?;
+    wait_log(&engine, "copying starts", 1).await?;
+    a.sql(DATABASE, "CREATE TABLE more AS SELECT repeat('x', 500) FROM generate_series(1, 108000) g").await?;
+    replication.chain.wait_b_caught_up().await?;
+    wait_log(&engine, "WAL is retained while tables are copied", 1).await?;
+    wait_log(&engine, "the slot is lost after", 1).await?;
+    let said = engine.stderr();
+    for slot in ["pgsluice_test: ", "pgsluice_copy_", "b_slot: "] {
+        ensure!(said.contains(slot), "does not say {slot}: {said}");
+    }
+    let status: Value = serde_json::from_str(&replication.succeed(&["status", "--format", "json"]).await?)?;
+    let number = |slot: &str, field: &str| status[slot][field].as_i64();
+    ensure!(number("slot", "retained_bytes") > Some(50 << 20), "B's slot: {}", status["slot"]);
+    ensure!(number("primary_slot", "retained_bytes").is_some(), "A's slot: {}", status["primary_slot"]);
+    let safe = number("slot", "safe_wal_bytes");
+    ensure!(safe > Some(0) && safe < Some(32 << 20), "{safe:?} bytes are left");
+    blocker.batch_execute("COMMIT").await?;
     wait_log(&engine, "streaming starts", 1).await?;
     stop(&engine).await
 }
