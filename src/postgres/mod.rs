@@ -19,20 +19,22 @@ use tokio_postgres::{Client, NoTls};
 
 pub use auth_guard::{PASSWORD_EXPOSED, PASSWORD_MISSING};
 pub use ident::{quote_ident, quote_literal, quote_qualified};
-pub use target::{NO_TRANSACTION_TIMEOUT, prepare_target};
+pub use target::prepare_target;
 
 use crate::config::{Endpoint, Host, Role, TlsMode};
 use crate::error::{Error, Kind, Stage};
 
 /// Fixes how values are written as text, so that one server reads what the other wrote, and the meaning of every name.
 /// `search_path` is empty because a search path that others can write to decides which operators run. Warnings are heard
-/// because a walsender that leaves out rows says so in one.
+/// because a walsender that leaves out rows says so in one. Sessions and transactions last as long as they need; the last two
+/// settings came with 14 and 17.
 pub const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO, YMD'; \
     SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET bytea_output = 'hex'; \
     SET lc_monetary = 'C'; SET xmloption = 'content'; SET array_nulls = on; SET search_path = ''; \
     SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; \
     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-    SET client_min_messages = 'warning'";
+    SET client_min_messages = 'warning'; \
+    SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
 /// A dead peer is noticed after about this long without an answer to a TCP probe.
 const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(30);

@@ -6,10 +6,6 @@ use tokio_postgres::error::SqlState;
 use crate::config::Role;
 use crate::error::{Error, Stage};
 
-/// Transactions last as long as they need. The setting came with 17.
-pub const NO_TRANSACTION_TIMEOUT: &str =
-    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'";
-
 /// What is confirmed to the source must be on the target's disk, whatever the role's default is. And a backend whose
 /// engine is gone has to notice, at rest as well as while it waits for a lock, to let go of the progress row. Rows are
 /// found by index, one after the other, with a plan that is made once: the planner knows nothing of the arrays' lengths.
@@ -25,7 +21,7 @@ const TARGET_SETTINGS: &str = "\
 /// fire, because the role may not say otherwise.
 pub async fn prepare_target(target: &Client, stage: Stage) -> Result<bool, Error> {
     let failed = |error| Error::from_postgres(stage, Role::Target, error);
-    target.batch_execute(&format!("{NO_TRANSACTION_TIMEOUT}; {TARGET_SETTINGS}")).await.map_err(failed)?;
+    target.batch_execute(TARGET_SETTINGS).await.map_err(failed)?;
     match target.batch_execute("SET session_replication_role = 'replica'").await {
         Ok(()) => Ok(false),
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(true),

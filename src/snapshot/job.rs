@@ -25,9 +25,7 @@ impl Job<'_> {
     pub async fn run(copying: &Copying) -> Result<(), Error> {
         let config = &copying.config;
         let mut source = Connection::connect_for_sql(&config.source)?;
-        for sql in adoption(&copying.snapshot) {
-            source.query(&sql)?;
-        }
+        source.query(&adoption(&copying.snapshot))?;
         let target = postgres::connect(&config.target, STAGE).await?;
         postgres::prepare_target(&target, STAGE).await?;
         // A chunk that is lost to a crash of the target is lost with its record; the end of the table is flushed.

@@ -192,9 +192,7 @@ async fn prepare(config: &Config, order: Order) -> Result<(Copying, Held), Error
     state::check_existing(&target, config.name.as_str(), &tables, on_existing).await?;
     retention::warn_of_limits(&source).await?;
     let (slot, snapshot) = export_snapshot(config, &source).await?;
-    for sql in adoption(&snapshot) {
-        source.batch_execute(&sql).await.map_err(source_failed)?;
-    }
+    source.batch_execute(&adoption(&snapshot)).await.map_err(source_failed)?;
     let parts = parts::lock(&source, &tables).await?;
     let xids = Xids::read(&source).await?;
     let name = config.name.as_str();
@@ -232,13 +230,10 @@ async fn export_snapshot(config: &Config, source: &Client) -> Result<(SnapshotSl
     Ok((SnapshotSlot { connection, name, consistent_point: slot.consistent_point }, snapshot))
 }
 
-/// The statements that open a transaction which sees what the snapshot sees.
-fn adoption(snapshot: &str) -> [String; 2] {
+/// Opens a transaction which sees what the snapshot sees.
+fn adoption(snapshot: &str) -> String {
     let snapshot = postgres::quote_literal(snapshot);
-    [
-        postgres::NO_TRANSACTION_TIMEOUT.to_owned(),
-        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {snapshot}"),
-    ]
+    format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {snapshot}")
 }
 
 /// Runs so many jobs, each on a thread of its own, until all have ended.

@@ -351,7 +351,11 @@ async fn tables_are_copied_again_or_later() -> Result<()> {
 #[tokio::test]
 async fn what_slots_retain_and_may_retain_is_named() -> Result<()> {
     let ddl = "CREATE TABLE t (id int PRIMARY KEY, note text)";
-    let options = ChainOptions::default().b_conf("max_slot_wal_keep_size", "64MB");
+    let mut options = ChainOptions::default().b_conf("max_slot_wal_keep_size", "64MB");
+    // A copy that takes longer than all of these goes on.
+    for timeout in ["statement_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"] {
+        options = options.b_conf(timeout, "3s");
+    }
     let rows = format!("{ddl}; INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(1, 20000) g");
     let replication = Replication::start_differing(options, &rows, ddl).await?;
     replication.configure(COPY)?;
