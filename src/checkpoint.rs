@@ -23,8 +23,12 @@ use crate::error::{Error, Kind, Stage};
 pub const SCHEMA_SQL: &str = "CREATE SCHEMA IF NOT EXISTS pgsluice;";
 
 /// Its tables by their names, likewise.
-pub const TABLES: [(&str, &str); 3] =
-    [("progress", PROGRESS_SQL), ("table_state", TABLE_STATE_SQL), ("chunk_state", CHUNK_STATE_SQL)];
+pub const TABLES: [(&str, &str); 4] = [
+    ("progress", PROGRESS_SQL),
+    ("table_state", TABLE_STATE_SQL),
+    ("chunk_state", CHUNK_STATE_SQL),
+    ("deferred", DEFERRED_SQL),
+];
 
 const PROGRESS_SQL: &str = "\
 CREATE TABLE IF NOT EXISTS pgsluice.progress (
@@ -75,6 +79,25 @@ CREATE TABLE IF NOT EXISTS pgsluice.chunk_state (
     bytes bigint NOT NULL,
     copied_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (name, schema_name, table_name, part, first_block)
+);
+";
+
+/// Indexes and constraints that were dropped before a copy, and are to be made again: `table_name` is replicated, `relation`
+/// is that table or a partition of it. `referenced_table` is the other end of a foreign key.
+const DEFERRED_SQL: &str = "\
+CREATE TABLE IF NOT EXISTS pgsluice.deferred (
+    name text NOT NULL,
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('index', 'constraint', 'foreign key')),
+    relation text NOT NULL,
+    object_name text NOT NULL,
+    definition text NOT NULL,
+    attributes text NOT NULL,
+    referenced_schema text,
+    referenced_table text,
+    deferred_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (name, relation, kind, object_name)
 );
 ";
 

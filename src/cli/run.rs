@@ -11,7 +11,7 @@ use signal_hook::iterator::Signals;
 use super::{ConfigArgument, Format, output};
 use crate::error::Error;
 use crate::pipeline::{self, StopAt};
-use crate::snapshot::OnExisting;
+use crate::snapshot::{CopyOptions, OnExisting};
 
 #[derive(Debug, Args)]
 pub struct RunArguments {
@@ -24,6 +24,10 @@ pub struct RunArguments {
     /// What to do with rows that a table of the target has before it is copied
     #[arg(long, value_enum, default_value_t)]
     on_existing: OnExisting,
+    /// Drop secondary indexes and foreign keys of the target's tables before they are copied, and make them again
+    /// afterwards
+    #[arg(long)]
+    defer_indexes: bool,
 }
 
 fn parse_stop_at(text: &str) -> Result<StopAt, String> {
@@ -45,7 +49,8 @@ struct RunResult {
 pub fn run(arguments: &RunArguments, format: Format) -> Result<(), Error> {
     let config = arguments.config.load()?;
     let stop = stop_signals()?;
-    let summary = pipeline::run(&config, arguments.stop_at, arguments.on_existing, &stop)?;
+    let options = CopyOptions { on_existing: arguments.on_existing, defer_indexes: arguments.defer_indexes };
+    let summary = pipeline::run(&config, arguments.stop_at, options, &stop)?;
     let result = RunResult {
         end_lsn: summary.end_lsn.to_string(),
         transactions: summary.transactions,

@@ -103,10 +103,14 @@ fn state_text(state: State) -> &'static str {
 }
 
 fn copy_text(table: &TableStatus) -> String {
-    match (table.state, table.snapshot_lsn) {
+    let copy = match (table.state, table.snapshot_lsn) {
         // It was there before the replication.
         (snapshot::State::Ready, None) => "ready".to_owned(),
         (state, _) => format!("{}: {} rows, {} copied", state.as_str(), table.rows, bytes_text(table.bytes)),
+    };
+    match (table.deferred_indexes, table.deferred_foreign_keys) {
+        (0, 0) => copy,
+        (indexes, foreign_keys) => format!("{copy}; still dropped: {indexes} indexes, {foreign_keys} foreign keys"),
     }
 }
 

@@ -95,6 +95,12 @@ pub enum Kind {
     /// Something that has to happen elsewhere did not happen in time. Nothing half-made was left.
     #[error("{what} did not happen within {limit}\n  to mend it: {mend}")]
     TimedOut { what: String, limit: String, mend: String },
+    /// The target is to have an index or constraint again that was dropped for a copy.
+    #[error(
+        "{object} could not be made again: {last}\n  to mend it: see to the rows, and run again; pgsluice.deferred on the \
+         target keeps its definition"
+    )]
+    Deferred { object: String, last: Error },
     #[error("gave up after {after} of failures in a row; the last one: {last}")]
     GaveUp { after: String, last: Error },
     /// A report in which what matters most is unknown.
@@ -146,6 +152,7 @@ impl Error {
             | Kind::Rewritten
             | Kind::Behind { .. } => Disposition::Retry,
             Kind::Server { error, .. } => server_disposition(error),
+            Kind::Deferred { last, .. } => last.disposition(),
             Kind::Config(_)
             | Kind::Usage(_)
             | Kind::Refused { .. }
@@ -168,6 +175,7 @@ impl Error {
         match &self.0.kind {
             Kind::Config(_) | Kind::Usage(_) => EXIT_USAGE,
             Kind::Refused { .. } | Kind::Fenced { .. } => EXIT_REFUSED,
+            Kind::Deferred { last, .. } => last.exit_code(),
             Kind::Unreachable { .. }
             | Kind::Lost { .. }
             | Kind::Authentication { .. }
@@ -208,6 +216,7 @@ impl Error {
             | Kind::Rewritten
             | Kind::Behind { .. }
             | Kind::TimedOut { .. }
+            | Kind::Deferred { .. }
             | Kind::GaveUp { .. }
             | Kind::Incomplete(_)
             | Kind::Output(_)
@@ -237,8 +246,12 @@ impl Error {
 
     /// The same error without anything that could hold a value of a row.
     pub fn without_row_values(mut self) -> Error {
-        if let Kind::Server { error, .. } = &mut self.0.kind {
-            *error = error.without_row_values();
+        match self.0.kind {
+            Kind::Server { ref mut error, .. } => *error = error.without_row_values(),
+            Kind::Deferred { object, last } => {
+                self.0.kind = Kind::Deferred { object, last: last.without_row_values() };
+            }
+            _ => {}
         }
         self
     }

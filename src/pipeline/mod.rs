@@ -30,12 +30,12 @@ use pgsluice_proto::Lsn;
 use self::reader::{Reader, Start};
 use self::session::{Opened, Session};
 pub use self::session::{check_gap, check_identity, read_position, stream_options};
-use self::shared::Shared;
+use self::shared::{Phase, Shared};
 use self::writer::Writer;
 use crate::batch::{Limits, POOL_BATCHES};
 use crate::config::Config;
 use crate::error::{Disposition, Error, Kind, Stage};
-use crate::snapshot::{self, OnExisting};
+use crate::snapshot::{self, CopyOptions};
 
 /// After a stop is asked for, what the target is doing may take this long to end on a commit; then it is cancelled.
 const STOP_GRACE: Duration = Duration::from_millis(600);
@@ -72,7 +72,7 @@ pub struct Summary {
 ///
 /// # Errors
 /// The error that ended it, after the retries that its disposition allows.
-pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Receiver<()>) -> Result<Summary, Error> {
+pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver<()>) -> Result<Summary, Error> {
     let mut stop_lsn = match stop_at {
         StopAt::Never => None,
         StopAt::Lsn(lsn) => Some(lsn),
@@ -81,7 +81,7 @@ pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Rec
     let mut retry = Retry::new(config.stream.retry_limit);
     let mut summary = Summary { end_lsn: Lsn::INVALID, transactions: 0, changes: 0, sessions: 0 };
     let mut opening =
-        Opening { config: config.clone(), stop_at, on_existing, epoch: None, chunks: Arc::default(), copied: false };
+        Opening { config: config.clone(), stop_at, options, epoch: None, chunks: Arc::default(), copied: false };
     loop {
         let chunks = opening.chunks.load(Ordering::Relaxed);
         let Some(opened) = open_session(&mut opening, stop)? else { return Ok(summary) };
@@ -100,7 +100,8 @@ pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Rec
                     opening.copied = false;
                 }
                 summary.sessions += 1;
-                let (outcome, shared) = run_session(config, session, stop_lsn, stop)?;
+                let restart_at = session.stages.restart_at.filter(|lsn| stop_lsn.is_none_or(|stop| *lsn <= stop));
+                let (outcome, shared) = run_session(config, session, restart_at.or(stop_lsn), stop)?;
                 summary.end_lsn = shared.flushed();
                 summary.transactions += shared.transactions();
                 summary.changes += shared.changes();
@@ -108,6 +109,11 @@ pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Rec
                     retry.succeeded();
                 }
                 match outcome {
+                    // By itself, and not because it was to stop.
+                    Ok(()) if restart_at.is_some() && shared.phase() == Phase::Running => {
+                        tracing::info!("all tables are of one moment now: foreign keys are made again");
+                        continue;
+                    }
                     Ok(()) => return Ok(summary),
                     Err(error) => error,
                 }
@@ -127,7 +133,7 @@ pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Rec
 struct Opening {
     config: Config,
     stop_at: StopAt,
-    on_existing: OnExisting,
+    options: CopyOptions,
     epoch: Option<i64>,
     /// That have been copied, in all tries.
     chunks: Arc<AtomicUsize>,
@@ -138,7 +144,7 @@ struct Opening {
 impl Opening {
     fn open(&mut self) -> Result<Session, Error> {
         loop {
-            match session::open(&self.config, &mut self.epoch)? {
+            match session::open(&self.config, self.options, &mut self.epoch)? {
                 Opened::Session(session) => return Ok(*session),
                 Opened::Missing(_) if matches!(self.stop_at, StopAt::Lsn(_)) => {
                     let what = "there are tables to copy, and a copy is of the source as it is now, not as it was";
@@ -146,12 +152,17 @@ impl Opening {
                     return Err(Error::refused(Stage::Snapshot, what, mend));
                 }
                 Opened::Missing(tables) => {
-                    let epoch = self.epoch.ok_or_else(|| Error::new(Stage::Snapshot, Kind::Panicked))?;
                     self.copied = true;
-                    snapshot::copy(&self.config, epoch, tables, self.on_existing, &self.chunks)?;
+                    snapshot::copy(&self.config, self.epoch()?, tables, self.options, &self.chunks)?;
                 }
+                Opened::Deferred => snapshot::restore(&self.config, self.epoch()?, &self.chunks)?,
             }
         }
+    }
+
+    /// That a session has left which was not opened.
+    fn epoch(&self) -> Result<i64, Error> {
+        self.epoch.ok_or_else(|| Error::new(Stage::Snapshot, Kind::Panicked))
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  target: progress ─► source: identity, slot, server, publication, timeline ─► fence ─► gap ─► tables ─► format ─► START
-//!                                                                                             └─► copy, then anew
+//!                                                                                             └─► copy, or indexes
+//!                                                                                                 again; then anew
 //! ```
 //!
 //! The order is what makes it safe. Whatever refuses, refuses before the fence, so that a configuration that cannot run
@@ -26,7 +27,7 @@ use crate::checkpoint::{self, Progress};
 use crate::config::{Config, Role, SynchronousCommit, ValueFormat};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
-use crate::snapshot::{self, Copied, Wanted};
+use crate::snapshot::{self, Copied, CopyOptions, Due, Wanted};
 use crate::source::publication::{Publication, PublishedTable};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
@@ -52,6 +53,8 @@ pub(super) struct Stages {
     pub progress: Progress,
     /// What of the stream is on the target already.
     pub copied: Copied,
+    /// Foreign keys can be made again once progress is here, which the next session does.
+    pub restart_at: Option<Lsn>,
 }
 
 /// What opening a session has come to.
@@ -60,16 +63,19 @@ pub(super) enum Opened {
     Session(Box<Session>),
     /// These tables have to be on the target first.
     Missing(Vec<Wanted>),
+    /// What was dropped for a copy has to be made again first.
+    Deferred,
 }
 
 /// `epoch` is the one that this engine holds, if it held one before, and afterwards the new one.
 ///
 /// # Errors
 /// A refusal with its mend, or whatever a server reports.
-pub(super) fn open(config: &Config, epoch: &mut Option<i64>) -> Result<Opened, Error> {
+pub(super) fn open(config: &Config, options: CopyOptions, epoch: &mut Option<i64>) -> Result<Opened, Error> {
     let runtime = postgres::new_runtime(STAGE)?;
-    match runtime.block_on(prepare(config, epoch))? {
+    match runtime.block_on(prepare(config, options, epoch))? {
         Prepared::Missing(tables) => Ok(Opened::Missing(tables)),
+        Prepared::Deferred => Ok(Opened::Deferred),
         Prepared::Ready(stages) => Ok(Opened::Session(Box::new(Session { runtime, stages: *stages }))),
     }
 }
@@ -77,9 +83,10 @@ pub(super) fn open(config: &Config, epoch: &mut Option<i64>) -> Result<Opened, E
 enum Prepared {
     Ready(Box<Stages>),
     Missing(Vec<Wanted>),
+    Deferred,
 }
 
-async fn prepare(config: &Config, epoch: &mut Option<i64>) -> Result<Prepared, Error> {
+async fn prepare(config: &Config, options: CopyOptions, epoch: &mut Option<i64>) -> Result<Prepared, Error> {
     let target = postgres::connect(&config.target, Stage::Apply).await?;
     let Some(before) = checkpoint::read(&target, config.name.as_str()).await? else {
         return Err(no_progress(config));
@@ -120,8 +127,14 @@ async fn prepare(config: &Config, epoch: &mut Option<i64>) -> Result<Prepared, E
     let missing: Vec<_> = states.iter().filter(|state| state.is_missing()).map(|state| state.table.clone()).collect();
     if !missing.is_empty() {
         let tables = publication.tables.iter().filter(|published| missing.contains(&published.table));
-        return copy::wanted(&target, tables.collect(), constraints_fire).await.map(Prepared::Missing);
+        let (name, tables) = (config.name.as_str(), tables.collect());
+        return copy::wanted(&target, name, tables, options, constraints_fire).await.map(Prepared::Missing);
     }
+    let deferred = snapshot::read_deferred(&target, config.name.as_str()).await?;
+    if deferred.iter().any(|one| one.due == Due::Now) {
+        return Ok(Prepared::Deferred);
+    }
+    let restart_at = deferred.iter().filter_map(|one| one.due.lsn()).max();
     let copied = Copied::new(&states, progress.end_lsn);
 
     let binary = use_binary(config, &publication.tables, &target).await?;
@@ -134,14 +147,14 @@ async fn prepare(config: &Config, epoch: &mut Option<i64>) -> Result<Prepared, E
         binary,
     };
     let stream = connection.start(start, stream_options(config, &server))?;
-    let options = Options {
+    let apply_options = Options {
         netting: config.apply.netting,
         constraints_fire,
         asynchronous_commit: config.apply.synchronous_commit == SynchronousCommit::Off,
     };
-    let applier = Applier::new(target, config.name.as_str(), progress.epoch, options).await?;
+    let applier = Applier::new(target, config.name.as_str(), progress.epoch, apply_options).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
-    Ok(Prepared::Ready(Box::new(Stages { applier, stream, progress, copied })))
+    Ok(Prepared::Ready(Box::new(Stages { applier, stream, progress, copied, restart_at })))
 }
 
 /// Takes over from another engine, and says so where one still has a transaction open.

@@ -11,7 +11,7 @@ use tokio_postgres::types::PgLsn;
 use super::parts::{self, Done, Part, Xids, column_list};
 use super::pump::pump_rows;
 use super::state::{State, failed_on};
-use super::{OnExisting, STAGE, Wanted, source_failed, target_failed};
+use super::{CopyOptions, OnExisting, STAGE, Selected, Wanted, deferred, source_failed, target_failed};
 use crate::checkpoint;
 use crate::error::{Error, Kind};
 use crate::postgres::{quote_ident, quote_literal};
@@ -35,7 +35,7 @@ pub(super) struct Beginning<'a> {
     pub epoch: i64,
     pub tables: &'a [Wanted],
     pub parts: &'a [Part],
-    pub on_existing: OnExisting,
+    pub options: CopyOptions,
     pub snapshot_lsn: Lsn,
     pub xids: Xids,
 }
@@ -52,6 +52,11 @@ impl Beginning<'_> {
             .await
             .map_err(target_failed)?;
         checkpoint::check_epoch(target, name, self.epoch).await?;
+        if self.options.defer_indexes {
+            let tables = self.tables.iter().map(|wanted| &wanted.table).collect();
+            let selected = Selected { name, tables, on_existing: self.options.on_existing };
+            deferred::drop_and_record(target, &selected).await?;
+        }
         for (index, (wanted, key)) in self.tables.iter().zip(keys).enumerate() {
             let table = &wanted.table;
             let left = self.left(target, wanted).await?;
@@ -61,7 +66,7 @@ impl Beginning<'_> {
             };
             let kept = match key {
                 Some(key) if !chunks.is_empty() => self.keep(source, target, table, &key, &chunks).await?,
-                _ if left != Left::Nothing || self.on_existing == OnExisting::Truncate => {
+                _ if left != Left::Nothing || self.options.on_existing == OnExisting::Truncate => {
                     empty(target, table).await?;
                     0
                 }

@@ -8,7 +8,7 @@
 //!                                                          │
 //!        jobs, a thread and two sessions each:  COPY out of B ══► COPY into C, chunk_state, COMMIT
 //!                                                          └─ after the last chunk of a table: finishedcopy
-//!        and at last ANALYZE
+//!        then indexes that were dropped before, and at last ANALYZE
 //! ```
 //!
 //! **Always holds:**
@@ -20,6 +20,7 @@
 //! - Rows pass unread, and no more of them are in memory than a chunk of bytes and one row for each job.
 
 mod beginning;
+mod deferred;
 mod job;
 mod parts;
 mod progress;
@@ -37,6 +38,8 @@ use pgsluice_proto::command::SlotSnapshot;
 use tokio_postgres::Client;
 
 use self::beginning::Beginning;
+use self::deferred::rebuild_indexes;
+pub use self::deferred::{Deferred, DeferredKind, Due, Selected, check_rights, read as read_deferred, restore};
 use self::job::Job;
 use self::parts::{Queue, Xids};
 use self::progress::Progress;
@@ -63,6 +66,14 @@ pub enum OnExisting {
     Truncate,
     /// Leave them, and add those of the source.
     Append,
+}
+
+/// How tables are copied.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyOptions {
+    pub on_existing: OnExisting,
+    /// Indexes and foreign keys of the target are dropped before, and made again afterwards.
+    pub defer_indexes: bool,
 }
 
 /// A table to be copied.
@@ -95,11 +106,11 @@ pub fn copy(
     config: &Config,
     epoch: i64,
     tables: Vec<Wanted>,
-    on_existing: OnExisting,
+    options: CopyOptions,
     done: &Arc<AtomicUsize>,
 ) -> Result<(), Error> {
     let runtime = postgres::new_runtime(STAGE)?;
-    let (copying, held) = runtime.block_on(prepare(config, epoch, tables, on_existing, done))?;
+    let (copying, held) = runtime.block_on(prepare(config, epoch, tables, options, done))?;
     tracing::info!(
         tables = copying.queue.tables(),
         chunks = copying.queue.chunks(),
@@ -109,6 +120,7 @@ pub fn copy(
     );
     let jobs = |most: usize| config.snapshot.jobs.min(most);
     run_jobs(jobs(copying.queue.chunks()), &copying.failed, async || Job::run(&copying).await)?;
+    rebuild_indexes(config, epoch, done)?;
     run_jobs(jobs(copying.queue.tables()), &copying.failed, async || job::analyze(&copying).await)?;
     tracing::info!(rows = copying.progress.rows(), bytes = copying.progress.bytes(), "all tables are copied");
     Ok(())
@@ -127,14 +139,14 @@ async fn prepare(
     config: &Config,
     epoch: i64,
     tables: Vec<Wanted>,
-    on_existing: OnExisting,
+    options: CopyOptions,
     done: &Arc<AtomicUsize>,
 ) -> Result<(Copying, Held), Error> {
     let source = postgres::connect(&config.source, STAGE).await?;
     let target = postgres::connect(&config.target, STAGE).await?;
     postgres::prepare_target(&target, STAGE).await?;
     parts::check_rights(&source, &tables).await?;
-    state::check_existing(&target, config.name.as_str(), &tables, on_existing).await?;
+    state::check_existing(&target, config.name.as_str(), &tables, options.on_existing).await?;
     warn_of_limits(&source).await?;
     let (connection, slot) = export_snapshot(config, &source).await?;
     let snapshot_lsn = slot.consistent_point;
@@ -145,7 +157,7 @@ async fn prepare(
     let parts = parts::lock(&source, &tables).await?;
     let xids = Xids::read(&source).await?;
     let name = config.name.as_str();
-    let beginning = Beginning { name, epoch, tables: &tables, parts: &parts, on_existing, snapshot_lsn, xids };
+    let beginning = Beginning { name, epoch, tables: &tables, parts: &parts, options, snapshot_lsn, xids };
     let kept = beginning.write(&source, &target).await?;
     let queue = Queue::new(tables, parts, &kept, config.snapshot.chunk_bytes);
     for table in queue.empty_tables() {

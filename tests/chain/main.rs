@@ -5,6 +5,7 @@ mod bad_input;
 mod commands;
 mod constraints;
 mod crash;
+mod deferred;
 mod feedback;
 mod fencing;
 mod histories;
