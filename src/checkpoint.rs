@@ -83,7 +83,8 @@ CREATE TABLE IF NOT EXISTS pgsluice.chunk_state (
 ";
 
 /// Indexes and constraints that were dropped before a copy, and are to be made again: `table_name` is replicated, `relation`
-/// is that table or a partition of it. `referenced_table` is the other end of a foreign key.
+/// is that table or a partition of it. `referenced_table` is the other end of a foreign key,
+/// which is made without looking at the rows first where they can be `checked_later`.
 const DEFERRED_SQL: &str = "\
 CREATE TABLE IF NOT EXISTS pgsluice.deferred (
     name text NOT NULL,
@@ -96,6 +97,7 @@ CREATE TABLE IF NOT EXISTS pgsluice.deferred (
     attributes text NOT NULL,
     referenced_schema text,
     referenced_table text,
+    checked_later boolean NOT NULL,
     deferred_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (name, relation, kind, object_name)
 );

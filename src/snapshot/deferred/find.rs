@@ -20,6 +20,7 @@ struct Found {
     attributes: String,
     drop: String,
     referenced: Option<TableName>,
+    is_checked_later: bool,
     /// Tables that are another's.
     foreign: Vec<String>,
     /// Schemas and tablespaces in which nothing may be made.
@@ -70,16 +71,17 @@ pub(in crate::snapshot) async fn drop_and_record(target: &Client, selected: &Sel
     // They rest on indexes.
     found.sort_by_key(|one| one.kind != DeferredKind::ForeignKey);
     let sql = "INSERT INTO pgsluice.deferred (name, schema_name, table_name, kind, relation, object_name, definition, \
-                   attributes, referenced_schema, referenced_table) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+                   attributes, referenced_schema, referenced_table, checked_later) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
                ON CONFLICT (name, relation, kind, object_name) DO UPDATE \
-               SET definition = EXCLUDED.definition, attributes = EXCLUDED.attributes, deferred_at = now()";
+               SET definition = EXCLUDED.definition, attributes = EXCLUDED.attributes, \
+                   checked_later = EXCLUDED.checked_later, deferred_at = now()";
     let record = target.prepare(sql).await.map_err(target_failed)?;
     for one in &found {
         let Found { table, kind, relation, object_name, definition, attributes, drop, referenced, .. } = one;
         let (referenced_schema, referenced_table) =
             referenced.as_ref().map(|table| (table.schema.as_str(), table.name.as_str())).unzip();
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 10] = [
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 11] = [
             &selected.name,
             &table.schema,
             &table.name,
@@ -90,6 +92,7 @@ pub(in crate::snapshot) async fn drop_and_record(target: &Client, selected: &Sel
             attributes,
             &referenced_schema,
             &referenced_table,
+            &one.is_checked_later,
         ];
         target.execute(&record, &parameters).await.map_err(target_failed)?;
         target.batch_execute(drop).await.map_err(|error| target_failed(error).on(relation.clone()))?;
@@ -122,8 +125,9 @@ impl Found {
             attributes: text(5)?,
             drop: text(6)?,
             referenced: row.try_get::<_, Option<i64>>(7).map_err(target_failed)?.map(table),
-            foreign: list(8)?,
-            closed: list(9)?,
+            is_checked_later: row.try_get(8).map_err(target_failed)?,
+            foreign: list(9)?,
+            closed: list(10)?,
         })
     }
 }

@@ -93,7 +93,7 @@ SELECT one.place, CASE WHEN max(one.constraint_oid) FILTER (WHERE one.level = 0)
          THEN format('DROP INDEX %I.%I', n.nspname, max(one.relname::text) FILTER (WHERE one.level = 0))
          ELSE format('ALTER TABLE %I.%I DROP CONSTRAINT %I', n.nspname, r.relname,
                      max(one.relname::text) FILTER (WHERE one.level = 0)) END,
-    NULL::bigint,
+    NULL::bigint, false,
     array_remove(array_agg(DISTINCT CASE WHEN NOT pg_has_role(rel.relowner, 'USAGE') THEN one.rel_name END), NULL),
     array_remove(array_agg(DISTINCT CASE WHEN NOT has_schema_privilege(rel.relnamespace, 'CREATE')
                                          THEN format('SCHEMA %s', rel.relnamespace::regnamespace) END)
@@ -113,9 +113,12 @@ SELECT f.place, 'foreign key', format('%I.%I', n.nspname, r.relname), k.conname:
     COALESCE(format('COMMENT ON CONSTRAINT %I ON %I.%I IS ', k.conname, n.nspname, r.relname)
              || quote_literal(obj_description(k.oid, 'pg_constraint')), ''),
     format('ALTER TABLE %I.%I DROP CONSTRAINT %I', n.nspname, r.relname, k.conname), f.parent_place,
+    -- What hangs on partitions would stay unchecked, and one that was never checked is not to be.
+    k.convalidated AND r.relkind = 'r' AND parent.relkind = 'r',
     array_remove(ARRAY[CASE WHEN NOT pg_has_role(r.relowner, 'USAGE') THEN format('%I.%I', n.nspname, r.relname) END,
                        CASE WHEN NOT has_table_privilege(k.confrelid, 'REFERENCES') THEN k.confrelid::regclass::text END], NULL),
     '{}'
 FROM foreign_keys f JOIN pg_constraint k ON k.oid = f.oid
 JOIN pg_class r ON r.oid = k.conrelid JOIN pg_namespace n ON n.oid = r.relnamespace
+JOIN pg_class parent ON parent.oid = k.confrelid
 ORDER BY 1, 3, 4

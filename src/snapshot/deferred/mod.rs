@@ -91,6 +91,8 @@ pub struct Deferred {
     definition: String,
     /// Statements that make it what it was besides: its comment, statistics targets, the mark of CLUSTER.
     attributes: String,
+    /// A foreign key that can be made first, and have the rows checked afterwards, which locks less.
+    is_checked_later: bool,
     pub due: Due,
 }
 
@@ -118,6 +120,7 @@ impl Deferred {
             object_name: text(4)?,
             definition: text(5)?,
             attributes: text(6)?,
+            is_checked_later: row.try_get(9).map_err(target_failed)?,
             due,
         })
     }
@@ -128,7 +131,8 @@ impl Deferred {
 pub async fn read(target: &Client, name: &str) -> Result<Vec<Deferred>, Error> {
     let sql = "\
         SELECT d.schema_name, d.table_name, d.kind, d.relation, d.object_name, d.definition, d.attributes, \
-            NOT COALESCE(ends.missing, false), CASE WHEN d.kind = 'foreign key' THEN ends.ready_at END \
+            NOT COALESCE(ends.missing, false), CASE WHEN d.kind = 'foreign key' THEN ends.ready_at END, \
+            d.checked_later \
         FROM pgsluice.deferred d JOIN pgsluice.progress p USING (name) \
         CROSS JOIN LATERAL ( \
             SELECT bool_or(s.state IN ('init', 'datasync')) AS missing, \

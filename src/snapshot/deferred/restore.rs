@@ -144,7 +144,7 @@ impl Session<'_> {
     async fn add(&self, one: &Deferred) -> Result<(), Error> {
         self.begin().await?;
         if !self.is_there(one).await? {
-            let unchecked = if self.is_checked_later(one).await? { " NOT VALID" } else { "" };
+            let unchecked = if one.is_checked_later { " NOT VALID" } else { "" };
             self.execute(&format!("{}{unchecked}", one.definition)).await?;
             self.execute(&one.attributes).await?;
         }
@@ -154,7 +154,7 @@ impl Session<'_> {
     /// Has the rows checked by a foreign key that is there, and forgets it.
     async fn validate(&self, one: &Deferred) -> Result<(), Error> {
         self.begin().await?;
-        if self.is_checked_later(one).await? {
+        if one.is_checked_later {
             let constraint = postgres::quote_ident(&one.object_name);
             self.execute(&format!("ALTER TABLE {} VALIDATE CONSTRAINT {constraint}", one.relation)).await?;
         }
@@ -179,13 +179,6 @@ impl Session<'_> {
         };
         let found = self.target.query_opt(sql, &[&one.relation, &one.object_name]).await.map_err(target_failed)?;
         Ok(found.is_some())
-    }
-
-    /// A partitioned table takes foreign keys only with the check, and one that was not valid before is not to be.
-    async fn is_checked_later(&self, one: &Deferred) -> Result<bool, Error> {
-        let sql = "SELECT FROM pg_class WHERE oid = to_regclass($1) AND relkind <> 'p'";
-        let found = self.target.query_opt(sql, &[&one.relation]).await.map_err(target_failed)?;
-        Ok(found.is_some() && !one.definition.ends_with(" NOT VALID"))
     }
 
     async fn forget_and_commit(&self, one: &Deferred) -> Result<(), Error> {
