@@ -46,7 +46,8 @@ CREATE TABLE IF NOT EXISTS pgsluice.progress (
 ";
 
 /// How far the initial copy of each table has come. `snapshot_lsn`: what committed before it is in the copy. `appends`: rows
-/// that are not the source's were there before, and stay.
+/// that are not the source's were there before, and stay. `bytes` are those that were sent, `source_bytes` what the source's files
+/// took when the copy began.
 const TABLE_STATE_SQL: &str = "\
 CREATE TABLE IF NOT EXISTS pgsluice.table_state (
     name text NOT NULL,
@@ -58,6 +59,7 @@ CREATE TABLE IF NOT EXISTS pgsluice.table_state (
     appends boolean NOT NULL DEFAULT false,
     rows bigint NOT NULL DEFAULT 0,
     bytes bigint NOT NULL DEFAULT 0,
+    source_bytes bigint NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (name, schema_name, table_name)
 );
@@ -77,6 +79,7 @@ CREATE TABLE IF NOT EXISTS pgsluice.chunk_state (
     xmin_horizon bigint NOT NULL,
     rows bigint NOT NULL,
     bytes bigint NOT NULL,
+    source_bytes bigint NOT NULL,
     copied_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (name, schema_name, table_name, part, first_block)
 );

@@ -92,6 +92,10 @@ pub struct TableStatus {
     pub rows: u64,
     /// As they were sent.
     pub bytes: u64,
+    /// What the table took on the source's disk when its copy began.
+    pub source_bytes: u64,
+    /// Of `source_bytes`; unknown for a table that was on the target before.
+    pub percent: Option<u64>,
     /// Dropped for the copy, and not made again yet.
     pub deferred_indexes: usize,
     /// Of this table, likewise.
@@ -189,12 +193,23 @@ pub async fn read(config: &Config) -> Status {
 }
 
 fn table_status(copy: snapshot::TableCopy, deferred: &[Deferred]) -> TableStatus {
-    let snapshot::TableCopy { table, state, snapshot_lsn, rows, bytes } = copy;
+    let percent = copy.percent();
+    let snapshot::TableCopy { table, state, snapshot_lsn, rows, bytes, source_bytes, .. } = copy;
     let of_table = deferred.iter().filter(|one| one.table == table);
     let (foreign_keys, indexes): (Vec<_>, Vec<_>) = of_table.partition(|one| one.kind == DeferredKind::ForeignKey);
     let (deferred_indexes, deferred_foreign_keys) = (indexes.len(), foreign_keys.len());
     let table = table.to_string();
-    TableStatus { table, state, snapshot_lsn, rows, bytes, deferred_indexes, deferred_foreign_keys }
+    TableStatus {
+        table,
+        state,
+        snapshot_lsn,
+        rows,
+        bytes,
+        source_bytes,
+        percent,
+        deferred_indexes,
+        deferred_foreign_keys,
+    }
 }
 
 fn state(source: Option<&SourceView>, progress: Option<Option<&checkpoint::Progress>>, copying: bool) -> State {

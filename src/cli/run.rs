@@ -11,6 +11,7 @@ use signal_hook::iterator::Signals;
 use super::{ConfigArgument, Format, output};
 use crate::error::Error;
 use crate::pipeline::{self, StopAt};
+use crate::screen::Screen;
 use crate::snapshot::{CopyOptions, OnExisting};
 
 #[derive(Debug, Args)]
@@ -46,11 +47,15 @@ struct RunResult {
     sessions: u64,
 }
 
-pub fn run(arguments: &RunArguments, format: Format) -> Result<(), Error> {
+pub fn run(arguments: &RunArguments, format: Format, screen: &Screen) -> Result<(), Error> {
     let config = arguments.config.load()?;
     let stop = stop_signals()?;
-    let options = CopyOptions { on_existing: arguments.on_existing, defer_indexes: arguments.defer_indexes };
-    let summary = pipeline::run(&config, arguments.stop_at, options, &stop)?;
+    let RunArguments { stop_at, on_existing, defer_indexes, .. } = *arguments;
+    let options = CopyOptions { on_existing, defer_indexes, screen: screen.clone() };
+    let outcome = pipeline::run(&config, stop_at, options, &stop);
+    // A copy that was left alone by a stop draws until the process ends.
+    screen.close().map_err(output::failed)?;
+    let summary = outcome?;
     let result = RunResult {
         end_lsn: summary.end_lsn.to_string(),
         transactions: summary.transactions,

@@ -16,7 +16,7 @@ pub(super) async fn wanted(
     target: &Client,
     name: &str,
     tables: Vec<&PublishedTable>,
-    options: CopyOptions,
+    options: &CopyOptions,
     constraints_fire: bool,
 ) -> Result<Vec<Wanted>, Error> {
     let names = tables.iter().map(|published| (published.table.schema.as_str(), published.table.name.as_str()));

@@ -144,7 +144,7 @@ struct Opening {
 impl Opening {
     fn open(&mut self) -> Result<Session, Error> {
         loop {
-            match session::open(&self.config, self.options, &mut self.epoch)? {
+            match session::open(&self.config, &self.options, &mut self.epoch)? {
                 Opened::Session(session) => return Ok(*session),
                 Opened::Missing(_) if matches!(self.stop_at, StopAt::Lsn(_)) => {
                     let what = "there are tables to copy, and a copy is of the source as it is now, not as it was";
@@ -153,7 +153,7 @@ impl Opening {
                 }
                 Opened::Missing(tables) => {
                     self.copied = true;
-                    snapshot::copy(&self.config, self.epoch()?, tables, self.options, &self.chunks)?;
+                    snapshot::copy(&self.config, self.epoch()?, tables, &self.options, &self.chunks)?;
                 }
                 Opened::Deferred => snapshot::restore(&self.config, self.epoch()?, &self.chunks)?,
             }

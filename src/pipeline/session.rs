@@ -71,7 +71,7 @@ pub(super) enum Opened {
 ///
 /// # Errors
 /// A refusal with its mend, or whatever a server reports.
-pub(super) fn open(config: &Config, options: CopyOptions, epoch: &mut Option<i64>) -> Result<Opened, Error> {
+pub(super) fn open(config: &Config, options: &CopyOptions, epoch: &mut Option<i64>) -> Result<Opened, Error> {
     let runtime = postgres::new_runtime(STAGE)?;
     match runtime.block_on(prepare(config, options, epoch))? {
         Prepared::Missing(tables) => Ok(Opened::Missing(tables)),
@@ -86,7 +86,7 @@ enum Prepared {
     Deferred,
 }
 
-async fn prepare(config: &Config, options: CopyOptions, epoch: &mut Option<i64>) -> Result<Prepared, Error> {
+async fn prepare(config: &Config, options: &CopyOptions, epoch: &mut Option<i64>) -> Result<Prepared, Error> {
     let target = postgres::connect(&config.target, Stage::Apply).await?;
     let Some(before) = checkpoint::read(&target, config.name.as_str()).await? else {
         return Err(no_progress(config));

@@ -35,7 +35,7 @@ pub(super) struct Beginning<'a> {
     pub epoch: i64,
     pub tables: &'a [Wanted],
     pub parts: &'a [Part],
-    pub options: CopyOptions,
+    pub options: &'a CopyOptions,
     pub snapshot_lsn: Lsn,
     pub xids: Xids,
 }
@@ -78,7 +78,8 @@ impl Beginning<'_> {
             } else if left != Left::Nothing {
                 tracing::info!(%table, "an interrupted copy of the table begins again");
             }
-            self.note(target, wanted, &done, kept, lsn).await?;
+            let source_bytes = self.parts.iter().filter(|part| part.table == index).map(|part| part.source_bytes).sum();
+            self.note(target, wanted, &done, (kept, source_bytes), lsn).await?;
         }
         target.batch_execute("COMMIT").await.map_err(target_failed)?;
         Ok(done)
@@ -176,17 +177,24 @@ impl Beginning<'_> {
         Ok(kept)
     }
 
-    async fn note(&self, target: &Client, wanted: &Wanted, done: &[Done], kept: u64, lsn: PgLsn) -> Result<(), Error> {
+    async fn note(
+        &self,
+        target: &Client,
+        wanted: &Wanted,
+        done: &[Done],
+        (kept, source_bytes): (u64, u64),
+        lsn: PgLsn,
+    ) -> Result<(), Error> {
         let Wanted { table, columns, .. } = wanted;
-        let (name, kept) = (self.name, kept.cast_signed());
+        let (name, [kept, source_bytes]) = (self.name, [kept, source_bytes].map(u64::cast_signed));
         let sql = format!(
             "UPDATE pgsluice.table_state SET state = 'datasync', snapshot_lsn = $4, columns = $5, rows = $6::bigint, \
-                 bytes = CASE WHEN $6::bigint = 0 THEN 0 ELSE bytes END, updated_at = now(), \
+                 bytes = CASE WHEN $6::bigint = 0 THEN 0 ELSE bytes END, source_bytes = $7, updated_at = now(), \
                  appends = state = 'init' AND EXISTS (SELECT FROM {table}) \
              WHERE name = $1 AND schema_name = $2 AND table_name = $3"
         );
         target
-            .execute(&sql, &[&name, &table.schema, &table.name, &lsn, columns, &kept])
+            .execute(&sql, &[&name, &table.schema, &table.name, &lsn, columns, &kept, &source_bytes])
             .await
             .map_err(target_failed)?;
         let (parts, blocks): (Vec<_>, Vec<_>) =

@@ -19,6 +19,7 @@
 //! - A chunk's rows and the record of it are one transaction of the target, which holds the engine's epoch.
 //! - Rows pass unread, and no more of them are in memory than a chunk of bytes and one row for each job.
 
+mod bars;
 mod beginning;
 mod deferred;
 mod job;
@@ -42,11 +43,12 @@ use self::deferred::rebuild_indexes;
 pub use self::deferred::{Deferred, DeferredKind, Due, Selected, check_rights, read as read_deferred, restore};
 use self::job::Job;
 use self::parts::{Queue, Xids};
-use self::progress::Progress;
+use self::progress::{Progress, View};
 pub use self::state::{State, TableCopy, learn, read, resync};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
+use crate::screen::Screen;
 use crate::source::new_slot::{self, Helpers, NewSlot};
 use crate::source::publication::TableName;
 use crate::source::server::Server;
@@ -69,11 +71,13 @@ pub enum OnExisting {
 }
 
 /// How tables are copied.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct CopyOptions {
     pub on_existing: OnExisting,
     /// Indexes and foreign keys of the target are dropped before, and made again afterwards.
     pub defer_indexes: bool,
+    /// Where progress is shown.
+    pub screen: Screen,
 }
 
 /// A table to be copied.
@@ -106,7 +110,7 @@ pub fn copy(
     config: &Config,
     epoch: i64,
     tables: Vec<Wanted>,
-    options: CopyOptions,
+    options: &CopyOptions,
     done: &Arc<AtomicUsize>,
 ) -> Result<(), Error> {
     let runtime = postgres::new_runtime(STAGE)?;
@@ -119,10 +123,13 @@ pub fn copy(
         "copying starts"
     );
     let jobs = |most: usize| config.snapshot.jobs.min(most);
-    run_jobs(jobs(copying.queue.chunks()), &copying.failed, async || Job::run(&copying).await)?;
+    copying.progress.during(&options.screen, || {
+        run_jobs(jobs(copying.queue.chunks()), &copying.failed, async || Job::run(&copying).await)
+    })?;
     rebuild_indexes(config, epoch, done)?;
     run_jobs(jobs(copying.queue.tables()), &copying.failed, async || job::analyze(&copying).await)?;
-    tracing::info!(rows = copying.progress.rows(), bytes = copying.progress.bytes(), "all tables are copied");
+    let View { rows, bytes, .. } = copying.progress.view();
+    tracing::info!(rows, bytes, "all tables are copied");
     Ok(())
 }
 
@@ -139,7 +146,7 @@ async fn prepare(
     config: &Config,
     epoch: i64,
     tables: Vec<Wanted>,
-    options: CopyOptions,
+    options: &CopyOptions,
     done: &Arc<AtomicUsize>,
 ) -> Result<(Copying, Held), Error> {
     let source = postgres::connect(&config.source, STAGE).await?;
@@ -163,7 +170,7 @@ async fn prepare(
     for table in queue.empty_tables() {
         state::finish(&target, config.name.as_str(), epoch, table).await?;
     }
-    let progress = Progress::new(queue.chunks(), Arc::clone(done));
+    let progress = Progress::new(&queue, Arc::clone(done));
     let config = config.clone();
     let copying = Copying { config, epoch, snapshot, xids, queue, progress, failed: AtomicBool::new(false) };
     Ok((copying, Held { snapshot_lsn, _connection: connection, _locks: source }))
@@ -297,6 +304,8 @@ mod tests {
             snapshot_lsn: Some(Lsn::new(lsn)),
             rows: 0,
             bytes: 0,
+            source_bytes: 0,
+            source_bytes_copied: 0,
         };
         let copied = Copied::new(&[state("old", 50), state("new", 100), state("newer", 200)], Lsn::new(60));
         assert_eq!(copied.ends_at(), Some(Lsn::new(200)));

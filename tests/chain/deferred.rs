@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::{ChainOptions, Engine, wait_for};
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
 
+use crate::gate::Gate;
 use crate::load::{expect_end, settle, stop, wait_log};
 use crate::replication::{DATABASE, DEADLINE, ENGINE, Replication};
 
@@ -78,17 +78,6 @@ const DEFINITIONS: &str = "\
         || concat_ws(', ', obj_description(oid, 'pg_constraint'), convalidated, conislocal, coninhcount)
     FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'u', 'x', 'f') ORDER BY 1";
 
-/// Holds a copy on C after so many chunks until the advisory lock 1 is given back, and the making of one index until 2 is.
-const GATES: &str = "\
-    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        IF TG_TABLE_NAME = 'deferred' THEN PERFORM pg_advisory_xact_lock_shared(2); RETURN OLD; END IF;
-        IF (SELECT count(*) >= 4 FROM pgsluice.chunk_state) THEN PERFORM pg_advisory_xact_lock_shared(1); END IF;
-        RETURN NEW; END $$;
-    CREATE TRIGGER gate BEFORE INSERT ON pgsluice.chunk_state FOR EACH ROW EXECUTE FUNCTION wait();
-    ALTER TABLE pgsluice.chunk_state ENABLE ALWAYS TRIGGER gate;
-    CREATE TRIGGER gate BEFORE DELETE ON pgsluice.deferred FOR EACH ROW WHEN (OLD.object_name = 'identified_n')
-        EXECUTE FUNCTION wait();";
-
 fn spawn(replication: &Replication) -> Result<Engine> {
     Engine::spawn(Path::new(ENGINE), &replication.config(), &["run", "--defer-indexes"])
 }
@@ -134,13 +123,6 @@ fn start_changes(replication: &Replication) -> JoinHandle<Result<()>> {
     })
 }
 
-/// Closes both gates; they open when the client's locks are given back.
-async fn close_gates(replication: &Replication) -> Result<Client> {
-    let client = replication.chain.c.connect(DATABASE).await?;
-    client.batch_execute(&format!("{GATES} SELECT pg_advisory_lock(1), pg_advisory_lock(2)")).await?;
-    Ok(client)
-}
-
 /// Waits until so many chunks, and so many objects to be made again before the stream, are on record.
 async fn wait_records(replication: &Replication, engine: &Engine, chunks: &str, deferred: &str) -> Result<()> {
     let sql = format!(
@@ -160,7 +142,7 @@ async fn wait_records(replication: &Replication, engine: &Engine, chunks: &str, 
 async fn what_is_dropped_comes_back_after_kills_under_load() -> Result<()> {
     let replication = start().await?;
     let before = definitions(&replication).await?;
-    let gates = close_gates(&replication).await?;
+    let gate = Gate::close(&replication, 4, "identified_n").await?;
     let changes = start_changes(&replication);
 
     let engine = spawn(&replication)?;
@@ -186,13 +168,13 @@ async fn what_is_dropped_comes_back_after_kills_under_load() -> Result<()> {
     ensure!(status.contains("still dropped: 1 indexes, 4 foreign keys"), "{status}");
     engine.sigkill().await?;
 
-    gates.batch_execute("SELECT pg_advisory_unlock(1)").await?;
+    gate.open_for_chunks().await?;
     let engine = replication.spawn()?;
     wait_records(&replication, &engine, "> 4", "= 1").await?;
     ensure!(!engine.stderr().contains("streaming starts"), "it streams without an index:\n{}", engine.stderr());
     engine.sigkill().await?;
 
-    gates.batch_execute("SELECT pg_advisory_unlock(2)").await?;
+    gate.open_for_indexes().await?;
     let engine = replication.spawn()?;
     wait_definitions(&replication, &engine, &before).await?;
     changes.abort();
