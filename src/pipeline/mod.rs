@@ -89,6 +89,7 @@ pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiv
             retry.session_opened();
         }
         if opening.chunks.load(Ordering::Relaxed) > chunks {
+            retry.session_opened();
             retry.succeeded();
         }
         let error = match opened {
@@ -135,7 +136,7 @@ struct Opening {
     stop_at: StopAt,
     options: CopyOptions,
     epoch: Option<i64>,
-    /// That have been copied, in all tries.
+    /// That have been copied, and indexes that were made again, in all tries.
     chunks: Arc<AtomicUsize>,
     /// Tables had to be copied first.
     copied: bool,

@@ -126,6 +126,8 @@ pub fn copy(
     copying.progress.during(&options.screen, || {
         run_jobs(jobs(copying.queue.chunks()), &copying.failed, async || Job::run(&copying).await)
     })?;
+    // Builds take their time, and what the source keeps for the snapshot must not wait for them.
+    drop((held, runtime));
     rebuild_indexes(config, epoch, done)?;
     run_jobs(jobs(copying.queue.tables()), &copying.failed, async || job::analyze(&copying).await)?;
     let View { rows, bytes, .. } = copying.progress.view();

@@ -172,6 +172,11 @@ async fn what_is_dropped_comes_back_after_kills_under_load() -> Result<()> {
     let engine = replication.spawn()?;
     wait_records(&replication, &engine, "> 4", "= 1").await?;
     ensure!(!engine.stderr().contains("streaming starts"), "it streams without an index:\n{}", engine.stderr());
+    let held = "SELECT count(*) FROM pg_replication_slots WHERE temporary";
+    wait_for("B to keep nothing for the copy", DEADLINE, || async {
+        Ok((replication.chain.b.scalar(DATABASE, held).await? == "0").then_some(()))
+    })
+    .await?;
     engine.sigkill().await?;
 
     gate.open_for_indexes().await?;
