@@ -23,8 +23,12 @@ use crate::error::{Error, Kind, Stage};
 pub const SCHEMA_SQL: &str = "CREATE SCHEMA IF NOT EXISTS pgsluice;";
 
 /// Its tables by their names, likewise.
-pub const TABLES: [(&str, &str); 3] =
-    [("progress", PROGRESS_SQL), ("table_state", TABLE_STATE_SQL), ("chunk_state", CHUNK_STATE_SQL)];
+pub const TABLES: [(&str, &str); 4] = [
+    ("progress", PROGRESS_SQL),
+    ("table_state", TABLE_STATE_SQL),
+    ("chunk_state", CHUNK_STATE_SQL),
+    ("deferred", DEFERRED_SQL),
+];
 
 const PROGRESS_SQL: &str = "\
 CREATE TABLE IF NOT EXISTS pgsluice.progress (
@@ -42,7 +46,8 @@ CREATE TABLE IF NOT EXISTS pgsluice.progress (
 ";
 
 /// How far the initial copy of each table has come. `snapshot_lsn`: what committed before it is in the copy. `appends`: rows
-/// that are not the source's were there before, and stay.
+/// that are not the source's were there before, and stay. `bytes` are those that were sent, `source_bytes` what the source's files
+/// took when the copy began.
 const TABLE_STATE_SQL: &str = "\
 CREATE TABLE IF NOT EXISTS pgsluice.table_state (
     name text NOT NULL,
@@ -54,6 +59,7 @@ CREATE TABLE IF NOT EXISTS pgsluice.table_state (
     appends boolean NOT NULL DEFAULT false,
     rows bigint NOT NULL DEFAULT 0,
     bytes bigint NOT NULL DEFAULT 0,
+    source_bytes bigint NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (name, schema_name, table_name)
 );
@@ -73,8 +79,30 @@ CREATE TABLE IF NOT EXISTS pgsluice.chunk_state (
     xmin_horizon bigint NOT NULL,
     rows bigint NOT NULL,
     bytes bigint NOT NULL,
+    source_bytes bigint NOT NULL,
     copied_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (name, schema_name, table_name, part, first_block)
+);
+";
+
+/// Indexes and constraints that were dropped before a copy, and are to be made again: `table_name` is replicated, `relation`
+/// is that table or a partition of it. `referenced_table` is the other end of a foreign key,
+/// which is made without looking at the rows first where they can be `checked_later`.
+const DEFERRED_SQL: &str = "\
+CREATE TABLE IF NOT EXISTS pgsluice.deferred (
+    name text NOT NULL,
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('index', 'constraint', 'foreign key')),
+    relation text NOT NULL,
+    object_name text NOT NULL,
+    definition text NOT NULL,
+    attributes text NOT NULL,
+    referenced_schema text,
+    referenced_table text,
+    checked_later boolean NOT NULL,
+    deferred_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (name, relation, kind, object_name)
 );
 ";
 

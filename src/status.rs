@@ -17,7 +17,7 @@ use crate::checkpoint;
 use crate::config::{Config, Endpoint, Role};
 use crate::error::{Error, Stage};
 use crate::postgres;
-use crate::snapshot;
+use crate::snapshot::{self, Deferred, DeferredKind};
 use crate::source::slot::SlotState;
 
 const STAGE: Stage = Stage::Status;
@@ -94,6 +94,14 @@ pub struct TableStatus {
     pub rows: u64,
     /// As they were sent.
     pub bytes: u64,
+    /// What the table took on the source's disk when its copy began.
+    pub source_bytes: u64,
+    /// Of `source_bytes`; unknown for a table that was on the target before.
+    pub percent: Option<u64>,
+    /// Dropped for the copy, and not made again yet.
+    pub deferred_indexes: usize,
+    /// Of this table, likewise.
+    pub deferred_foreign_keys: usize,
 }
 
 /// One hop's lag; unknown is null.
@@ -151,6 +159,14 @@ impl PrimaryView {
     }
 }
 
+/// What the target says.
+#[derive(Debug)]
+struct TargetView {
+    progress: Option<checkpoint::Progress>,
+    tables: Vec<snapshot::TableCopy>,
+    deferred: Vec<Deferred>,
+}
+
 /// Asks all servers; one that cannot be asked becomes a line in `errors`.
 pub async fn read(config: &Config) -> Status {
     let mut errors = Vec::new();
@@ -162,8 +178,8 @@ pub async fn read(config: &Config) -> Status {
         None => None,
     };
     let target = read_target(config).await.map_err(&mut note).ok();
-    let (progress, tables) = target.unzip();
-    let tables = tables.unwrap_or_default();
+    let (progress, tables, deferred) = target
+        .map_or_else(Default::default, |TargetView { progress, tables, deferred }| (Some(progress), tables, deferred));
     let copying = tables.iter().any(snapshot::TableCopy::is_missing);
     let state = state(source.as_ref(), progress.as_ref().map(Option::as_ref), copying);
     let source = source.unwrap_or_default();
@@ -181,14 +197,29 @@ pub async fn read(config: &Config) -> Status {
             fallbacks: progress.fallbacks,
         }),
         lag,
-        tables: tables.into_iter().map(table_status).collect(),
+        tables: tables.into_iter().map(|table| table_status(table, &deferred)).collect(),
         errors,
     }
 }
 
-fn table_status(copy: snapshot::TableCopy) -> TableStatus {
-    let snapshot::TableCopy { table, state, snapshot_lsn, rows, bytes } = copy;
-    TableStatus { table: table.to_string(), state, snapshot_lsn, rows, bytes }
+fn table_status(copy: snapshot::TableCopy, deferred: &[Deferred]) -> TableStatus {
+    let percent = copy.percent();
+    let snapshot::TableCopy { table, state, snapshot_lsn, rows, bytes, source_bytes, .. } = copy;
+    let of_table = deferred.iter().filter(|one| one.table == table);
+    let (foreign_keys, indexes): (Vec<_>, Vec<_>) = of_table.partition(|one| one.kind == DeferredKind::ForeignKey);
+    let (deferred_indexes, deferred_foreign_keys) = (indexes.len(), foreign_keys.len());
+    let table = table.to_string();
+    TableStatus {
+        table,
+        state,
+        snapshot_lsn,
+        rows,
+        bytes,
+        source_bytes,
+        percent,
+        deferred_indexes,
+        deferred_foreign_keys,
+    }
 }
 
 fn state(source: Option<&SourceView>, progress: Option<Option<&checkpoint::Progress>>, copying: bool) -> State {
@@ -252,14 +283,14 @@ fn between(ahead: Option<Lsn>, behind: Option<Lsn>) -> Option<u64> {
     Some(ahead?.bytes_since(behind?))
 }
 
-async fn read_target(config: &Config) -> Result<(Option<checkpoint::Progress>, Vec<snapshot::TableCopy>), Error> {
-    let client = postgres::connect(&config.target, STAGE).await?;
-    let progress = checkpoint::read(&client, config.name.as_str()).await?;
-    let tables = match &progress {
-        Some(_) => snapshot::read(&client, config.name.as_str()).await?,
-        None => Vec::new(),
+async fn read_target(config: &Config) -> Result<TargetView, Error> {
+    let (client, name) = (postgres::connect(&config.target, STAGE).await?, config.name.as_str());
+    let progress = checkpoint::read(&client, name).await?;
+    let (tables, deferred) = match &progress {
+        Some(_) => (snapshot::read(&client, name).await?, snapshot::read_deferred(&client, name).await?),
+        None => (Vec::new(), Vec::new()),
     };
-    Ok((progress, tables))
+    Ok(TargetView { progress, tables, deferred })
 }
 
 async fn read_source(config: &Config) -> Result<SourceView, Error> {

@@ -17,6 +17,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::config::Config;
 use crate::error::{EXIT_DONE, Error, Kind, Stage};
+use crate::screen::Screen;
 
 #[derive(Debug, Parser)]
 #[command(name = "pgsluice", version, about, propagate_version = true)]
@@ -85,11 +86,11 @@ impl ConfigArgument {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_log(&arguments.global);
+    let screen = start_log(&arguments.global);
     let format = arguments.global.format;
     let result = match &arguments.command {
         Command::Setup(arguments) => setup::run(arguments, format),
-        Command::Run(arguments) => run::run(arguments, format),
+        Command::Run(arguments) => run::run(arguments, format, &screen),
         Command::Status(arguments) => status::run(arguments, format),
         Command::Resync(arguments) => resync::run(arguments, format),
         Command::Tail(arguments) => tail::run(arguments),
@@ -104,7 +105,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start_log(global: &Global) {
+/// Returns where it goes.
+fn start_log(global: &Global) -> Screen {
     let level = match global.verbose {
         0 => LevelFilter::INFO,
         1 => LevelFilter::DEBUG,
@@ -113,10 +115,12 @@ fn start_log(global: &Global) {
     let filter = tracing_subscriber::EnvFilter::builder()
         .with_default_directive(LevelFilter::WARN.into())
         .parse_lossy(format!("pgsluice={level}"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let screen = Screen::stderr(global.log_format == LogFormat::Text);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(screen.clone()).with_target(false);
     let log = log.with_ansi(std::io::stderr().is_terminal());
     match global.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
+    screen
 }

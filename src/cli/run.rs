@@ -11,7 +11,8 @@ use signal_hook::iterator::Signals;
 use super::{ConfigArgument, Format, output};
 use crate::error::Error;
 use crate::pipeline::{self, StopAt};
-use crate::snapshot::OnExisting;
+use crate::screen::Screen;
+use crate::snapshot::{CopyOptions, OnExisting};
 
 #[derive(Debug, Args)]
 pub struct RunArguments {
@@ -24,6 +25,10 @@ pub struct RunArguments {
     /// What to do with rows that a table of the target has before it is copied
     #[arg(long, value_enum, default_value_t)]
     on_existing: OnExisting,
+    /// Drop secondary indexes and foreign keys of the target's tables before they are copied, and make them again
+    /// afterwards
+    #[arg(long)]
+    defer_indexes: bool,
 }
 
 fn parse_stop_at(text: &str) -> Result<StopAt, String> {
@@ -42,10 +47,15 @@ struct RunResult {
     sessions: u64,
 }
 
-pub fn run(arguments: &RunArguments, format: Format) -> Result<(), Error> {
+pub fn run(arguments: &RunArguments, format: Format, screen: &Screen) -> Result<(), Error> {
     let config = arguments.config.load()?;
     let stop = stop_signals()?;
-    let summary = pipeline::run(&config, arguments.stop_at, arguments.on_existing, &stop)?;
+    let RunArguments { stop_at, on_existing, defer_indexes, .. } = *arguments;
+    let options = CopyOptions { on_existing, defer_indexes, screen: screen.clone() };
+    let outcome = pipeline::run(&config, stop_at, options, &stop);
+    // A copy that was left alone by a stop draws until the process ends.
+    screen.close().map_err(output::failed)?;
+    let summary = outcome?;
     let result = RunResult {
         end_lsn: summary.end_lsn.to_string(),
         transactions: summary.transactions,

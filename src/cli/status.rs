@@ -1,3 +1,4 @@
+use std::io::{self, IsTerminal};
 use std::thread;
 use std::time::Duration;
 
@@ -113,11 +114,26 @@ fn state_text(state: State) -> &'static str {
 }
 
 fn copy_text(table: &TableStatus) -> String {
-    match (table.state, table.snapshot_lsn) {
+    let copy = match (table.state, table.snapshot_lsn) {
         // It was there before the replication.
         (snapshot::State::Ready, None) => "ready".to_owned(),
-        (state, _) => format!("{}: {} rows, {} copied", state.as_str(), table.rows, bytes_text(table.bytes)),
+        (state, _) => {
+            let percent = table.percent.unwrap_or(0);
+            let bar = if io::stdout().is_terminal() { bar(percent) } else { String::new() };
+            let (state, rows, bytes) = (state.as_str(), table.rows, bytes_text(table.bytes));
+            format!("{state}: {bar}{percent} % of {}; {rows} rows, {bytes} copied", bytes_text(table.source_bytes))
+        }
+    };
+    match (table.deferred_indexes, table.deferred_foreign_keys) {
+        (0, 0) => copy,
+        (indexes, foreign_keys) => format!("{copy}; still dropped: {indexes} indexes, {foreign_keys} foreign keys"),
     }
+}
+
+fn bar(percent: u64) -> String {
+    const CELLS: usize = 20;
+    let full = (percent as usize * CELLS / 100).min(CELLS);
+    format!("{}{} ", "█".repeat(full), "░".repeat(CELLS - full))
 }
 
 fn lag_text(lag: Lag) -> String {

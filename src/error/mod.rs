@@ -92,12 +92,21 @@ pub enum Kind {
     /// These tables, quoted, came into the publication or are to be copied again; the next session copies them.
     #[error("there are tables to copy: {}", .0.join(", "))]
     TablesToCopy(Vec<String>),
+    /// What was dropped for a copy can be made again, which the next session does.
+    #[error("foreign keys can be made again")]
+    DeferredDue,
     /// A standby that crashed replays again what it had replayed before, and shows an older state meanwhile.
     #[error("the source has replayed WAL up to {replayed} only, and the target's progress is {progress}")]
     Behind { replayed: Lsn, progress: Lsn },
     /// Something that has to happen elsewhere did not happen in time. Nothing half-made was left.
     #[error("{what} did not happen within {limit}\n  to mend it: {mend}")]
     TimedOut { what: String, limit: String, mend: String },
+    /// The target is to have an index or constraint again that was dropped for a copy.
+    #[error(
+        "{object} could not be made again: {last}\n  to mend it: see to the rows, and run again; pgsluice.deferred on the \
+         target keeps its definition"
+    )]
+    Deferred { object: String, last: Error },
     #[error("gave up after {after} of failures in a row; the last one: {last}")]
     GaveUp { after: String, last: Error },
     /// A report in which what matters most is unknown.
@@ -148,8 +157,10 @@ impl Error {
             | Kind::FormatOutdated { .. }
             | Kind::Rewritten
             | Kind::TablesToCopy(_)
+            | Kind::DeferredDue
             | Kind::Behind { .. } => Disposition::Retry,
             Kind::Server { error, .. } => server_disposition(error),
+            Kind::Deferred { last, .. } => last.disposition(),
             Kind::Config(_)
             | Kind::Usage(_)
             | Kind::Refused { .. }
@@ -172,6 +183,7 @@ impl Error {
         match &self.0.kind {
             Kind::Config(_) | Kind::Usage(_) => EXIT_USAGE,
             Kind::Refused { .. } | Kind::Fenced { .. } => EXIT_REFUSED,
+            Kind::Deferred { last, .. } => last.exit_code(),
             Kind::Unreachable { .. }
             | Kind::Lost { .. }
             | Kind::Authentication { .. }
@@ -184,6 +196,7 @@ impl Error {
             | Kind::FormatOutdated { .. }
             | Kind::Rewritten
             | Kind::TablesToCopy(_)
+            | Kind::DeferredDue
             | Kind::Behind { .. }
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
@@ -212,8 +225,10 @@ impl Error {
             | Kind::FormatOutdated { .. }
             | Kind::Rewritten
             | Kind::TablesToCopy(_)
+            | Kind::DeferredDue
             | Kind::Behind { .. }
             | Kind::TimedOut { .. }
+            | Kind::Deferred { .. }
             | Kind::GaveUp { .. }
             | Kind::Incomplete(_)
             | Kind::Output(_)
@@ -243,8 +258,12 @@ impl Error {
 
     /// The same error without anything that could hold a value of a row.
     pub fn without_row_values(mut self) -> Error {
-        if let Kind::Server { error, .. } = &mut self.0.kind {
-            *error = error.without_row_values();
+        match self.0.kind {
+            Kind::Server { ref mut error, .. } => *error = error.without_row_values(),
+            Kind::Deferred { object, last } => {
+                self.0.kind = Kind::Deferred { object, last: last.without_row_values() };
+            }
+            _ => {}
         }
         self
     }

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 
 use crate::apply::{self, TargetTable};
 use crate::error::{Error, Stage};
-use crate::snapshot::Wanted;
+use crate::snapshot::{self, CopyOptions, Selected, Wanted};
 use crate::source::publication::PublishedTable;
 
 /// Compares the tables with those of the target.
@@ -14,7 +14,9 @@ use crate::source::publication::PublishedTable;
 /// A refusal that names every table, column or right that the target lacks.
 pub(super) async fn wanted(
     target: &Client,
+    name: &str,
     tables: Vec<&PublishedTable>,
+    options: &CopyOptions,
     constraints_fire: bool,
 ) -> Result<Vec<Wanted>, Error> {
     let names = tables.iter().map(|published| (published.table.schema.as_str(), published.table.name.as_str()));
@@ -31,7 +33,13 @@ pub(super) async fn wanted(
                     give the role the right to INSERT; or exclude them in [tables]";
         return Err(Error::refused(Stage::Snapshot, lacks.join("; "), mend));
     }
-    let refers = |table: &TargetTable| !table.parents.is_empty();
+    if options.defer_indexes {
+        let tables = tables.iter().map(|published| &published.table).collect();
+        snapshot::check_rights(target, &Selected { name, tables, on_existing: options.on_existing }).await?;
+    }
+    let oids: Vec<_> = found.iter().flatten().map(|table| table.oid).collect();
+    let fires = |parent: &u32| !(options.defer_indexes && oids.contains(parent));
+    let refers = |table: &TargetTable| table.parents.iter().any(fires);
     if constraints_fire && found.iter().flatten().any(refers) {
         let list: Vec<_> =
             found.iter().flatten().filter(|table| refers(table)).map(|table| table.name.as_str()).collect();
@@ -39,7 +47,7 @@ pub(super) async fn wanted(
             Stage::Snapshot,
             format!("foreign keys of {} would be checked row by row, before all rows are there", list.join(", ")),
             "on the target: GRANT SET ON PARAMETER session_replication_role TO the role (PostgreSQL 15 and later); or \
-             drop the foreign keys and add them after the copy",
+             run with --defer-indexes, which drops foreign keys between tables that are copied and adds them afterwards",
         ));
     }
     Ok(wanted)

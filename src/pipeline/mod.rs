@@ -38,11 +38,11 @@ use self::reader::Start;
 use self::selection::{Beside, Selection};
 use self::session::{Attempt, Opened, Session, Stages};
 pub use self::session::{check_gap, check_identity, read_position, stream_options};
-use self::shared::Shared;
+use self::shared::{Phase, Shared};
 use self::workers::{Ends, Workers, no_resources};
 use crate::config::Config;
 use crate::error::{Disposition, Error, Kind, Stage};
-use crate::snapshot::{self, Follows, OnExisting, Order};
+use crate::snapshot::{self, CopyOptions, Follows, Order};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -74,7 +74,7 @@ pub struct Summary {
 ///
 /// # Errors
 /// The error that ended it, after the retries that its disposition allows.
-pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Receiver<()>) -> Result<Summary, Error> {
+pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver<()>) -> Result<Summary, Error> {
     let mut stop_lsn = match stop_at {
         StopAt::Never => None,
         StopAt::Lsn(lsn) => Some(lsn),
@@ -85,7 +85,7 @@ pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Rec
     let mut opening = Opening {
         config: config.clone(),
         stop_at,
-        on_existing,
+        options,
         epoch: None,
         chunks: Arc::default(),
         copied: false,
@@ -98,6 +98,7 @@ pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Rec
             retry.session_opened();
         }
         if opening.chunks.load(Ordering::Relaxed) > chunks {
+            retry.session_opened();
             retry.succeeded();
         }
         let error = match opened {
@@ -109,7 +110,8 @@ pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Rec
                     opening.copied = false;
                 }
                 summary.sessions += 1;
-                let (outcome, shared) = run_session(&opening, session, stop_lsn, stop)?;
+                let restart_at = session.stages.restart_at.filter(|lsn| stop_lsn.is_none_or(|stop| *lsn <= stop));
+                let (outcome, shared) = run_session(&opening, session, restart_at.or(stop_lsn), stop)?;
                 summary.end_lsn = shared.flushed();
                 summary.transactions += shared.transactions();
                 summary.changes += shared.changes();
@@ -117,6 +119,11 @@ pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Rec
                     retry.succeeded();
                 }
                 match outcome {
+                    // By itself, and not because it was to stop.
+                    Ok(()) if restart_at.is_some() && shared.phase() == Phase::Running => {
+                        tracing::info!("all tables are of one moment now: foreign keys are made again");
+                        continue;
+                    }
                     Ok(()) => return Ok(summary),
                     Err(error) => error,
                 }
@@ -139,9 +146,9 @@ pub fn run(config: &Config, stop_at: StopAt, on_existing: OnExisting, stop: &Rec
 struct Opening {
     config: Config,
     stop_at: StopAt,
-    on_existing: OnExisting,
+    options: CopyOptions,
     epoch: Option<i64>,
-    /// That have been copied, in all tries.
+    /// That have been copied, and indexes that were made again, in all tries.
     chunks: Arc<AtomicUsize>,
     /// Tables had to be copied first.
     copied: bool,
@@ -153,8 +160,8 @@ impl Opening {
     fn open(&mut self) -> Result<Session, Error> {
         loop {
             let beside = self.stop_at == StopAt::Never;
-            let Opening { config, epoch, strange, .. } = self;
-            match session::open(Attempt { config, epoch, beside, strange })? {
+            let Opening { config, options, epoch, strange, .. } = self;
+            match session::open(Attempt { config, options, epoch, beside, strange })? {
                 Opened::Session(session) => return Ok(*session),
                 Opened::Missing(_) if matches!(self.stop_at, StopAt::Lsn(_)) => {
                     let what = "there are tables to copy, and a copy is of the source as it is now, not as it was";
@@ -162,14 +169,19 @@ impl Opening {
                     return Err(Error::refused(Stage::Snapshot, what, mend));
                 }
                 Opened::Missing(tables) => {
-                    let epoch = self.epoch.ok_or_else(|| Error::new(Stage::Snapshot, Kind::Panicked))?;
                     self.copied = true;
-                    let follows = Follows::Stream;
-                    let (on_existing, done, over) = (self.on_existing, self.chunks.clone(), Arc::default());
-                    snapshot::copy(&self.config, Order { epoch, tables, on_existing, follows, done, over })?;
+                    let (epoch, options, follows) = (self.epoch()?, self.options.clone(), Follows::Stream);
+                    let (done, over) = (self.chunks.clone(), Arc::default());
+                    snapshot::copy(&self.config, Order { epoch, tables, options, follows, done, over })?;
                 }
+                Opened::Deferred => snapshot::restore(&self.config, self.epoch()?, &self.chunks)?,
             }
         }
+    }
+
+    /// That a session has left which was not opened.
+    fn epoch(&self) -> Result<i64, Error> {
+        self.epoch.ok_or_else(|| Error::new(Stage::Snapshot, Kind::Panicked))
     }
 }
 
@@ -249,7 +261,7 @@ fn run_session(
     stop: &Receiver<()>,
 ) -> Result<(Result<(), Error>, Arc<Shared>), Error> {
     let Session { runtime, stages } = session;
-    let Stages { applier, stream, progress, copied, missing, known, terms } = stages;
+    let Stages { applier, stream, progress, copied, missing, known, terms, restart_at: _ } = stages;
     let shared = Arc::new(Shared::new(progress.end_lsn).map_err(no_resources)?);
     // It lasts as long as the session, and whoever works for it hears of its end.
     let (_session, ended) = crossbeam_channel::bounded(0);

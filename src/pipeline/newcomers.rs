@@ -26,7 +26,7 @@ use crate::checkpoint::{Moves, Progress};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
-use crate::snapshot::{self, Copied, Follows, OnExisting, Order, SnapshotSlot, Wanted};
+use crate::snapshot::{self, Copied, CopyOptions, Due, Follows, Order, SnapshotSlot, Wanted};
 use crate::source::Waker;
 use crate::source::publication::{Publication, TableName};
 
@@ -38,7 +38,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Newcomers {
     config: Config,
     epoch: i64,
-    on_existing: OnExisting,
+    options: CopyOptions,
     chunks: Arc<AtomicUsize>,
     terms: Terms,
     missing: Option<Missing>,
@@ -74,7 +74,7 @@ impl Newcomers {
         Ok(Newcomers {
             config: opening.config.clone(),
             epoch: progress.epoch,
-            on_existing: opening.on_existing,
+            options: opening.options.clone(),
             chunks: opening.chunks.clone(),
             terms,
             missing,
@@ -90,7 +90,8 @@ impl Newcomers {
     /// Works until the session ends.
     ///
     /// # Errors
-    /// [`Kind::TablesToCopy`] when there are other tables; whatever keeps these from being copied.
+    /// [`Kind::TablesToCopy`] when there are other tables, [`Kind::DeferredDue`] when foreign keys can be made again; whatever
+    /// keeps these tables from being copied.
     pub fn run(mut self) -> Result<(), Error> {
         if let Some(missing) = self.missing.take() {
             self.bring(missing)?;
@@ -106,7 +107,7 @@ impl Newcomers {
         let order = Order {
             epoch: self.epoch,
             tables,
-            on_existing: self.on_existing,
+            options: self.options.clone(),
             follows: Follows::CatchUp,
             done: self.chunks.clone(),
             over: over.clone(),
@@ -163,6 +164,10 @@ impl Newcomers {
             let tables = runtime.block_on(self.tables_to_copy(&source, &target))?;
             if !tables.is_empty() {
                 return Err(Error::new(STAGE, Kind::TablesToCopy(tables)));
+            }
+            let deferred = runtime.block_on(snapshot::read_deferred(&target, self.config.name.as_str()))?;
+            if deferred.iter().any(|one| one.due == Due::Now) {
+                return Err(Error::new(STAGE, Kind::DeferredDue));
             }
         }
         Ok(())

@@ -195,6 +195,10 @@ impl Reader {
                     }
                 }
                 Decoded::Begin(begin) if self.stop_at.is_some_and(|stop| begin.commit_lsn >= stop) => {
+                    // Nothing is left that would commit before.
+                    if let Some(stop) = self.stop_at {
+                        batch.advance(stop);
+                    }
                     return Ok(Taken::Finished);
                 }
                 Decoded::Begin(begin) => {

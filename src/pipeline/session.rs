@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  target: progress ─► source: identity, slot, server, publication, timeline ─► fence ─► gap ─► tables ─► format ─► START
-//!                                                                                             └─► copy, then anew
+//!                                                                                             └─► copy, or indexes
+//!                                                                                                 again; then anew
 //! ```
 //!
 //! The order is what makes it safe. Whatever refuses, refuses before the fence, so that a configuration that cannot run
@@ -27,7 +28,7 @@ use crate::checkpoint::{self, Moves, Progress};
 use crate::config::{Config, Role, SynchronousCommit, ValueFormat};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
-use crate::snapshot::{self, Copied, State, TableCopy, Wanted};
+use crate::snapshot::{self, Copied, CopyOptions, Due, State, TableCopy, Wanted};
 use crate::source::publication::{Publication, PublishedTable, TableName};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
@@ -57,6 +58,8 @@ pub(super) struct Stages {
     pub missing: Vec<Wanted>,
     pub known: Known,
     pub terms: Terms,
+    /// Foreign keys can be made again once progress is here, which the next session does.
+    pub restart_at: Option<Lsn>,
 }
 
 /// On what terms the source streams to us.
@@ -83,12 +86,15 @@ pub(super) enum Opened {
     Session(Box<Session>),
     /// These tables have to be on the target first.
     Missing(Vec<Wanted>),
+    /// What was dropped for a copy has to be made again first.
+    Deferred,
 }
 
 /// What is to be opened.
 #[derive(Debug)]
 pub(super) struct Attempt<'a> {
     pub config: &'a Config,
+    pub options: &'a CopyOptions,
     /// The one that this engine holds, if it held one before, and afterwards the new one.
     pub epoch: &'a mut Option<i64>,
     /// Tables may be copied while the others stream.
@@ -103,6 +109,7 @@ pub(super) fn open(attempt: Attempt<'_>) -> Result<Opened, Error> {
     let runtime = postgres::new_runtime(STAGE)?;
     match runtime.block_on(prepare(attempt))? {
         Prepared::Missing(tables) => Ok(Opened::Missing(tables)),
+        Prepared::Deferred => Ok(Opened::Deferred),
         Prepared::Ready(stages) => Ok(Opened::Session(Box::new(Session { runtime, stages: *stages }))),
     }
 }
@@ -110,10 +117,11 @@ pub(super) fn open(attempt: Attempt<'_>) -> Result<Opened, Error> {
 enum Prepared {
     Ready(Box<Stages>),
     Missing(Vec<Wanted>),
+    Deferred,
 }
 
 async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
-    let Attempt { config, epoch, beside, strange } = attempt;
+    let Attempt { config, options, epoch, beside, strange } = attempt;
     let target = postgres::connect(&config.target, Stage::Apply).await?;
     let Some(before) = checkpoint::read(&target, config.name.as_str()).await? else {
         return Err(no_progress(config));
@@ -151,13 +159,20 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
 
     let names = publication.tables.iter().map(|published| &published.table);
     let states = snapshot::learn(&target, config.name.as_str(), names, config.snapshot.copy_data).await?;
-    let missing = missing(&target, &publication, &states, constraints_fire).await?;
+    let published = Published { name: config.name.as_str(), publication: &publication, states: &states };
+    let missing = missing(&target, published, options, constraints_fire).await?;
     // Where nothing streams yet, nothing has to wait for the copy, and one stream is enough for what follows it. Where
     // foreign keys fire, a table's rows must not be ahead of those that they refer to.
     let beside = beside && !constraints_fire && states.iter().any(|state| state.state == State::Ready);
     if !missing.is_empty() && !beside {
         return Ok(Prepared::Missing(missing));
     }
+    let deferred = snapshot::read_deferred(&target, config.name.as_str()).await?;
+    if deferred.iter().any(|one| one.due == Due::Now) {
+        return Ok(Prepared::Deferred);
+    }
+    // Tables that are copied beside it must not begin again for that: when they are handed over is time enough.
+    let restart_at = deferred.iter().filter_map(|one| one.due.lsn()).max().filter(|_| missing.is_empty());
     let copied = Copied::new(&states, progress.end_lsn);
     let known = known(config, &target, &publication, strange).await?;
 
@@ -169,7 +184,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let options = apply_options(config, constraints_fire);
     let applier = Applier::new(target, config.name.as_str(), progress.epoch, Moves::Progress, options).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
-    Ok(Prepared::Ready(Box::new(Stages { applier, stream, progress, copied, missing, known, terms })))
+    Ok(Prepared::Ready(Box::new(Stages { applier, stream, progress, copied, missing, known, terms, restart_at })))
 }
 
 /// How the target is written to.
@@ -181,16 +196,25 @@ pub(super) fn apply_options(config: &Config, constraints_fire: bool) -> Options 
     }
 }
 
+/// What is published, and how far each table is.
+#[derive(Clone, Copy, Debug)]
+struct Published<'a> {
+    name: &'a str,
+    publication: &'a Publication,
+    states: &'a [TableCopy],
+}
+
 /// The tables that are published and not on the target yet.
 async fn missing(
     target: &Client,
-    publication: &Publication,
-    states: &[TableCopy],
+    published: Published<'_>,
+    options: &CopyOptions,
     constraints_fire: bool,
 ) -> Result<Vec<Wanted>, Error> {
+    let Published { name, publication, states } = published;
     let is_missing = |table: &TableName| states.iter().any(|state| state.table == *table && state.is_missing());
     let tables: Vec<_> = publication.tables.iter().filter(|published| is_missing(&published.table)).collect();
-    if tables.is_empty() { Ok(Vec::new()) } else { copy::wanted(target, tables, constraints_fire).await }
+    if tables.is_empty() { Ok(Vec::new()) } else { copy::wanted(target, name, tables, options, constraints_fire).await }
 }
 
 /// The tables whose changes may come. One that was published for a while, and has not been copied, is left out.

@@ -1,10 +1,13 @@
 //! Takes away what setup has made.
 
+use tokio_postgres::Client;
+
 use super::{STAGE, Step, StepState, slot};
 use crate::checkpoint;
 use crate::config::{Config, Role};
 use crate::error::Error;
-use crate::postgres::{self, quote_ident};
+use crate::postgres::{self, quote_ident, quote_literal};
+use crate::snapshot;
 use crate::source::slot::SlotState;
 
 /// Removes slot, publication and progress; the schema too where nothing else is in it.
@@ -18,6 +21,7 @@ pub async fn tear_down(config: &Config) -> Result<Vec<Step>, Error> {
     let target = postgres::connect(&config.target, STAGE).await?;
     let publisher = postgres::connect(config.publisher(), STAGE).await?;
     let role = config.publisher().role;
+    check_deferred(config, &target).await?;
 
     // The slot goes first: a slot whose publication is gone fails, a publication without a slot costs nothing.
     let existing = SlotState::read(&source, Role::Source, &config.name.slot(), STAGE).await?;
@@ -54,4 +58,27 @@ pub async fn tear_down(config: &Config) -> Result<Vec<Step>, Error> {
     steps.push(removed(format!("progress row {} on the target", config.name), row));
     steps.push(removed("schema pgsluice on the target".to_owned(), schema));
     Ok(steps)
+}
+
+/// # Errors
+/// A refusal with the SQL of the indexes and foreign keys that the target still lacks: nobody else knows of them.
+async fn check_deferred(config: &Config, target: &Client) -> Result<(), Error> {
+    let name = config.name.as_str();
+    if checkpoint::read(target, name).await?.is_none() {
+        return Ok(());
+    }
+    let deferred = snapshot::read_deferred(target, name).await?;
+    if deferred.is_empty() {
+        return Ok(());
+    }
+    let statements: String = deferred.iter().map(|one| format!("\n    {}", one.sql())).collect();
+    Err(Error::refused(
+        STAGE,
+        format!("the target lacks {} indexes and foreign keys that were dropped for a copy", deferred.len()),
+        format!(
+            "`pgsluice run --stop-at current` makes them again; or run on the target, as far as they are wanted:{statements}\n  \
+             and then: DELETE FROM pgsluice.deferred WHERE name = {}",
+            quote_literal(name)
+        ),
+    ))
 }

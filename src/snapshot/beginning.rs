@@ -11,7 +11,7 @@ use tokio_postgres::types::PgLsn;
 use super::parts::{self, Done, Part, Xids, column_list};
 use super::pump::pump_rows;
 use super::state::{State, failed_on};
-use super::{OnExisting, STAGE, Wanted, source_failed, target_failed};
+use super::{CopyOptions, OnExisting, STAGE, Selected, Wanted, deferred, source_failed, target_failed};
 use crate::checkpoint;
 use crate::error::{Error, Kind};
 use crate::postgres::{quote_ident, quote_literal};
@@ -35,7 +35,7 @@ pub(super) struct Beginning<'a> {
     pub epoch: i64,
     pub tables: &'a [Wanted],
     pub parts: &'a [Part],
-    pub on_existing: OnExisting,
+    pub options: &'a CopyOptions,
     pub snapshot_lsn: Lsn,
     pub xids: Xids,
 }
@@ -52,6 +52,11 @@ impl Beginning<'_> {
             .await
             .map_err(target_failed)?;
         checkpoint::check_epoch(target, name, self.epoch).await?;
+        if self.options.defer_indexes {
+            let tables = self.tables.iter().map(|wanted| &wanted.table).collect();
+            let selected = Selected { name, tables, on_existing: self.options.on_existing };
+            deferred::drop_and_record(target, &selected).await?;
+        }
         for (index, (wanted, key)) in self.tables.iter().zip(keys).enumerate() {
             let table = &wanted.table;
             let left = self.left(target, wanted).await?;
@@ -61,7 +66,7 @@ impl Beginning<'_> {
             };
             let kept = match key {
                 Some(key) if !chunks.is_empty() => self.keep(source, target, table, &key, &chunks).await?,
-                _ if left != Left::Nothing || self.on_existing == OnExisting::Truncate => {
+                _ if left != Left::Nothing || self.options.on_existing == OnExisting::Truncate => {
                     empty(target, table).await?;
                     0
                 }
@@ -73,7 +78,8 @@ impl Beginning<'_> {
             } else if left != Left::Nothing {
                 tracing::info!(%table, "an interrupted copy of the table begins again");
             }
-            self.note(target, wanted, &done, kept, lsn).await?;
+            let source_bytes = self.parts.iter().filter(|part| part.table == index).map(|part| part.source_bytes).sum();
+            self.note(target, wanted, &done, (kept, source_bytes), lsn).await?;
         }
         target.batch_execute("COMMIT").await.map_err(target_failed)?;
         Ok(done)
@@ -172,17 +178,24 @@ impl Beginning<'_> {
         Ok(kept)
     }
 
-    async fn note(&self, target: &Client, wanted: &Wanted, done: &[Done], kept: u64, lsn: PgLsn) -> Result<(), Error> {
+    async fn note(
+        &self,
+        target: &Client,
+        wanted: &Wanted,
+        done: &[Done],
+        (kept, source_bytes): (u64, u64),
+        lsn: PgLsn,
+    ) -> Result<(), Error> {
         let Wanted { table, columns, .. } = wanted;
-        let (name, kept) = (self.name, kept.cast_signed());
+        let (name, [kept, source_bytes]) = (self.name, [kept, source_bytes].map(u64::cast_signed));
         let sql = format!(
             "UPDATE pgsluice.table_state SET state = 'datasync', snapshot_lsn = $4, columns = $5, rows = $6::bigint, \
-                 bytes = CASE WHEN $6::bigint = 0 THEN 0 ELSE bytes END, updated_at = now(), \
+                 bytes = CASE WHEN $6::bigint = 0 THEN 0 ELSE bytes END, source_bytes = $7, updated_at = now(), \
                  appends = state = 'init' AND EXISTS (SELECT FROM {table}) \
              WHERE name = $1 AND schema_name = $2 AND table_name = $3"
         );
         target
-            .execute(&sql, &[&name, &table.schema, &table.name, &lsn, columns, &kept])
+            .execute(&sql, &[&name, &table.schema, &table.name, &lsn, columns, &kept, &source_bytes])
             .await
             .map_err(target_failed)?;
         let (parts, blocks): (Vec<_>, Vec<_>) =

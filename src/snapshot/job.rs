@@ -43,15 +43,17 @@ impl Job<'_> {
         let name = copying.config.name.as_str();
         target.batch_execute("BEGIN").await.map_err(target_failed)?;
         checkpoint::check_epoch(target, name, copying.epoch).await?;
+        copying.progress.chunk_begins(chunk);
         source.start_copy(&chunk.copy_out(wanted, copying.xids))?;
         let into = target.copy_in(wanted.copy_in().as_str()).await.map_err(target_failed)?;
-        let (rows, bytes) = pump_pieces(source, into).await?;
+        let (rows, bytes) = pump_pieces(source, into, |bytes| copying.progress.sent(chunk, bytes)).await?;
         state::record(target, name, &wanted.table, chunk, copying.xids.horizon, (rows, bytes)).await?;
         target.batch_execute("COMMIT").await.map_err(target_failed)?;
-        copying.progress.chunk_done(rows, bytes);
+        copying.progress.chunk_done(chunk, rows, bytes);
         if copying.queue.done(chunk) {
             let tables = iter::once(&wanted.table);
             state::finish(target, name, copying.epoch, tables, copying.follows.state(), None).await?;
+            copying.progress.table_done(chunk.table);
         }
         Ok(())
     }

@@ -8,7 +8,8 @@
 //!                                                          │
 //!        jobs, a thread and two sessions each:  COPY out of B ══► COPY into C, chunk_state, COMMIT
 //!                                                          └─ after the last chunk of a table: finishedcopy
-//!        and at last ANALYZE; what follows comes by the stream, or first by one of the same slot
+//!        then indexes that were dropped before, and at last ANALYZE; what follows comes by the stream, or first by one of the
+//!        same slot
 //! ```
 //!
 //! **Always holds:**
@@ -19,7 +20,9 @@
 //! - A chunk's rows and the record of it are one transaction of the target, which holds the engine's epoch.
 //! - Rows pass unread, and no more of them are in memory than a chunk of bytes and one row for each job.
 
+mod bars;
 mod beginning;
+mod deferred;
 mod job;
 mod parts;
 mod progress;
@@ -38,13 +41,16 @@ use pgsluice_proto::command::SlotSnapshot;
 use tokio_postgres::Client;
 
 use self::beginning::Beginning;
+use self::deferred::rebuild_indexes;
+pub use self::deferred::{Deferred, DeferredKind, Due, Selected, check_rights, read as read_deferred, restore};
 use self::job::Job;
 use self::parts::{Queue, Xids};
-use self::progress::Progress;
+use self::progress::{Progress, View};
 pub use self::state::{State, TableCopy, learn, read, resync};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
+use crate::screen::Screen;
 use crate::source::Connection;
 use crate::source::new_slot::{self, Helpers, NewSlot};
 use crate::source::publication::TableName;
@@ -64,6 +70,16 @@ pub enum OnExisting {
     Truncate,
     /// Leave them, and add those of the source.
     Append,
+}
+
+/// How tables are copied.
+#[derive(Clone, Debug)]
+pub struct CopyOptions {
+    pub on_existing: OnExisting,
+    /// Indexes and foreign keys of the target are dropped before, and made again afterwards.
+    pub defer_indexes: bool,
+    /// Where progress is shown.
+    pub screen: Screen,
 }
 
 /// A table to be copied.
@@ -100,9 +116,9 @@ impl Follows {
 pub struct Order {
     pub epoch: i64,
     pub tables: Vec<Wanted>,
-    pub on_existing: OnExisting,
+    pub options: CopyOptions,
     pub follows: Follows,
-    /// Counts the chunks that are done.
+    /// Counts the chunks that are done, and indexes that are made again.
     pub done: Arc<AtomicUsize>,
     /// Once true, no other chunk is begun.
     pub over: Arc<AtomicBool>,
@@ -121,16 +137,19 @@ pub struct SnapshotSlot {
 struct Copying {
     config: Config,
     epoch: i64,
+    options: CopyOptions,
     follows: Follows,
     snapshot: String,
     xids: Xids,
     queue: Queue,
     progress: Progress,
+    done: Arc<AtomicUsize>,
     /// A job has failed, or nobody waits for them any more.
     over: Arc<AtomicBool>,
 }
 
-/// Copies the tables, and returns the slot that holds what follows; `None` where it was over before the end.
+/// Copies the tables. Where a catch-up follows, returns the slot that holds what that brings, unless it was over before the
+/// end.
 ///
 /// # Errors
 /// A refusal, before anything is written, if a table cannot be copied; whatever either server says. What is done stays.
@@ -144,24 +163,34 @@ pub fn copy(config: &Config, order: Order) -> Result<Option<SnapshotSlot>, Error
         snapshot_lsn = %held.slot.consistent_point,
         "copying starts"
     );
-    thread::scope(|scope| {
-        let (_working, is_working) = crossbeam_channel::bounded(0);
-        let slot = held.slot.name.as_str();
-        scope.spawn(move || {
-            // It says more in the log, and nothing else depends on it.
-            if let Err(error) = retention::watch(config, slot, &is_working) {
-                tracing::warn!(%error, "how much WAL is retained is not known");
-            }
-        });
-        let jobs = |most: usize| config.snapshot.jobs.min(most);
-        run_jobs(jobs(copying.queue.chunks()), &copying.over, async || Job::run(&copying).await)?;
-        run_jobs(jobs(copying.queue.tables()), &copying.over, async || job::analyze(&copying).await)
+    let jobs = |most: usize| config.snapshot.jobs.min(most);
+    copying.progress.during(&copying.options.screen, || {
+        thread::scope(|scope| {
+            let (_working, is_working) = crossbeam_channel::bounded(0);
+            let slot = held.slot.name.as_str();
+            scope.spawn(move || {
+                // It says more in the log, and nothing else depends on it.
+                if let Err(error) = retention::watch(config, slot, &is_working) {
+                    tracing::warn!(%error, "how much WAL is retained is not known");
+                }
+            });
+            run_jobs(jobs(copying.queue.chunks()), &copying.over, async || Job::run(&copying).await)
+        })
     })?;
+    let Held { slot, locks } = held;
+    // Builds take their time, and what the source keeps for the snapshot must not wait for them.
+    drop((locks, runtime));
+    let slot = (copying.follows == Follows::CatchUp).then_some(slot);
+    if !copying.over.load(Ordering::Acquire) {
+        rebuild_indexes(config, copying.epoch, &copying.done)?;
+        run_jobs(jobs(copying.queue.tables()), &copying.over, async || job::analyze(&copying).await)?;
+    }
     if copying.over.load(Ordering::Acquire) {
         return Ok(None);
     }
-    tracing::info!(rows = copying.progress.rows(), bytes = copying.progress.bytes(), "all tables are copied");
-    Ok(Some(held.slot))
+    let View { rows, bytes, .. } = copying.progress.view();
+    tracing::info!(rows, bytes, "all tables are copied");
+    Ok(slot)
 }
 
 /// Records that all that committed before `lsn` is in these tables, and that the stream of all tables brings what follows.
@@ -180,16 +209,16 @@ struct Held {
     /// Holds the snapshot.
     slot: SnapshotSlot,
     /// Holds the tables as they are.
-    _locks: Client,
+    locks: Client,
 }
 
 async fn prepare(config: &Config, order: Order) -> Result<(Copying, Held), Error> {
-    let Order { epoch, tables, on_existing, follows, done, over } = order;
+    let Order { epoch, tables, options, follows, done, over } = order;
     let source = postgres::connect(&config.source, STAGE).await?;
     let target = postgres::connect(&config.target, STAGE).await?;
     postgres::prepare_target(&target, STAGE).await?;
     parts::check_rights(&source, &tables).await?;
-    state::check_existing(&target, config.name.as_str(), &tables, on_existing).await?;
+    state::check_existing(&target, config.name.as_str(), &tables, options.on_existing).await?;
     retention::warn_of_limits(&source).await?;
     let (slot, snapshot) = export_snapshot(config, &source).await?;
     source.batch_execute(&adoption(&snapshot)).await.map_err(source_failed)?;
@@ -197,13 +226,14 @@ async fn prepare(config: &Config, order: Order) -> Result<(Copying, Held), Error
     let xids = Xids::read(&source).await?;
     let name = config.name.as_str();
     let snapshot_lsn = slot.consistent_point;
-    let beginning = Beginning { name, epoch, tables: &tables, parts: &parts, on_existing, snapshot_lsn, xids };
+    let beginning = Beginning { name, epoch, tables: &tables, parts: &parts, options: &options, snapshot_lsn, xids };
     let kept = beginning.write(&source, &target).await?;
     let queue = Queue::new(tables, parts, &kept, config.snapshot.chunk_bytes);
     state::finish(&target, name, epoch, queue.empty_tables(), follows.state(), None).await?;
-    let progress = Progress::new(queue.chunks(), done);
+    let progress = Progress::new(&queue, done.clone());
     let config = config.clone();
-    Ok((Copying { config, epoch, follows, snapshot, xids, queue, progress, over }, Held { slot, _locks: source }))
+    let copying = Copying { config, epoch, options, follows, snapshot, xids, queue, progress, done, over };
+    Ok((copying, Held { slot, locks: source }))
 }
 
 /// A snapshot of the source whose LSN is known: that of a new slot.
@@ -309,6 +339,8 @@ mod tests {
             snapshot_lsn: Some(Lsn::new(lsn)),
             rows: 0,
             bytes: 0,
+            source_bytes: 0,
+            source_bytes_copied: 0,
         };
         let copied = Copied::new(&[state("old", 50), state("new", 100), state("newer", 200)], Lsn::new(60));
         assert_eq!(copied.ends_at(), Some(Lsn::new(200)));

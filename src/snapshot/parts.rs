@@ -25,6 +25,8 @@ pub(super) struct Part {
     pub filenode: u32,
     blocks: u64,
     block_bytes: u64,
+    /// On disk, with what is stored outside of its blocks.
+    pub source_bytes: u64,
     is_heap: bool,
     is_readable: bool,
     /// Its file is still the one that the transaction's snapshot knows.
@@ -34,7 +36,7 @@ pub(super) struct Part {
 const PARTS_SQL: &str = "\
 SELECT w.place, n.nspname::text, c.relname::text, pg_relation_size(c.oid), current_setting('block_size')::bigint,
     COALESCE(am.amname = 'heap', false), has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid),
-    c.relfilenode IS NOT DISTINCT FROM pg_relation_filenode(c.oid) OR c.relkind = 'f', c.relfilenode
+    c.relfilenode IS NOT DISTINCT FROM pg_relation_filenode(c.oid) OR c.relkind = 'f', c.relfilenode, pg_table_size(c.oid)
 FROM unnest($1::text[]) WITH ORDINALITY AS w (name, place)
 JOIN pg_class root ON root.oid = to_regclass(w.name)
 CROSS JOIN LATERAL (
@@ -58,6 +60,7 @@ pub(super) async fn read(source: &Client, tables: &[Wanted]) -> Result<Vec<Part>
             is_readable: row.try_get(6)?,
             is_unchanged: row.try_get(7)?,
             filenode: row.try_get(8)?,
+            source_bytes: row.try_get::<_, i64>(9)?.unsigned_abs(),
         })
     };
     rows.iter().map(part).collect::<Result<_, _>>().map_err(source_failed)
@@ -169,6 +172,8 @@ pub(super) struct Chunk {
     pub first_block: u64,
     /// `None` for whatever follows.
     pub end_block: Option<u64>,
+    /// Its share of what the part takes on disk.
+    pub source_bytes: u64,
     pub is_heap: bool,
     /// Only versions from this horizon on: the others are on the target.
     pub since: Option<i64>,
@@ -180,6 +185,8 @@ pub(super) struct Queue {
     tables: Vec<Wanted>,
     waiting: Mutex<VecDeque<Chunk>>,
     chunks: usize,
+    /// On the source's disk.
+    source_bytes: Vec<u64>,
     left: Vec<AtomicUsize>,
     analyzed: AtomicUsize,
 }
@@ -187,18 +194,25 @@ pub(super) struct Queue {
 impl Queue {
     /// The largest table comes first, so that none is left for the end that one job alone is long at.
     pub fn new(tables: Vec<Wanted>, parts: Vec<Part>, done: &[Done], chunk_bytes: u64) -> Queue {
-        let mut bytes = vec![0; tables.len()];
+        let mut source_bytes = vec![0; tables.len()];
         let left: Vec<_> = tables.iter().map(|_| AtomicUsize::new(0)).collect();
         let mut chunks = Vec::new();
         for part in parts {
-            bytes[part.table] += part.blocks * part.block_bytes;
+            source_bytes[part.table] += part.source_bytes;
             for chunk in part.chunks(done, chunk_bytes) {
                 left[part.table].fetch_add(1, Ordering::Relaxed);
                 chunks.push(chunk);
             }
         }
-        chunks.sort_by_key(|chunk| (std::cmp::Reverse(bytes[chunk.table]), chunk.table));
-        Queue { tables, chunks: chunks.len(), waiting: Mutex::new(chunks.into()), left, analyzed: AtomicUsize::new(0) }
+        chunks.sort_by_key(|chunk| (std::cmp::Reverse(source_bytes[chunk.table]), chunk.table));
+        Queue {
+            tables,
+            chunks: chunks.len(),
+            waiting: Mutex::new(chunks.into()),
+            source_bytes,
+            left,
+            analyzed: AtomicUsize::new(0),
+        }
     }
 
     pub fn take(&self) -> Option<Chunk> {
@@ -222,6 +236,12 @@ impl Queue {
         self.chunks
     }
 
+    /// Of each table its name, what it takes on the source's disk, and whether it is without chunks.
+    pub fn sizes(&self) -> impl Iterator<Item = (String, u64, bool)> {
+        let tables = self.tables.iter().zip(&self.source_bytes).zip(&self.left);
+        tables.map(|((wanted, bytes), left)| (wanted.table.to_string(), *bytes, left.load(Ordering::Acquire) == 0))
+    }
+
     /// The tables that nobody has analyzed yet.
     pub fn take_copied(&self) -> Option<&Wanted> {
         self.tables.get(self.analyzed.fetch_add(1, Ordering::AcqRel))
@@ -235,6 +255,15 @@ impl Queue {
 }
 
 impl Part {
+    /// What so many of its blocks take of what it takes on disk.
+    fn share(&self, first_block: u64, end_block: Option<u64>) -> u64 {
+        let blocks = end_block.unwrap_or(self.blocks).min(self.blocks).saturating_sub(first_block);
+        match u128::from(self.source_bytes) * u128::from(blocks) {
+            _ if self.blocks == 0 => self.source_bytes,
+            product => (product / u128::from(self.blocks)) as u64,
+        }
+    }
+
     /// What is done is looked through for what has come since, the rest is copied whole.
     fn chunks(&self, done: &[Done], chunk_bytes: u64) -> Vec<Chunk> {
         let chunk = |first_block, end_block, since| Chunk {
@@ -243,6 +272,7 @@ impl Part {
             filenode: self.filenode,
             first_block,
             end_block,
+            source_bytes: self.share(first_block, end_block),
             is_heap: self.is_heap,
             since,
         };
@@ -345,6 +375,7 @@ mod tests {
             filenode: 7,
             blocks,
             block_bytes: 8_192,
+            source_bytes: blocks * 10_000,
             is_heap,
             is_readable: true,
             is_unchanged: true,

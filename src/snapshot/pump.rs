@@ -13,21 +13,28 @@ use crate::source::Connection;
 /// Bytes that are handed on at once. A larger row is cut: the target puts it together.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Hands on what comes until the end, and returns the rows and bytes that were written.
-pub(super) async fn pump_pieces(from: &mut Connection, into: CopyInSink<Bytes>) -> Result<(u64, u64), Error> {
+/// Hands on what comes until the end, tells `sent` of the bytes of each piece, and returns the rows and bytes that were
+/// written.
+pub(super) async fn pump_pieces(
+    from: &mut Connection,
+    into: CopyInSink<Bytes>,
+    sent: impl Fn(u64),
+) -> Result<(u64, u64), Error> {
     let mut into = pin!(into);
     let mut bytes = 0;
     let mut more = true;
-    let mut sent = Ok(());
-    while more && sent.is_ok() {
+    let mut outcome = Ok(());
+    while more && outcome.is_ok() {
         let mut piece = BytesMut::with_capacity(PIECE_BYTES);
         more = from.read_copy(&mut piece, PIECE_BYTES)?;
-        bytes += piece.len() as u64;
-        sent = into.send(piece.freeze()).await;
+        let length = piece.len() as u64;
+        bytes += length;
+        outcome = into.send(piece.freeze()).await;
+        sent(length);
     }
     // The target's error comes with its end.
     let rows = into.finish().await.map_err(target_failed)?;
-    sent.map_err(target_failed)?;
+    outcome.map_err(target_failed)?;
     Ok((rows, bytes))
 }
 

@@ -60,9 +60,24 @@ pub struct TableCopy {
     pub rows: u64,
     /// As they were sent.
     pub bytes: u64,
+    /// What the table took on the source's disk when its copy began.
+    pub source_bytes: u64,
+    /// Of chunks that are done.
+    pub source_bytes_copied: u64,
 }
 
 impl TableCopy {
+    /// How much of the table is copied, of what it takes on the source's disk; `None` where nobody has copied it.
+    pub fn percent(&self) -> Option<u64> {
+        match (self.state, self.snapshot_lsn) {
+            (State::Ready, None) => None,
+            (State::CatchUp | State::FinishedCopy | State::Ready, _) => Some(100),
+            (State::Init, _) => Some(0),
+            // It is done when its state says so.
+            (State::DataSync, _) => Some((self.source_bytes_copied * 100 / self.source_bytes.max(1)).min(99)),
+        }
+    }
+
     /// The stream of all tables must not bring the table's changes.
     pub fn is_missing(&self) -> bool {
         matches!(self.state, State::Init | State::DataSync | State::CatchUp)
@@ -83,6 +98,8 @@ impl TableCopy {
             snapshot_lsn: snapshot_lsn.map(|lsn| Lsn::new(lsn.into())),
             rows: count(4)?,
             bytes: count(5)?,
+            source_bytes: count(6)?,
+            source_bytes_copied: count(7)?,
         })
     }
 }
@@ -91,7 +108,9 @@ impl TableCopy {
 pub async fn read(target: &Client, name: &str) -> Result<Vec<TableCopy>, Error> {
     let sql = "SELECT t.schema_name, t.table_name, \
                    CASE WHEN t.state = 'finishedcopy' AND t.snapshot_lsn <= p.end_lsn THEN 'ready' ELSE t.state END, \
-                   t.snapshot_lsn, t.rows, t.bytes \
+                   t.snapshot_lsn, t.rows, t.bytes, t.source_bytes, \
+                   (SELECT COALESCE(sum(c.source_bytes), 0)::bigint FROM pgsluice.chunk_state c \
+                    WHERE (c.name, c.schema_name, c.table_name) = (t.name, t.schema_name, t.table_name)) \
                FROM pgsluice.table_state t JOIN pgsluice.progress p USING (name) WHERE name = $1 ORDER BY 1, 2";
     let rows = target.query(sql, &[&name]).await.map_err(target_failed)?;
     rows.iter().map(TableCopy::from_row).collect()
@@ -146,7 +165,7 @@ pub async fn resync(config: &Config, patterns: &[Pattern]) -> Result<Vec<TableNa
                     removed AS (DELETE FROM pgsluice.chunk_state c USING marked WHERE c.name = $1 \
                                 AND (c.schema_name, c.table_name) = (marked.schema_name, marked.table_name)) \
                UPDATE pgsluice.table_state t SET state = 'datasync', snapshot_lsn = NULL, appends = false, rows = 0, \
-                   bytes = 0, updated_at = now() FROM marked \
+                   bytes = 0, source_bytes = 0, updated_at = now() FROM marked \
                WHERE t.name = $1 AND (t.schema_name, t.table_name) = (marked.schema_name, marked.table_name)";
     target.execute(sql, &[&name, &schemas, &names]).await.map_err(target_failed)?;
     Ok(tables)
@@ -193,18 +212,31 @@ pub(super) async fn record(
     (rows, bytes): (u64, u64),
 ) -> Result<(), Error> {
     let (first, end) = (chunk.first_block.cast_signed(), chunk.end_block.map(u64::cast_signed));
-    let (rows, bytes) = (rows.cast_signed(), bytes.cast_signed());
+    let [rows, bytes, source_bytes] = [rows, bytes, chunk.source_bytes].map(u64::cast_signed);
     let sql = "WITH chunk AS (INSERT INTO pgsluice.chunk_state AS known \
-                   (name, schema_name, table_name, part, filenode, first_block, end_block, xmin_horizon, rows, bytes) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+                   (name, schema_name, table_name, part, filenode, first_block, end_block, xmin_horizon, rows, bytes, \
+                       source_bytes) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
                    ON CONFLICT (name, schema_name, table_name, part, first_block) \
-                   DO UPDATE SET xmin_horizon = $8, rows = known.rows + $9, bytes = known.bytes + $10, copied_at = now()) \
+                   DO UPDATE SET xmin_horizon = $8, rows = known.rows + $9, bytes = known.bytes + $10, source_bytes = $11, \
+                       copied_at = now()) \
                UPDATE pgsluice.table_state SET rows = rows + $9, bytes = bytes + $10, updated_at = now() \
                WHERE name = $1 AND schema_name = $2 AND table_name = $3";
     target
         .execute(
             sql,
-            &[&name, &table.schema, &table.name, &chunk.part, &chunk.filenode, &first, &end, &horizon, &rows, &bytes],
+            &[
+                &name,
+                &table.schema,
+                &table.name,
+                &chunk.part,
+                &chunk.filenode,
+                &first,
+                &end,
+                &horizon,
+                &rows,
+                &bytes,
+                &source_bytes,
+            ],
         )
         .await
         .map(drop)

@@ -1,11 +1,13 @@
 //! Tables that are copied while the others stream.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use pgsluice_testkit::{ChainOptions, Engine, wait_for};
 use tokio::task::JoinHandle;
 
 use crate::load::{Random, expect_end, settle, stop, wait_log, wait_streaming};
-use crate::replication::{DATABASE, DEADLINE, Replication};
+use crate::replication::{DATABASE, DEADLINE, ENGINE, Replication};
 
 const OLD: &str = "CREATE TABLE old (id int PRIMARY KEY, n int, note text);";
 const LATE: &str = "CREATE TABLE late (id int PRIMARY KEY, u int UNIQUE, note text);
@@ -224,6 +226,39 @@ async fn a_table_that_was_published_for_a_while_is_left_out() -> Result<()> {
     replication.run_each("ALTER PUBLICATION pgsluice_test ADD TABLE late; UPDATE late SET note = 'again'").await?;
     wait_log(&engine, TAKEN_OVER, 2).await?;
     settle(&replication, &engine, &TABLES).await?;
+    stop(&engine).await
+}
+
+/// Indexes are back before the changes that follow, foreign keys once the stream has the tables.
+#[tokio::test]
+async fn indexes_of_tables_that_join_can_wait_too() -> Result<()> {
+    let (replication, first) = start().await?;
+    stop(&first).await?;
+    let [a, _, c] = replication.servers();
+    let family = "CREATE TABLE parent (id int PRIMARY KEY, n int); CREATE INDEX parent_n ON parent (n);
+                  CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent, UNIQUE (parent, id));";
+    let rows = "INSERT INTO parent SELECT g, g % 7 FROM generate_series(1, 3000) g;
+                INSERT INTO child SELECT g, 1 + g % 3000 FROM generate_series(1, 9000) g;
+                ALTER PUBLICATION pgsluice_test ADD TABLE parent, child";
+    c.sql(DATABASE, family).await?;
+    let definitions = "SELECT pg_get_indexdef(indexrelid) AS d FROM pg_index WHERE indrelid IN ('parent'::regclass, 'child'::regclass)
+                       UNION ALL SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'child'::regclass AND convalidated ORDER BY d";
+    let before = c.query_text(DATABASE, definitions).await?;
+    a.sql(DATABASE, &format!("{family}{rows}")).await?;
+    replication.chain.wait_b_caught_up().await?;
+    let engine = Engine::spawn(Path::new(ENGINE), &replication.config(), &["run", "--defer-indexes"])?;
+    wait_log(&engine, "indexes are made again", 1).await?;
+    wait_log(&engine, TAKEN_OVER, 1).await?;
+    replication
+        .run_each(
+            "INSERT INTO parent VALUES (-1, 0); INSERT INTO child VALUES (-1, -1); DELETE FROM child WHERE id % 5 = 0",
+        )
+        .await?;
+    let deferred = "SELECT count(*) FROM pgsluice.deferred";
+    wait_for("foreign keys", DEADLINE, || async { Ok((c.scalar(DATABASE, deferred).await? == "0").then_some(())) })
+        .await?;
+    ensure!(c.query_text(DATABASE, definitions).await? == before, "not all of {before:?} is there again");
+    settle(&replication, &engine, &["public.old", "public.parent", "public.child"]).await?;
     stop(&engine).await
 }
 

@@ -2,16 +2,22 @@
 //! value is dropped or the test dies.
 
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use tempfile::TempDir;
 
 use crate::process::{Process, Signal};
 
 const RUN_DEADLINE: Duration = Duration::from_secs(60);
+/// Of the terminal that an engine can be given.
+pub const TERMINAL_ROWS: u16 = 50;
+pub const TERMINAL_COLUMNS: u16 = 200;
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A running or exited engine.
@@ -42,6 +48,20 @@ impl Engine {
         command.stderr(File::create(files.path().join("stderr"))?);
         let name = command.get_program().to_string_lossy().into_owned();
         Ok(Self { process: Process::spawn(&name, command, Signal::KILL)?, files })
+    }
+
+    /// Starts `bin ARGS -c CONFIG` with stderr on a terminal; what it draws there is what [`Engine::stderr`] gives.
+    pub fn spawn_on_terminal(bin: &Path, config: &Path, args: &[&str]) -> Result<Self> {
+        let (screen, terminal) = open_terminal().context("cannot open a terminal")?;
+        let files = tempfile::tempdir()?;
+        let mut command = Command::new(bin);
+        command.args(args).arg("-c").arg(config).env("TERM", "xterm").stdin(Stdio::null());
+        command.stdout(File::create(files.path().join("stdout"))?).stderr(terminal);
+        let mut drawn = File::create(files.path().join("stderr"))?;
+        let process = Process::spawn(&bin.to_string_lossy(), command, Signal::KILL)?;
+        // It ends with an error once nobody has the terminal open.
+        std::thread::spawn(move || std::io::copy(&mut File::from(screen), &mut drawn).ok());
+        Ok(Self { process, files })
     }
 
     pub fn pid(&self) -> u32 {
@@ -105,6 +125,17 @@ pub async fn run_within(deadline: Duration, bin: &Path, args: &[&str]) -> Result
     let engine = Engine::spawn_command(command)?;
     let status = engine.wait(deadline).await?;
     Ok(Output { code: status.code(), stdout: engine.stdout(), stderr: engine.stderr() })
+}
+
+/// Both ends of a terminal: what the first reads was written to the second.
+fn open_terminal() -> Result<(OwnedFd, File)> {
+    let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+    grantpt(&screen)?;
+    unlockpt(&screen)?;
+    let name = ptsname(&screen, Vec::new())?;
+    let terminal = File::options().read(true).write(true).open(name.to_str()?)?;
+    tcsetwinsize(&terminal, Winsize { ws_row: TERMINAL_ROWS, ws_col: TERMINAL_COLUMNS, ws_xpixel: 0, ws_ypixel: 0 })?;
+    Ok((screen, terminal))
 }
 
 fn read(path: &Path) -> String {

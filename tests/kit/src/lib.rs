@@ -33,7 +33,7 @@ mod wire;
 
 pub use chain::{Chain, ChainOptions, Pair};
 pub use compare::assert_same;
-pub use engine::{Engine, Output, run, run_within};
+pub use engine::{Engine, Output, TERMINAL_COLUMNS, TERMINAL_ROWS, run, run_within};
 pub use pgbench::Pgbench;
 pub use postgres::Install;
 pub use process::Signal;

@@ -1,0 +1,199 @@
+//! Makes again what is on record.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use tokio_postgres::Client;
+
+use super::{Deferred, DeferredKind, Due};
+use crate::checkpoint;
+use crate::config::Config;
+use crate::error::{Error, Kind};
+use crate::postgres;
+use crate::snapshot::state::failed_on;
+use crate::snapshot::{STAGE, run_jobs, target_failed};
+use crate::source::publication::TableName;
+
+/// A backend whose engine is gone has to notice, amid a build too. The setting came with 14.
+const BUILD_SETTINGS: &str =
+    "SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'";
+
+/// What the sessions that build share.
+#[derive(Debug)]
+struct Work<'a> {
+    config: &'a Config,
+    epoch: i64,
+    waiting: Mutex<VecDeque<Deferred>>,
+    failed: AtomicBool,
+    /// That are there again, in all tries.
+    done: &'a AtomicUsize,
+}
+
+/// Makes again all that can be by now, and counts in `done`.
+///
+/// # Errors
+/// [`Kind::Deferred`] for what the target's rows do not allow: it stays on record.
+pub fn restore(config: &Config, epoch: i64, done: &AtomicUsize) -> Result<(), Error> {
+    let runtime = postgres::new_runtime(STAGE)?;
+    let tables = rebuild_indexes(config, epoch, done)?;
+    runtime.block_on(analyze(config, &tables))?;
+    let foreign_keys = runtime.block_on(async {
+        let session = Session::open(config, epoch).await?;
+        let due = due(&session.target, config, |kind| kind == DeferredKind::ForeignKey).await?;
+        // One after the other: those of a cycle lock each other's tables.
+        for one in &due {
+            session.add(one).await.map_err(|error| not_restored(one, error))?;
+        }
+        Ok(due)
+    })?;
+    Work::new(config, epoch, foreign_keys, done).run(async |session, one| session.validate(one).await)
+}
+
+/// Makes indexes and constraints again, and returns their tables.
+///
+/// # Errors
+/// As [`restore`].
+pub(in crate::snapshot) fn rebuild_indexes(
+    config: &Config,
+    epoch: i64,
+    done: &AtomicUsize,
+) -> Result<Vec<TableName>, Error> {
+    let due = postgres::new_runtime(STAGE)?.block_on(async {
+        let target = postgres::connect(&config.target, STAGE).await?;
+        due(&target, config, |kind| kind != DeferredKind::ForeignKey).await
+    })?;
+    let mut tables: Vec<_> = due.iter().map(|one| one.table.clone()).collect();
+    tables.dedup();
+    if !due.is_empty() {
+        tracing::info!(indexes = due.len(), "indexes are made again");
+    }
+    Work::new(config, epoch, due, done).run(async |session, one| session.build(one).await)?;
+    Ok(tables)
+}
+
+async fn due(target: &Client, config: &Config, wanted: fn(DeferredKind) -> bool) -> Result<Vec<Deferred>, Error> {
+    let mut due = super::read(target, config.name.as_str()).await?;
+    due.retain(|one| one.due == Due::Now && wanted(one.kind));
+    Ok(due)
+}
+
+/// Expressions of indexes have statistics of their own.
+async fn analyze(config: &Config, tables: &[TableName]) -> Result<(), Error> {
+    let target = postgres::connect(&config.target, STAGE).await?;
+    for table in tables {
+        target.batch_execute(&format!("ANALYZE {table}")).await.map_err(|error| failed_on(error, table))?;
+    }
+    Ok(())
+}
+
+impl Work<'_> {
+    fn new<'a>(config: &'a Config, epoch: i64, objects: Vec<Deferred>, done: &'a AtomicUsize) -> Work<'a> {
+        Work { config, epoch, waiting: Mutex::new(objects.into()), failed: AtomicBool::new(false), done }
+    }
+
+    fn take(&self) -> Option<Deferred> {
+        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop_front()
+    }
+
+    /// Has so many sessions as are configured make one after the other, until none is left or one has failed.
+    fn run(&self, make: impl AsyncFn(&Session, &Deferred) -> Result<(), Error> + Sync) -> Result<(), Error> {
+        let objects = self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len();
+        run_jobs(self.config.snapshot.jobs.min(objects), &self.failed, async || {
+            let session = Session::open(self.config, self.epoch).await?;
+            while let (false, Some(one)) = (self.failed.load(Ordering::Acquire), self.take()) {
+                let started_at = Instant::now();
+                make(&session, &one).await.map_err(|error| not_restored(&one, error))?;
+                self.done.fetch_add(1, Ordering::Relaxed);
+                let seconds = started_at.elapsed().as_secs();
+                tracing::info!(table = %one.table, object = one.object_name, seconds, "the {} is there again", one.kind.as_str());
+            }
+            Ok(())
+        })
+    }
+}
+
+/// A session on the target that builds, with the target's own settings.
+struct Session<'a> {
+    name: &'a str,
+    epoch: i64,
+    target: Client,
+}
+
+impl Session<'_> {
+    async fn open(config: &Config, epoch: i64) -> Result<Session<'_>, Error> {
+        let target = postgres::connect(&config.target, STAGE).await?;
+        target.batch_execute(BUILD_SETTINGS).await.map_err(target_failed)?;
+        Ok(Session { name: config.name.as_str(), epoch, target })
+    }
+
+    /// Makes an index or a constraint, and forgets it.
+    async fn build(&self, one: &Deferred) -> Result<(), Error> {
+        self.begin().await?;
+        if !self.is_there(one).await? {
+            self.execute("SET LOCAL default_tablespace = ''").await?;
+            self.execute(&one.sql()).await?;
+        }
+        self.forget_and_commit(one).await
+    }
+
+    /// Makes a foreign key, without looking at the rows that are there where that can be done later: it locks the tables
+    /// at both ends.
+    async fn add(&self, one: &Deferred) -> Result<(), Error> {
+        self.begin().await?;
+        if !self.is_there(one).await? {
+            let unchecked = if one.is_checked_later { " NOT VALID" } else { "" };
+            self.execute(&format!("{}{unchecked}", one.definition)).await?;
+            self.execute(&one.attributes).await?;
+        }
+        self.execute("COMMIT").await
+    }
+
+    /// Has the rows checked by a foreign key that is there, and forgets it.
+    async fn validate(&self, one: &Deferred) -> Result<(), Error> {
+        self.begin().await?;
+        if one.is_checked_later {
+            let constraint = postgres::quote_ident(&one.object_name);
+            self.execute(&format!("ALTER TABLE {} VALIDATE CONSTRAINT {constraint}", one.relation)).await?;
+        }
+        self.forget_and_commit(one).await
+    }
+
+    async fn begin(&self) -> Result<(), Error> {
+        self.execute("BEGIN").await?;
+        checkpoint::check_epoch(&self.target, self.name, self.epoch).await
+    }
+
+    /// Somebody has made it meanwhile.
+    async fn is_there(&self, one: &Deferred) -> Result<bool, Error> {
+        let sql = match one.kind {
+            DeferredKind::Index => {
+                "SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
+                 WHERE i.indrelid = to_regclass($1) AND c.relname = $2"
+            }
+            DeferredKind::Constraint | DeferredKind::ForeignKey => {
+                "SELECT FROM pg_constraint WHERE conrelid = to_regclass($1) AND conname = $2"
+            }
+        };
+        let found = self.target.query_opt(sql, &[&one.relation, &one.object_name]).await.map_err(target_failed)?;
+        Ok(found.is_some())
+    }
+
+    async fn forget_and_commit(&self, one: &Deferred) -> Result<(), Error> {
+        let sql = "DELETE FROM pgsluice.deferred WHERE name = $1 AND relation = $2 AND kind = $3 AND object_name = $4";
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+            [&self.name, &one.relation, &one.kind.as_str(), &one.object_name];
+        self.target.execute(sql, &parameters).await.map_err(target_failed)?;
+        self.execute("COMMIT").await
+    }
+
+    async fn execute(&self, sql: &str) -> Result<(), Error> {
+        self.target.batch_execute(sql).await.map_err(target_failed)
+    }
+}
+
+fn not_restored(one: &Deferred, error: Error) -> Error {
+    let object = format!("{} \"{}\"", one.kind.as_str(), one.object_name);
+    Error::new(STAGE, Kind::Deferred { object, last: error }).on(one.relation.clone())
+}
