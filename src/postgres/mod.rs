@@ -26,20 +26,22 @@ use crate::error::{Error, Kind, Stage};
 
 /// Fixes how values are written as text, so that one server reads what the other wrote, and the meaning of every name.
 /// `search_path` is empty because a search path that others can write to decides which operators run. Warnings are heard
-/// because a walsender that leaves out rows says so in one. Sessions and transactions last as long as they need; the last two
-/// settings came with 14 and 17.
+/// because a walsender that leaves out rows says so in one.
 pub const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO, YMD'; \
     SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET bytea_output = 'hex'; \
     SET lc_monetary = 'C'; SET xmloption = 'content'; SET array_nulls = on; SET search_path = ''; \
     SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; \
     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-    SET client_min_messages = 'warning'; \
-    SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
+    SET client_min_messages = 'warning'";
+
+/// Sessions and transactions last as long as they need. The settings came with 14 and 17, so each is set where it is found. That
+/// takes a query, which the isolation that a role begins with may forbid on a standby: it comes after [`SESSION_SETTINGS`].
+pub const NO_TIMEOUTS: &str = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
 /// A dead peer is noticed after about this long without an answer to a TCP probe.
 const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 
-/// Opens an SQL session and applies [`SESSION_SETTINGS`]. The connection's task runs on the current tokio runtime.
+/// Opens an SQL session and applies [`SESSION_SETTINGS`] and [`NO_TIMEOUTS`]. The connection's task runs on the current tokio runtime.
 ///
 /// # Errors
 /// [`Kind::Unreachable`] if there is no server, [`Kind::Server`] if it refuses us.
@@ -106,6 +108,8 @@ where
             tracing::debug!(%role, %error, "connection ended");
         }
     });
-    client.batch_execute(SESSION_SETTINGS).await.map_err(|error| Error::from_postgres(stage, endpoint.role, error))?;
+    for settings in [SESSION_SETTINGS, NO_TIMEOUTS] {
+        client.batch_execute(settings).await.map_err(|error| Error::from_postgres(stage, endpoint.role, error))?;
+    }
     Ok(client)
 }
