@@ -4,10 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::{ChainOptions, Engine, wait_for};
-use tokio::task::JoinHandle;
 
 use crate::gate::Gate;
-use crate::load::{expect_end, settle, stop, wait_log};
+use crate::load::{Changes, expect_end, settle, stop, wait_log};
 use crate::replication::{DATABASE, DEADLINE, ENGINE, Replication};
 
 const TABLES: [&str; 5] = ["public.parent", "public.child", "public.parted", "public.refers", "public.identified"];
@@ -110,19 +109,6 @@ async fn start() -> Result<Replication> {
     Ok(replication)
 }
 
-fn start_changes(replication: &Replication) -> JoinHandle<Result<()>> {
-    let dsn = replication.chain.a.dsn(DATABASE);
-    tokio::spawn(async move {
-        let (client, connection) = tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await?;
-        tokio::spawn(connection);
-        loop {
-            for statement in CHANGES.split(';') {
-                client.batch_execute(statement).await?;
-            }
-        }
-    })
-}
-
 /// Waits until so many chunks, and so many objects to be made again before the stream, are on record.
 async fn wait_records(replication: &Replication, engine: &Engine, chunks: &str, deferred: &str) -> Result<()> {
     let sql = format!(
@@ -143,7 +129,7 @@ async fn what_is_dropped_comes_back_after_kills_under_load() -> Result<()> {
     let replication = start().await?;
     let before = definitions(&replication).await?;
     let gate = Gate::close(&replication, 4, "identified_n").await?;
-    let changes = start_changes(&replication);
+    let changes = Changes::start(&replication, CHANGES);
 
     let engine = spawn(&replication)?;
     wait_records(&replication, &engine, ">= 4", "= 12").await?;
@@ -182,8 +168,7 @@ async fn what_is_dropped_comes_back_after_kills_under_load() -> Result<()> {
     gate.open_for_indexes().await?;
     let engine = replication.spawn()?;
     wait_definitions(&replication, &engine, &before).await?;
-    changes.abort();
-    ensure!(changes.await.is_err_and(|error| error.is_cancelled()), "the changes went on until they were stopped");
+    changes.end().await?;
     settle(&replication, &engine, &TABLES).await?;
     stop(&engine).await?;
     let records = replication.chain.c.scalar(DATABASE, "SELECT count(*) FROM pgsluice.deferred").await?;
@@ -196,7 +181,7 @@ async fn what_is_dropped_comes_back_after_kills_under_load() -> Result<()> {
 async fn a_copy_in_one_go_and_a_resync() -> Result<()> {
     let replication = start().await?;
     let before = definitions(&replication).await?;
-    let changes = start_changes(&replication);
+    let changes = Changes::start(&replication, CHANGES);
     let engine = spawn(&replication)?;
     wait_log(&engine, "indexes and foreign keys are dropped", 1).await?;
     wait_definitions(&replication, &engine, &before).await?;
@@ -206,8 +191,7 @@ async fn a_copy_in_one_go_and_a_resync() -> Result<()> {
     // The other tables stream meanwhile.
     wait_log(&engine, "dropped until the tables are copied", 1).await?;
     wait_log(&engine, "the stream takes over", 1).await?;
-    changes.abort();
-    ensure!(changes.await.is_err_and(|error| error.is_cancelled()), "the changes went on until they were stopped");
+    changes.end().await?;
     wait_definitions(&replication, &engine, &before).await?;
     settle(&replication, &engine, &TABLES).await?;
     stop(&engine).await

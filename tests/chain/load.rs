@@ -39,6 +39,34 @@ pub fn start_load(replication: &Replication) -> Result<Pgbench> {
     Pgbench::start(&replication.chain.a, DATABASE, 4, LOAD_SECONDS, &[TRANSACTIONS_PER_S])
 }
 
+/// Statements on A, over and over.
+#[derive(Debug)]
+pub struct Changes(JoinHandle<Result<()>>);
+
+impl Changes {
+    /// Runs these, which semicolons divide, until [`Changes::end`]: those between BEGIN and COMMIT are a transaction, any
+    /// other is one of its own.
+    pub fn start(replication: &Replication, statements: impl Into<String>) -> Changes {
+        let (dsn, statements) = (replication.chain.a.dsn(DATABASE), statements.into());
+        Changes(tokio::spawn(async move {
+            let (client, connection) = tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await?;
+            tokio::spawn(connection);
+            loop {
+                for statement in statements.split(';') {
+                    client.batch_execute(statement).await?;
+                }
+            }
+        }))
+    }
+
+    /// An error if they had ended by themselves.
+    pub async fn end(self) -> Result<()> {
+        self.0.abort();
+        ensure!(self.0.await.is_err_and(|error| error.is_cancelled()), "the changes went on until they were stopped");
+        Ok(())
+    }
+}
+
 /// Waits until the engine has committed something more on C.
 pub async fn wait_progress(replication: &Replication) -> Result<()> {
     let sql = "SELECT count(*) FROM public.pgbench_history";

@@ -4,9 +4,8 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use pgsluice_testkit::{ChainOptions, Engine, wait_for};
-use tokio::task::JoinHandle;
 
-use crate::load::{Random, expect_end, settle, stop, wait_log, wait_streaming};
+use crate::load::{Changes, Random, expect_end, settle, stop, wait_log, wait_streaming};
 use crate::replication::{DATABASE, DEADLINE, ENGINE, Replication};
 
 const OLD: &str = "CREATE TABLE old (id int PRIMARY KEY, n int, note text);";
@@ -53,26 +52,6 @@ async fn publish(replication: &Replication) -> Result<()> {
     replication.chain.a.sql(DATABASE, "ALTER PUBLICATION pgsluice_test ADD TABLE late, later").await
 }
 
-/// Changes on A until it is aborted.
-fn start_changes(replication: &Replication) -> JoinHandle<Result<()>> {
-    let dsn = replication.chain.a.dsn(DATABASE);
-    tokio::spawn(async move {
-        let (client, connection) = tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await?;
-        tokio::spawn(connection);
-        loop {
-            for statement in CHANGES.split(';') {
-                client.batch_execute(statement).await?;
-            }
-        }
-    })
-}
-
-async fn end_changes(changes: JoinHandle<Result<()>>) -> Result<()> {
-    changes.abort();
-    ensure!(changes.await.is_err_and(|error| error.is_cancelled()), "the changes went on until they were stopped");
-    Ok(())
-}
-
 const TAKEN_OVER: &str = "the stream takes over";
 
 /// The first row of a table that nobody has told the engine of has it copied; meanwhile the others stream.
@@ -84,7 +63,7 @@ async fn tables_that_join_are_copied_while_the_others_stream() -> Result<()> {
     let blocker = c.connect(DATABASE).await?;
     blocker.batch_execute("BEGIN; LOCK TABLE late IN EXCLUSIVE MODE").await?;
     publish(&replication).await?;
-    let changes = start_changes(&replication);
+    let changes = Changes::start(&replication, CHANGES);
     wait_log(&engine, "copying starts", 1).await?;
     replication.run_each("INSERT INTO old VALUES (-1, 0, 'while it is copied')").await?;
     wait_for("a row that came meanwhile", DEADLINE, || async {
@@ -94,7 +73,7 @@ async fn tables_that_join_are_copied_while_the_others_stream() -> Result<()> {
     ensure!(!engine.stderr().contains(TAKEN_OVER), "the copy was over before");
     blocker.batch_execute("COMMIT").await?;
     wait_log(&engine, TAKEN_OVER, 1).await?;
-    end_changes(changes).await?;
+    changes.end().await?;
     settle(&replication, &engine, &TABLES).await?;
     stop(&engine).await?;
     let unfinished = "SELECT count(*) FROM pgsluice.table_state WHERE state NOT IN ('finishedcopy', 'ready')";
@@ -144,7 +123,7 @@ async fn changes_keep_their_order_when_tables_change_hands() -> Result<()> {
 async fn tables_are_copied_again_under_load() -> Result<()> {
     let (replication, first) = start().await?;
     publish(&replication).await?;
-    let changes = start_changes(&replication);
+    let changes = Changes::start(&replication, CHANGES);
     wait_log(&first, TAKEN_OVER, 1).await?;
     let damage = "UPDATE late SET note = 'damaged' WHERE id % 3 = 0; UPDATE later SET note = 'damaged'";
     replication.chain.c.sql(DATABASE, damage).await?;
@@ -158,7 +137,7 @@ async fn tables_are_copied_again_under_load() -> Result<()> {
         engine = replication.spawn()?;
         wait_log(&engine, TAKEN_OVER, 1).await?;
     }
-    end_changes(changes).await?;
+    changes.end().await?;
     settle(&replication, &engine, &TABLES).await?;
     stop(&engine).await
 }
@@ -169,7 +148,7 @@ async fn an_engine_killed_while_tables_join() -> Result<()> {
     let mut random = Random::new();
     let (replication, first) = start().await?;
     publish(&replication).await?;
-    let changes = start_changes(&replication);
+    let changes = Changes::start(&replication, CHANGES);
     wait_log(&first, "copying starts", 1).await?;
     let mut engine = first;
     for round in 0..12 {
@@ -183,7 +162,7 @@ async fn an_engine_killed_while_tables_join() -> Result<()> {
         wait_log(&engine, "copying starts", 1).await?;
     }
     wait_log(&engine, TAKEN_OVER, 1).await?;
-    end_changes(changes).await?;
+    changes.end().await?;
     settle(&replication, &engine, &TABLES).await?;
     stop(&engine).await
 }
@@ -193,7 +172,7 @@ async fn an_engine_killed_while_tables_join() -> Result<()> {
 async fn servers_that_restart_while_tables_join() -> Result<()> {
     let (replication, engine) = start().await?;
     publish(&replication).await?;
-    let changes = start_changes(&replication);
+    let changes = Changes::start(&replication, CHANGES);
     wait_log(&engine, "copying starts", 1).await?;
     replication.chain.b.stop_immediate().await?;
     replication.chain.b.start().await?;
@@ -201,7 +180,7 @@ async fn servers_that_restart_while_tables_join() -> Result<()> {
     replication.chain.c.stop_immediate().await?;
     replication.chain.c.start().await?;
     wait_log(&engine, TAKEN_OVER, 1).await?;
-    end_changes(changes).await?;
+    changes.end().await?;
     settle(&replication, &engine, &TABLES).await?;
     stop(&engine).await
 }

@@ -5,9 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::{ChainOptions, wait_for};
 use serde_json::Value;
-use tokio::task::JoinHandle;
 
-use crate::load::{assert_memory_is_bounded, expect_end, settle, stop, wait_log};
+use crate::load::{Changes, assert_memory_is_bounded, expect_end, settle, stop, wait_log};
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
 /// Of a copy that the environment makes long.
@@ -45,6 +44,10 @@ const ROWS: &str = "\
     INSERT INTO toasted (n, big) SELECT g, repeat(md5(g::text), 300) FROM generate_series(1, 300) g;
     INSERT INTO \"Ünïcode \"\"t\"\"\" SELECT g, decode(md5(g::text), 'hex') FROM generate_series(1, 100) g;";
 
+/// Enough that a copy takes a while.
+const MORE_ROWS: &str =
+    "INSERT INTO keyed SELECT g, g % 100, md5(g::text), now() FROM generate_series(100001, 250000) g";
+
 /// One round of changes of every kind, with a savepoint and a rollback, each table among them.
 const CHANGES: &str = "\
     INSERT INTO keyed SELECT max(id) + 1, 1, 'new' FROM keyed;
@@ -72,31 +75,16 @@ async fn start() -> Result<Replication> {
     Ok(replication)
 }
 
-/// Changes on A until it is aborted.
-fn start_changes(replication: &Replication) -> JoinHandle<Result<()>> {
-    let dsn = replication.chain.a.dsn(DATABASE);
-    tokio::spawn(async move {
-        let (client, connection) = tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await?;
-        tokio::spawn(connection);
-        loop {
-            for statement in CHANGES.split(';') {
-                client.batch_execute(statement).await?;
-            }
-        }
-    })
-}
-
 #[tokio::test]
 async fn a_copy_under_load_meets_the_stream() -> Result<()> {
     let replication = start().await?;
-    let changes = start_changes(&replication);
+    let changes = Changes::start(&replication, CHANGES);
     replication.setup().await?;
     let engine = replication.spawn()?;
     wait_log(&engine, "streaming starts", 1).await?;
     // Some changes come while it streams.
     replication.wait_caught_up().await?;
-    changes.abort();
-    ensure!(changes.await.is_err_and(|error| error.is_cancelled()), "the changes went on until they were stopped");
+    changes.end().await?;
     settle(&replication, &engine, &TABLES).await?;
     stop(&engine).await?;
     let sql = "SELECT DISTINCT state FROM pgsluice.table_state";
@@ -112,11 +100,9 @@ async fn a_copy_under_load_meets_the_stream() -> Result<()> {
 #[tokio::test]
 async fn an_engine_killed_while_it_copies() -> Result<()> {
     let replication = start().await?;
-    // Large enough that a copy takes a while.
-    let more = "INSERT INTO keyed SELECT g, g % 100, md5(g::text), now() FROM generate_series(100001, 250000) g";
-    replication.chain.a.sql(DATABASE, more).await?;
+    replication.chain.a.sql(DATABASE, MORE_ROWS).await?;
     replication.setup().await?;
-    let changes = start_changes(&replication);
+    let changes = Changes::start(&replication, CHANGES);
     let count = "SELECT count(*) FROM pgsluice.chunk_state";
     for kill in 0..5 {
         let engine = replication.spawn()?;
@@ -134,8 +120,7 @@ async fn an_engine_killed_while_it_copies() -> Result<()> {
     }
     let engine = replication.spawn()?;
     wait_log(&engine, "streaming starts", 1).await?;
-    changes.abort();
-    ensure!(changes.await.is_err_and(|error| error.is_cancelled()), "the changes went on until they were stopped");
+    changes.end().await?;
     settle(&replication, &engine, &TABLES).await?;
     stop(&engine).await
 }
@@ -144,8 +129,7 @@ async fn an_engine_killed_while_it_copies() -> Result<()> {
 #[tokio::test]
 async fn a_copy_is_fenced_like_the_stream() -> Result<()> {
     let replication = start().await?;
-    let more = "INSERT INTO keyed SELECT g, g % 100, md5(g::text), now() FROM generate_series(100001, 250000) g";
-    replication.chain.a.sql(DATABASE, more).await?;
+    replication.chain.a.sql(DATABASE, MORE_ROWS).await?;
     replication.setup().await?;
     let older = replication.spawn()?;
     wait_log(&older, "copying starts", 1).await?;
@@ -390,8 +374,7 @@ async fn what_slots_retain_and_may_retain_is_named() -> Result<()> {
 #[tokio::test]
 async fn servers_that_restart_while_tables_are_copied() -> Result<()> {
     let replication = start().await?;
-    let more = "INSERT INTO keyed SELECT g, g % 100, md5(g::text), now() FROM generate_series(100001, 250000) g";
-    replication.chain.a.sql(DATABASE, more).await?;
+    replication.chain.a.sql(DATABASE, MORE_ROWS).await?;
     replication.setup().await?;
     let engine = replication.spawn()?;
     wait_log(&engine, "copying starts", 1).await?;
@@ -433,17 +416,8 @@ async fn ten_tables_under_load() -> Result<()> {
              BEGIN; UPDATE {table} SET n = -1 WHERE id = 1; ROLLBACK;"
         )
     };
-    let dsn = a.dsn(DATABASE);
     let statements: Vec<_> = names.iter().map(change).collect();
-    let changes: JoinHandle<Result<()>> = tokio::spawn(async move {
-        let (client, connection) = tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await?;
-        tokio::spawn(connection);
-        loop {
-            for statement in statements.iter().flat_map(|statements| statements.split(';')) {
-                client.batch_execute(statement).await?;
-            }
-        }
-    });
+    let changes = Changes::start(&replication, statements.join(";"));
     replication.setup().await?;
     let count = "SELECT count(*) FROM pgsluice.chunk_state";
     let mut engine = replication.spawn()?;
@@ -463,8 +437,7 @@ async fn ten_tables_under_load() -> Result<()> {
         Ok(engine.stderr().contains("streaming starts").then_some(()))
     })
     .await?;
-    changes.abort();
-    ensure!(changes.await.is_err_and(|error| error.is_cancelled()), "the changes went on until they were stopped");
+    changes.end().await?;
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     settle(&replication, &engine, &names).await?;
     stop(&engine).await?;
