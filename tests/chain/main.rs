@@ -13,6 +13,7 @@ mod mode;
 mod replication;
 mod rows;
 mod schema;
+mod schema_copy;
 mod setup;
 mod slots;
 mod snapshot;
