@@ -75,8 +75,9 @@ pub fn sql(sequences: &[Sequence]) -> String {
 pub async fn set(target: &Client, sequences: &[Sequence]) -> Result<Vec<Item>, Error> {
     let failed = |error| Error::from_postgres(STAGE, Role::Target, error);
     let names: Vec<_> = sequences.iter().map(|sequence| sequence.name.as_str()).collect();
-    let sql = "SELECT w.name FROM unnest($1::text[]) AS w (name) LEFT JOIN pg_class c ON c.oid = to_regclass(w.name) \
-               WHERE c.relkind IS DISTINCT FROM 'S'";
+    let sql = "SELECT w.name FROM unnest($1::text[]) WITH ORDINALITY AS w (name, place) \
+               LEFT JOIN pg_class c ON c.oid = to_regclass(w.name) \
+               WHERE c.relkind IS DISTINCT FROM 'S' ORDER BY w.place";
     let rows = target.query(sql, &[&names]).await.map_err(failed)?;
     let missing: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed)?;
     if !missing.is_empty() {
