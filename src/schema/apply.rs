@@ -95,7 +95,12 @@ async fn execute(target: &Client, unit: &Unit) -> Result<(), Error> {
             },
         )
     })?;
-    tracing::debug!(object = unit.object, seconds = start.elapsed().as_secs_f64(), "made");
+    let seconds = start.elapsed().as_secs_f64();
+    match unit.wave {
+        Wave::PreData => tracing::debug!(object = unit.object, seconds, "made"),
+        // They take as long as their tables are large.
+        _ => tracing::info!(object = unit.object, seconds, "made"),
+    }
     Ok(())
 }
 

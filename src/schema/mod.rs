@@ -19,6 +19,7 @@
 mod apply;
 mod catalog;
 pub mod compare;
+mod decide;
 mod definitions;
 mod dump;
 mod needs;
@@ -36,16 +37,15 @@ use tokio_postgres::Client;
 
 use self::catalog::Presence;
 use self::compare::{Difference, Weight};
+use self::decide::Target;
 use self::definitions::Definitions;
-use self::plan::{Target, Wave};
+use self::plan::Wave;
 use self::programs::Programs;
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres::{self, quote_qualified};
 use crate::source::publication::{self, TableName};
 use crate::source::server::Server;
-
-pub use self::programs::BIN_VARIABLE;
 
 const STAGE: Stage = Stage::Schema;
 

@@ -11,7 +11,7 @@ use super::STAGE;
 use crate::error::Error;
 
 /// Names the directory that holds the programs.
-pub const BIN_VARIABLE: &str = "PGSLUICE_PG_BIN";
+const BIN_VARIABLE: &str = "PGSLUICE_PG_BIN";
 /// Where the packages of Debian and of Red Hat put each major version: a folder, and what comes after the version.
 const PACKAGED: [(&str, &str, &str); 2] = [("/usr/lib/postgresql", "", "bin"), ("/usr", "pgsql-", "bin")];
 
@@ -41,7 +41,9 @@ impl Programs {
     /// # Errors
     /// A refusal that says which are too old, where there are any.
     pub fn find(named: Option<&Path>, source_major: u32) -> Result<Programs, Error> {
-        let named = named.map(Path::to_owned).or_else(|| env::var_os(BIN_VARIABLE).map(PathBuf::from));
+        let named = named
+            .map(Path::to_owned)
+            .or_else(|| env::var_os(BIN_VARIABLE).filter(|one| !one.is_empty()).map(PathBuf::from));
         let directories = named.clone().map_or_else(usual_directories, |directory| vec![directory]);
         let found: Vec<_> = directories.into_iter().filter_map(look_into).collect();
         if let Some(best) = choose(&found, source_major) {
