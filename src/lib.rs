@@ -23,6 +23,7 @@ pub mod decode;
 pub mod error;
 pub mod pipeline;
 pub mod postgres;
+pub mod schema;
 pub mod screen;
 pub mod setup;
 pub mod snapshot;

@@ -3,6 +3,7 @@
 mod output;
 mod resync;
 mod run;
+mod schema;
 mod setup;
 mod status;
 mod tail;
@@ -56,6 +57,8 @@ enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make the selected tables, and what they need, on the target; safe to run again
+    Schema(schema::SchemaArguments),
     /// Make the publication, the slot and the schema for progress; safe to run again
     Setup(setup::SetupArguments),
     /// Replicate until stopped; SIGTERM and SIGINT end on a commit
@@ -89,6 +92,7 @@ pub fn main() -> ExitCode {
     let screen = start_log(&arguments.global);
     let format = arguments.global.format;
     let result = match &arguments.command {
+        Command::Schema(arguments) => schema::run(arguments, format),
         Command::Setup(arguments) => setup::run(arguments, format),
         Command::Run(arguments) => run::run(arguments, format, &screen),
         Command::Status(arguments) => status::run(arguments, format),

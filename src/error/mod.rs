@@ -18,6 +18,7 @@ use crate::config::{ConfigError, Role};
 pub enum Stage {
     Config,
     Setup,
+    Schema,
     Snapshot,
     Source,
     Decode,
@@ -67,6 +68,12 @@ pub enum Kind {
     Authentication { role: Role, why: String },
     #[error("the {role} reports: {error}")]
     Server { role: Role, error: ServerError },
+    /// The target does not take a definition.
+    #[error("the target refuses {object}: {error}")]
+    Statement { object: String, error: ServerError },
+    /// A program of PostgreSQL's has failed.
+    #[error("{program} has failed: {what}")]
+    Program { program: String, what: String },
     #[error("{0}")]
     Decode(#[from] DecodeError),
     #[error("the {role} broke the protocol: {what}")]
@@ -165,6 +172,8 @@ impl Error {
             | Kind::Usage(_)
             | Kind::Refused { .. }
             | Kind::Authentication { .. }
+            | Kind::Statement { .. }
+            | Kind::Program { .. }
             | Kind::Decode(_)
             | Kind::Protocol { .. }
             | Kind::Fenced { .. }
@@ -188,6 +197,8 @@ impl Error {
             | Kind::Lost { .. }
             | Kind::Authentication { .. }
             | Kind::Server { .. }
+            | Kind::Statement { .. }
+            | Kind::Program { .. }
             | Kind::Decode(_)
             | Kind::Protocol { .. }
             | Kind::RowCount { .. }
@@ -219,6 +230,8 @@ impl Error {
             | Kind::Unreachable { .. }
             | Kind::Lost { .. }
             | Kind::Authentication { .. }
+            | Kind::Statement { .. }
+            | Kind::Program { .. }
             | Kind::Decode(_)
             | Kind::Protocol { .. }
             | Kind::Fenced { .. }
@@ -239,7 +252,7 @@ impl Error {
     /// SQLSTATE, or a word for what the engine itself has found: enough to count by, without any value of a row.
     pub fn code(&self) -> &str {
         match &self.0.kind {
-            Kind::Server { error, .. } => &error.code,
+            Kind::Server { error, .. } | Kind::Statement { error, .. } => &error.code,
             Kind::RowCount { .. } | Kind::SetCount { .. } => "row count",
             Kind::Mismatch { .. } => "mismatch",
             _ => "other",
@@ -259,7 +272,9 @@ impl Error {
     /// The same error without anything that could hold a value of a row.
     pub fn without_row_values(mut self) -> Error {
         match self.0.kind {
-            Kind::Server { ref mut error, .. } => *error = error.without_row_values(),
+            Kind::Server { ref mut error, .. } | Kind::Statement { ref mut error, .. } => {
+                *error = error.without_row_values();
+            }
             Kind::Deferred { object, last } => {
                 self.0.kind = Kind::Deferred { object, last: last.without_row_values() };
             }

@@ -29,7 +29,7 @@ pub(super) async fn wanted(
         }
     }
     if !lacks.is_empty() {
-        let mend = "make the tables on the target as they are on the source (pg_dump --schema-only shows how), and \
+        let mend = "make the tables on the target as they are on the source (`pgsluice schema` makes them), and \
                     give the role the right to INSERT; or exclude them in [tables]";
         return Err(Error::refused(Stage::Snapshot, lacks.join("; "), mend));
     }

@@ -21,12 +21,12 @@ use tokio_postgres::Client;
 
 pub use self::by_hand::sql;
 pub use self::teardown::tear_down;
-use crate::apply;
 use crate::checkpoint::{self, Progress};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::pipeline;
 use crate::postgres;
+use crate::schema::compare::{self, Weight};
 use crate::source::publication::{self, Publication, PublishedTable};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
@@ -121,7 +121,7 @@ pub async fn set_up(config: &Config, limit: Duration) -> Result<Vec<Step>, Error
     let tables = publication::select_tables(&servers.source, Role::Source, &config.tables, STAGE).await?;
     warn_of_missing_identity(&tables);
     warn_of_partitions(&tables);
-    check_target_tables(&servers.target, &tables).await?;
+    check_target_tables(&servers.source, &servers.target, &tables).await?;
     let existing = SlotState::read(&servers.source, Role::Source, &config.name.slot(), STAGE).await?;
     let progress = checkpoint::read(&servers.target, config.name.as_str()).await?;
     check_slot_and_progress(config, &servers, existing.as_ref(), progress.as_ref())?;
@@ -170,17 +170,23 @@ fn warn_of_partitions(tables: &[PublishedTable]) {
     }
 }
 
+/// Values travel as text where types differ, and may well be taken: that is only warned of.
+///
 /// # Errors
 /// A refusal that names every table and column that the target lacks.
-async fn check_target_tables(target: &Client, tables: &[PublishedTable]) -> Result<(), Error> {
+async fn check_target_tables(source: &Client, target: &Client, tables: &[PublishedTable]) -> Result<(), Error> {
+    let names: Vec<_> = tables.iter().map(|published| published.table.clone()).collect();
     let mut missing = Vec::new();
-    let names = tables.iter().map(|published| (published.table.schema.as_str(), published.table.name.as_str()));
-    for (published, table) in tables.iter().zip(apply::load_tables(target, names).await?) {
-        match table {
-            None => missing.push(format!("the target has no table {}", published.table)),
-            Some(table) => {
-                let columns: Vec<_> = published.columns.iter().map(|(column, _)| column.as_str()).collect();
-                missing.extend(apply::check_columns(&columns, &table).err());
+    for (table, differences) in compare::tables(source, target, &names, STAGE).await? {
+        let Some(differences) = differences else {
+            missing.push(format!("the target has no table {table}"));
+            continue;
+        };
+        for difference in differences {
+            match difference.weight {
+                Weight::Missing => missing.push(difference.what),
+                Weight::Conflict => tracing::warn!("{difference}: rows that do not fit will be refused there"),
+                Weight::Harmless => {}
             }
         }
     }
@@ -190,7 +196,8 @@ async fn check_target_tables(target: &Client, tables: &[PublishedTable]) -> Resu
     Err(Error::refused(
         STAGE,
         missing.join("; "),
-        "make them on the target as they are on the source (pg_dump --schema-only shows how), or exclude the tables",
+        "make them on the target as they are on the source (`pgsluice schema` makes tables that are not there), or \
+         exclude the tables",
     ))
 }
 

@@ -55,7 +55,7 @@ async fn tables_that_do_not_fit_are_named_before_anything_is_made() -> Result<()
     ensure_refused(&replication, &["setup"], 3, &["no table on the source matches \"public.lgo\"", "include"]).await?;
     replication.configure("")?;
     chain.c.sql(DATABASE, "DROP TABLE more; ALTER TABLE log DROP COLUMN note").await?;
-    let said = ["the target has no table \"public\".\"more\"", "note", "pg_dump --schema-only"];
+    let said = ["the target has no table \"public\".\"more\"", "column \"note\" is missing", "`pgsluice schema`"];
     ensure_refused(&replication, &["setup"], 3, &said).await?;
     chain.c.sql(DATABASE, "ALTER TABLE log ADD note text; CREATE VIEW more AS SELECT 1 AS n").await?;
     ensure_refused(&replication, &["setup"], 3, &["\"more\" on the target is not a table"]).await?;

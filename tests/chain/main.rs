@@ -17,6 +17,7 @@ mod progress;
 mod replication;
 mod rows;
 mod schema;
+mod schema_copy;
 mod setup;
 mod slots;
 mod snapshot;
