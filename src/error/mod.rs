@@ -100,7 +100,7 @@ pub enum Kind {
     #[error("there are tables to copy: {}", .0.join(", "))]
     TablesToCopy(Vec<String>),
     /// What was dropped for a copy can be made again, which the next session does.
-    #[error("foreign keys can be made again")]
+    #[error("what was dropped for a copy can be made again")]
     DeferredDue,
     /// A standby that crashed replays again what it had replayed before, and shows an older state meanwhile.
     #[error("the source has replayed WAL up to {replayed} only, and the target's progress is {progress}")]

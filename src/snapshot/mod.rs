@@ -8,8 +8,8 @@
 //!                                                          │
 //!        jobs, a thread and two sessions each:  COPY out of B ══► COPY into C, chunk_state, COMMIT
 //!                                                          └─ after the last chunk of a table: finishedcopy
-//!        then indexes that were dropped before, and at last ANALYZE; what follows comes by the stream, or first by one of the
-//!        same slot
+//!        then indexes that were dropped before, and at last ANALYZE
+//!        what follows comes by the stream, or first by one of the same slot
 //! ```
 //!
 //! **Always holds:**
@@ -41,7 +41,7 @@ use pgsluice_proto::command::SlotSnapshot;
 use tokio_postgres::Client;
 
 use self::beginning::Beginning;
-use self::deferred::rebuild_indexes;
+use self::deferred::Building;
 pub use self::deferred::{Deferred, DeferredKind, Due, Selected, check_rights, read as read_deferred, restore};
 use self::job::Job;
 use self::parts::{Queue, Xids};
@@ -118,7 +118,7 @@ pub struct Order {
     pub tables: Vec<Wanted>,
     pub options: CopyOptions,
     pub follows: Follows,
-    /// Counts the chunks that are done, and indexes that are made again.
+    /// Counts the chunks that are done.
     pub done: Arc<AtomicUsize>,
     /// Once true, no other chunk is begun.
     pub over: Arc<AtomicBool>,
@@ -137,60 +137,69 @@ pub struct SnapshotSlot {
 struct Copying {
     config: Config,
     epoch: i64,
-    options: CopyOptions,
     follows: Follows,
     snapshot: String,
     xids: Xids,
     queue: Queue,
     progress: Progress,
-    done: Arc<AtomicUsize>,
     /// A job has failed, or nobody waits for them any more.
     over: Arc<AtomicBool>,
 }
 
-/// Copies the tables. Where a catch-up follows, returns the slot that holds what that brings, unless it was over before the
-/// end.
+impl Copying {
+    /// Makes again the indexes that were dropped of these tables, and of those that an earlier copy has finished.
+    fn rebuild_indexes(&self) -> Result<(), Error> {
+        let building =
+            Building { config: &self.config, epoch: self.epoch, done: self.progress.done(), over: &self.over };
+        building.rebuild_indexes(|one| one.due == Due::Now || self.queue.holds(&one.table)).map(drop)
+    }
+}
+
+/// Copies the tables, and returns the slot that holds what follows, if it is to be asked for that; `None` also where it was
+/// over before the end.
 ///
 /// # Errors
 /// A refusal, before anything is written, if a table cannot be copied; whatever either server says. What is done stays.
 pub fn copy(config: &Config, order: Order) -> Result<Option<SnapshotSlot>, Error> {
     let runtime = postgres::new_runtime(STAGE)?;
-    let (copying, held) = runtime.block_on(prepare(config, order))?;
+    let (screen, follows) = (order.options.screen.clone(), order.follows);
+    let (copying, Held { slot, locks }) = runtime.block_on(prepare(config, order))?;
     tracing::info!(
         tables = copying.queue.tables(),
         chunks = copying.queue.chunks(),
         jobs = config.snapshot.jobs,
-        snapshot_lsn = %held.slot.consistent_point,
+        snapshot_lsn = %slot.consistent_point,
         "copying starts"
     );
-    let jobs = |most: usize| config.snapshot.jobs.min(most);
-    copying.progress.during(&copying.options.screen, || {
-        thread::scope(|scope| {
-            let (_working, is_working) = crossbeam_channel::bounded(0);
-            let slot = held.slot.name.as_str();
-            scope.spawn(move || {
-                // It says more in the log, and nothing else depends on it.
-                if let Err(error) = retention::watch(config, slot, &is_working) {
-                    tracing::warn!(%error, "how much WAL is retained is not known");
-                }
-            });
+    let name = slot.name.clone();
+    thread::scope(|scope| {
+        let (_working, is_working) = crossbeam_channel::bounded(0);
+        scope.spawn(move || {
+            // It says more in the log, and nothing else depends on it.
+            if let Err(error) = retention::watch(config, &name, &is_working) {
+                tracing::warn!(%error, "how much WAL is retained is not known");
+            }
+        });
+        let jobs = |most: usize| config.snapshot.jobs.min(most);
+        copying.progress.during(&screen, || {
             run_jobs(jobs(copying.queue.chunks()), &copying.over, async || Job::run(&copying).await)
-        })
-    })?;
-    let Held { slot, locks } = held;
-    // Builds take their time, and what the source keeps for the snapshot must not wait for them.
-    drop((locks, runtime));
-    let slot = (copying.follows == Follows::CatchUp).then_some(slot);
-    if !copying.over.load(Ordering::Acquire) {
-        rebuild_indexes(config, copying.epoch, &copying.done)?;
+        })?;
+        if copying.over.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        // Builds take their time. What the source keeps for the snapshot must not wait for them, but for the slot whose
+        // stream follows.
+        drop((locks, runtime));
+        let slot = Some(slot).filter(|_| follows == Follows::CatchUp);
+        copying.rebuild_indexes()?;
         run_jobs(jobs(copying.queue.tables()), &copying.over, async || job::analyze(&copying).await)?;
-    }
-    if copying.over.load(Ordering::Acquire) {
-        return Ok(None);
-    }
-    let View { rows, bytes, .. } = copying.progress.view();
-    tracing::info!(rows, bytes, "all tables are copied");
-    Ok(slot)
+        if copying.over.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let View { rows, bytes, .. } = copying.progress.view();
+        tracing::info!(rows, bytes, "all tables are copied");
+        Ok(slot)
+    })
 }
 
 /// Records that all that committed before `lsn` is in these tables, and that the stream of all tables brings what follows.
@@ -230,10 +239,9 @@ async fn prepare(config: &Config, order: Order) -> Result<(Copying, Held), Error
     let kept = beginning.write(&source, &target).await?;
     let queue = Queue::new(tables, parts, &kept, config.snapshot.chunk_bytes);
     state::finish(&target, name, epoch, queue.empty_tables(), follows.state(), None).await?;
-    let progress = Progress::new(&queue, done.clone());
+    let progress = Progress::new(&queue, done);
     let config = config.clone();
-    let copying = Copying { config, epoch, options, follows, snapshot, xids, queue, progress, done, over };
-    Ok((copying, Held { slot, locks: source }))
+    Ok((Copying { config, epoch, follows, snapshot, xids, queue, progress, over }, Held { slot, locks: source }))
 }
 
 /// A snapshot of the source whose LSN is known: that of a new slot.

@@ -236,6 +236,10 @@ impl Queue {
         self.chunks
     }
 
+    pub fn holds(&self, table: &TableName) -> bool {
+        self.tables.iter().any(|wanted| wanted.table == *table)
+    }
+
     /// Of each table its name, what it takes on the source's disk, and whether it is without chunks.
     pub fn sizes(&self) -> impl Iterator<Item = (String, u64, bool)> {
         let tables = self.tables.iter().zip(&self.source_bytes).zip(&self.left);

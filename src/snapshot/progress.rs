@@ -94,6 +94,11 @@ impl Progress {
         Progress { tables, chunks: queue.chunks(), done, started_at: Instant::now() }
     }
 
+    /// Counts what is done, in all tries.
+    pub fn done(&self) -> &AtomicUsize {
+        &self.done
+    }
+
     fn figures(&self, table: usize) -> MutexGuard<'_, Figures> {
         self.tables[table].figures.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

@@ -24,7 +24,7 @@ use tokio_postgres::{Client, Row};
 
 pub(super) use self::find::drop_and_record;
 pub use self::find::{Selected, check_rights};
-pub(super) use self::restore::rebuild_indexes;
+pub(super) use self::restore::Building;
 pub use self::restore::restore;
 use super::{STAGE, target_failed};
 use crate::error::Error;
@@ -64,7 +64,7 @@ pub enum Due {
     Now,
     /// Once progress is there: until then, tables at its two ends can be of different moments.
     At(Lsn),
-    /// Once its tables are copied.
+    /// By the copy of its tables, or after it.
     AfterCopy,
 }
 
@@ -135,7 +135,7 @@ pub async fn read(target: &Client, name: &str) -> Result<Vec<Deferred>, Error> {
             d.checked_later \
         FROM pgsluice.deferred d JOIN pgsluice.progress p USING (name) \
         CROSS JOIN LATERAL ( \
-            SELECT bool_or(s.state IN ('init', 'datasync') OR s.state = 'catchup' AND d.kind = 'foreign key') AS missing, \
+            SELECT bool_or(s.state IN ('init', 'datasync', 'catchup')) AS missing, \
                 max(s.snapshot_lsn) FILTER (WHERE s.state = 'finishedcopy' AND s.snapshot_lsn > p.end_lsn) AS ready_at \
             FROM pgsluice.table_state s WHERE s.name = d.name AND ((s.schema_name, s.table_name) = (d.schema_name, d.table_name) \
                 OR (s.schema_name, s.table_name) = (d.referenced_schema, d.referenced_table))) AS ends \

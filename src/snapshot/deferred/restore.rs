@@ -20,15 +20,15 @@ use crate::source::publication::TableName;
 const BUILD_SETTINGS: &str =
     "SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'";
 
-/// What the sessions that build share.
-#[derive(Debug)]
-struct Work<'a> {
-    config: &'a Config,
-    epoch: i64,
-    waiting: Mutex<VecDeque<Deferred>>,
-    failed: AtomicBool,
-    /// That are there again, in all tries.
-    done: &'a AtomicUsize,
+/// What all that is built has in common.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::snapshot) struct Building<'a> {
+    pub config: &'a Config,
+    pub epoch: i64,
+    /// Counts what is there again.
+    pub done: &'a AtomicUsize,
+    /// Once true, nothing else is begun.
+    pub over: &'a AtomicBool,
 }
 
 /// Makes again all that can be by now, and counts in `done`.
@@ -37,45 +37,25 @@ struct Work<'a> {
 /// [`Kind::Deferred`] for what the target's rows do not allow: it stays on record.
 pub fn restore(config: &Config, epoch: i64, done: &AtomicUsize) -> Result<(), Error> {
     let runtime = postgres::new_runtime(STAGE)?;
-    let tables = rebuild_indexes(config, epoch, done)?;
+    let building = Building { config, epoch, done, over: &AtomicBool::new(false) };
+    let tables = building.rebuild_indexes(|one| one.due == Due::Now)?;
     runtime.block_on(analyze(config, &tables))?;
     let foreign_keys = runtime.block_on(async {
         let session = Session::open(config, epoch).await?;
-        let due = due(&session.target, config, |kind| kind == DeferredKind::ForeignKey).await?;
+        let is_due = |one: &Deferred| one.kind == DeferredKind::ForeignKey && one.due == Due::Now;
+        let due = read(&session.target, config, is_due).await?;
         // One after the other: those of a cycle lock each other's tables.
         for one in &due {
             session.add(one).await.map_err(|error| not_restored(one, error))?;
         }
         Ok(due)
     })?;
-    Work::new(config, epoch, foreign_keys, done).run(async |session, one| session.validate(one).await)
+    building.run(foreign_keys, async |session, one| session.validate(one).await)
 }
 
-/// Makes indexes and constraints again, and returns their tables.
-///
-/// # Errors
-/// As [`restore`].
-pub(in crate::snapshot) fn rebuild_indexes(
-    config: &Config,
-    epoch: i64,
-    done: &AtomicUsize,
-) -> Result<Vec<TableName>, Error> {
-    let due = postgres::new_runtime(STAGE)?.block_on(async {
-        let target = postgres::connect(&config.target, STAGE).await?;
-        due(&target, config, |kind| kind != DeferredKind::ForeignKey).await
-    })?;
-    let mut tables: Vec<_> = due.iter().map(|one| one.table.clone()).collect();
-    tables.dedup();
-    if !due.is_empty() {
-        tracing::info!(indexes = due.len(), "indexes are made again");
-    }
-    Work::new(config, epoch, due, done).run(async |session, one| session.build(one).await)?;
-    Ok(tables)
-}
-
-async fn due(target: &Client, config: &Config, wanted: fn(DeferredKind) -> bool) -> Result<Vec<Deferred>, Error> {
+async fn read(target: &Client, config: &Config, is_due: impl Fn(&Deferred) -> bool) -> Result<Vec<Deferred>, Error> {
     let mut due = super::read(target, config.name.as_str()).await?;
-    due.retain(|one| one.due == Due::Now && wanted(one.kind));
+    due.retain(is_due);
     Ok(due)
 }
 
@@ -88,26 +68,42 @@ async fn analyze(config: &Config, tables: &[TableName]) -> Result<(), Error> {
     Ok(())
 }
 
-impl Work<'_> {
-    fn new<'a>(config: &'a Config, epoch: i64, objects: Vec<Deferred>, done: &'a AtomicUsize) -> Work<'a> {
-        Work { config, epoch, waiting: Mutex::new(objects.into()), failed: AtomicBool::new(false), done }
+impl Building<'_> {
+    /// Makes those indexes and constraints again that are due, and returns their tables.
+    ///
+    /// # Errors
+    /// As [`restore`].
+    pub fn rebuild_indexes(self, is_due: impl Fn(&Deferred) -> bool) -> Result<Vec<TableName>, Error> {
+        let due = postgres::new_runtime(STAGE)?.block_on(async {
+            let target = postgres::connect(&self.config.target, STAGE).await?;
+            read(&target, self.config, |one| one.kind != DeferredKind::ForeignKey && is_due(one)).await
+        })?;
+        let mut tables: Vec<_> = due.iter().map(|one| one.table.clone()).collect();
+        tables.dedup();
+        if !due.is_empty() {
+            tracing::info!(indexes = due.len(), "indexes are made again");
+        }
+        self.run(due, async |session, one| session.build(one).await)?;
+        Ok(tables)
     }
 
-    fn take(&self) -> Option<Deferred> {
-        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop_front()
-    }
-
-    /// Has so many sessions as are configured make one after the other, until none is left or one has failed.
-    fn run(&self, make: impl AsyncFn(&Session, &Deferred) -> Result<(), Error> + Sync) -> Result<(), Error> {
-        let objects = self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len();
-        run_jobs(self.config.snapshot.jobs.min(objects), &self.failed, async || {
+    /// Has so many sessions as are configured make one after the other, until none is left or it is over.
+    fn run(
+        self,
+        objects: Vec<Deferred>,
+        make: impl AsyncFn(&Session, &Deferred) -> Result<(), Error> + Sync,
+    ) -> Result<(), Error> {
+        let jobs = self.config.snapshot.jobs.min(objects.len());
+        let waiting = Mutex::new(VecDeque::from(objects));
+        let take = || waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop_front();
+        run_jobs(jobs, self.over, async || {
             let session = Session::open(self.config, self.epoch).await?;
-            while let (false, Some(one)) = (self.failed.load(Ordering::Acquire), self.take()) {
+            while let (false, Some(one)) = (self.over.load(Ordering::Acquire), take()) {
                 let started_at = Instant::now();
                 make(&session, &one).await.map_err(|error| not_restored(&one, error))?;
                 self.done.fetch_add(1, Ordering::Relaxed);
-                let seconds = started_at.elapsed().as_secs();
-                tracing::info!(table = %one.table, object = one.object_name, seconds, "the {} is there again", one.kind.as_str());
+                let (kind, seconds) = (one.kind.as_str(), started_at.elapsed().as_secs());
+                tracing::info!(table = %one.table, object = one.object_name, seconds, "the {kind} is there again");
             }
             Ok(())
         })
