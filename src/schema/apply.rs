@@ -29,7 +29,7 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Client, Error> {
     Ok(target)
 }
 
-/// Makes all units, those of the first wave in one transaction and then those of the others with `jobs` sessions.
+/// Makes all units, those of the first wave in one transaction and then those of the others with up to `jobs` sessions.
 ///
 /// # Errors
 /// [`Kind::Statement`] with the object that the target refuses.
@@ -40,8 +40,7 @@ pub async fn make(endpoint: &Endpoint, units: &[Unit], jobs: usize) -> Result<()
     }
     let mut sessions = Vec::new();
     for wave in after.chunk_by(|a, b| a.wave == b.wave) {
-        // Those of partitioned tables lock partitions too, and take no time.
-        let jobs = if wave[0].wave == Wave::Partitioned { 1 } else { jobs.min(wave.len()) };
+        let jobs = if wave[0].wave.is_one_by_one() { 1 } else { jobs.min(wave.len()) };
         while sessions.len() < jobs {
             sessions.push(connect(endpoint).await?);
         }

@@ -22,7 +22,7 @@ pub struct Unit {
     pub is_exclusive: bool,
 }
 
-/// The order in which objects are made; those of one wave at the same time, but for the first.
+/// The order in which objects are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wave {
     /// Tables and what they need, one after the other.
@@ -34,6 +34,18 @@ pub enum Wave {
     /// Partitions of indexes, and what is made at once.
     Attach,
     ForeignKeys,
+}
+
+impl Wave {
+    /// These take no time. What is done to a partitioned table locks partitions too. And an index of a partitioned table
+    /// becomes valid with its last partition: of two that are attached at the same time neither sees the other, and the
+    /// index stays invalid.
+    pub fn is_one_by_one(self) -> bool {
+        match self {
+            Wave::PreData | Wave::Partitioned | Wave::Attach => true,
+            Wave::Build | Wave::ForeignKeys => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
