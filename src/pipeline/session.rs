@@ -28,6 +28,7 @@ use crate::checkpoint::{self, Moves, Progress};
 use crate::config::{Config, Role, SynchronousCommit, ValueFormat};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
+use crate::schema::compare::{self, Weight};
 use crate::snapshot::{self, Copied, CopyOptions, Due, State, TableCopy, Wanted};
 use crate::source::publication::{Publication, PublishedTable, TableName};
 use crate::source::server::Server;
@@ -161,6 +162,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let states = snapshot::learn(&target, config.name.as_str(), names, config.snapshot.copy_data).await?;
     let published = Published { name: config.name.as_str(), publication: &publication, states: &states };
     let missing = missing(&target, published, options, constraints_fire).await?;
+    warn_of_conflicts(&source, &target, &missing).await?;
     // Where nothing streams yet, nothing has to wait for the copy, and one stream is enough for what follows it. Where
     // foreign keys fire, a table's rows must not be ahead of those that they refer to.
     let beside = beside && !constraints_fire && states.iter().any(|state| state.state == State::Ready);
@@ -215,6 +217,17 @@ async fn missing(
     let is_missing = |table: &TableName| states.iter().any(|state| state.table == *table && state.is_missing());
     let tables: Vec<_> = publication.tables.iter().filter(|published| is_missing(&published.table)).collect();
     if tables.is_empty() { Ok(Vec::new()) } else { copy::wanted(target, name, tables, options, constraints_fire).await }
+}
+
+/// Names columns that may not take the source's values. Whether they do only the rows can tell.
+async fn warn_of_conflicts(source: &Client, target: &Client, tables: &[Wanted]) -> Result<(), Error> {
+    let names: Vec<_> = tables.iter().map(|wanted| wanted.table.clone()).collect();
+    for (_, differences) in compare::tables(source, target, &names, Stage::Snapshot).await? {
+        for difference in differences.into_iter().flatten().filter(|difference| difference.weight == Weight::Conflict) {
+            tracing::warn!("{difference}: the copy ends at a row that does not fit");
+        }
+    }
+    Ok(())
 }
 
 /// The tables whose changes may come. One that was published for a while, and has not been copied, is left out.
