@@ -16,6 +16,7 @@
 
 mod copy;
 mod handover;
+mod history;
 mod newcomers;
 mod reader;
 mod selection;
@@ -33,11 +34,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use pgsluice_proto::Lsn;
 
+pub use self::history::{check_gap, check_identity};
 use self::newcomers::Newcomers;
 use self::reader::Start;
 use self::selection::{Beside, Selection};
 use self::session::{Attempt, Opened, Session, Stages};
-pub use self::session::{check_gap, check_identity, read_position, stream_options};
+pub use self::session::{read_position, stream_options};
 use self::shared::{Phase, Shared};
 use self::workers::{Ends, Workers, no_resources};
 use crate::config::Config;

@@ -22,6 +22,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::copy;
+use super::history::{check_gap, check_identity, check_timeline};
 use super::selection::Known;
 use crate::apply::{self, Applier, Options, is_stable_in_binary};
 use crate::checkpoint::{self, Moves, Progress};
@@ -33,7 +34,7 @@ use crate::snapshot::{self, Copied, CopyOptions, Due, State, TableCopy, Wanted};
 use crate::source::publication::{Publication, PublishedTable, TableName};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
-use crate::source::{Connection, Identity, ReplicationStream, StreamOptions};
+use crate::source::{Connection, ReplicationStream, StreamOptions};
 
 const STAGE: Stage = Stage::Source;
 /// At least this many status updates fit into a `wal_sender_timeout`.
@@ -323,90 +324,6 @@ fn no_progress(config: &Config) -> Error {
         format!("the target has no progress row \"{name}\" in pgsluice.progress"),
         "run `pgsluice setup` first; if it was run, check that [target] names the same database",
     )
-}
-
-/// # Errors
-/// A refusal if the target's progress speaks of another cluster.
-pub fn check_identity(progress: &Progress, found: &str) -> Result<(), Error> {
-    if progress.system_identifier == found {
-        return Ok(());
-    }
-    let known = &progress.system_identifier;
-    Err(Error::refused(
-        STAGE,
-        format!("the source is another cluster: its system identifier is {found}, the target's progress is of {known}"),
-        "correct [source] or [target]; for a new source, `pgsluice teardown` and `pgsluice setup`",
-    ))
-}
-
-/// # Errors
-/// A refusal if the target may hold changes that the source's history does not.
-///
-/// A source that was promoted under our stream has confirmed positions on its new timeline, and its slot shows them. Where
-/// the last of them were lost with us, only a person knows that it is the same server.
-fn check_timeline(
-    config: &Config,
-    progress: &Progress,
-    copied: Option<Lsn>,
-    identity: &Identity,
-    history: &[(TimelineId, Lsn)],
-    slot: &SlotState,
-) -> Result<(), Error> {
-    let ours = progress.timeline;
-    let left_at = history.iter().find(|(timeline, _)| *timeline == ours).map(|(_, lsn)| *lsn);
-    let confirmed_since = |lsn| slot.confirmed_flush_lsn.is_some_and(|confirmed| confirmed > lsn);
-    let copied_before = |lsn| copied.is_none_or(|copied| copied <= lsn);
-    match left_at {
-        Some(lsn) if copied_before(lsn) && (progress.end_lsn <= lsn || confirmed_since(lsn)) => Ok(()),
-        Some(lsn) => Err(Error::refused(
-            STAGE,
-            format!(
-                "the source has left timeline {ours} at {lsn}, and the target has changes up to {}: it may hold what \
-                 the source has lost",
-                copied.unwrap_or(progress.end_lsn)
-            ),
-            format!(
-                "if the source is the very server that was decoded before it was promoted, nothing is lost; on the \
-                 target: UPDATE pgsluice.progress SET timeline = {} WHERE name = '{}'; otherwise compare the two, then \
-                 `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
-                identity.timeline, config.name
-            ),
-        )),
-        None => Err(Error::refused(
-            STAGE,
-            format!("the source is on timeline {}, which does not descend from timeline {ours}", identity.timeline),
-            "the source was restored or failed back; compare it with the target, then set up anew",
-        )),
-    }
-}
-
-/// # Errors
-/// A refusal if the slot no longer holds what follows the target's progress.
-pub fn check_gap(config: &Config, progress: &Progress, slot: &SlotState) -> Result<(), Error> {
-    let name = config.name.slot();
-    let Some(confirmed) = slot.confirmed_flush_lsn else {
-        let what = format!("slot \"{name}\" has no confirmed_flush_lsn: it was never completed");
-        return Err(Error::refused(STAGE, what, "`pgsluice teardown`, then `pgsluice setup`"));
-    };
-    let remade = confirmed < progress.consistent_point;
-    if confirmed <= progress.end_lsn && !remade {
-        return Ok(());
-    }
-    let what = if remade {
-        format!(
-            "slot \"{name}\" stands at {confirmed}, before {} where setup made it: it is another slot",
-            progress.consistent_point
-        )
-    } else {
-        format!(
-            "slot \"{name}\" has moved to {confirmed}, past the target's progress {}: changes between the two are gone \
-             from the slot; it was dropped and made again, advanced by hand, or the target was restored",
-            progress.end_lsn
-        )
-    };
-    let mend = "the target is whole up to its progress but cannot go on; `pgsluice teardown`, `pgsluice setup`, and \
-                copy the tables again";
-    Err(Error::refused(STAGE, what, mend))
 }
 
 /// Settings of the session that applies, beyond those of every session. True where the target's foreign keys and triggers

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::{BinaryBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 
-use super::progress::{TableView, View, time_left};
+use super::view::{TableView, View, time_left};
 
 /// More than this do not fit a screen together with what the log says.
 const TABLES_MAX: usize = 10;

@@ -29,6 +29,7 @@ mod progress;
 mod pump;
 mod retention;
 mod state;
+mod view;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,8 +46,9 @@ use self::deferred::Building;
 pub use self::deferred::{Deferred, DeferredKind, Due, Selected, check_rights, read as read_deferred, restore};
 use self::job::Job;
 use self::parts::{Queue, Xids};
-use self::progress::{Progress, View};
+use self::progress::Progress;
 pub use self::state::{State, TableCopy, learn, read, resync};
+use self::view::View;
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;

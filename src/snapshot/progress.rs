@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::bars::Bars;
 use super::parts::{Chunk, Queue};
+use super::view::{TableView, View, time_left};
 use crate::screen::Screen;
 
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -56,32 +57,6 @@ impl Figures {
         let under_way = (self.bytes - self.bytes_done) as f64 * ratio;
         (self.source_done + under_way as u64).min(self.source_begun)
     }
-}
-
-/// All figures of one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct View {
-    pub tables: Vec<TableView>,
-    pub tables_done: usize,
-    pub chunks_done: usize,
-    pub rows: u64,
-    /// As they were sent.
-    pub bytes: u64,
-    /// Of the source's files.
-    pub position: u64,
-    pub source_bytes: u64,
-    pub elapsed: Duration,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct TableView {
-    pub name: String,
-    pub is_under_way: bool,
-    pub rows: u64,
-    pub position: u64,
-    pub source_bytes: u64,
-    /// Since its first chunk.
-    pub elapsed: Duration,
 }
 
 impl Progress {
@@ -198,15 +173,6 @@ impl Progress {
     }
 }
 
-/// If it goes on as it went so far.
-pub(super) fn time_left(position: u64, source_bytes: u64, elapsed: Duration) -> String {
-    let left = source_bytes.saturating_sub(position) as f64;
-    match elapsed.as_secs_f64() * left / position as f64 {
-        seconds if seconds.is_finite() => humantime::format_duration(Duration::from_secs(seconds as u64)).to_string(),
-        _ => "unknown".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,11 +185,5 @@ mod tests {
         assert_eq!(figures.position(), 100, "no more than was begun");
         figures = Figures { source_done: 100, bytes_done: 200, source_begun: 300, bytes: 300, ..Figures::default() };
         assert_eq!(figures.position(), 150);
-    }
-
-    #[test]
-    fn time_left_is_what_the_rest_takes() {
-        assert_eq!(time_left(25, 100, Duration::from_secs(30)), "1m 30s");
-        assert_eq!(time_left(0, 100, Duration::from_secs(30)), "unknown");
     }
 }
