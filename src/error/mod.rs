@@ -96,8 +96,8 @@ pub enum Kind {
     /// A snapshot no longer sees the rows of a table; the next one does.
     #[error("the table was truncated or rewritten on the primary just as its copy began")]
     Rewritten,
-    /// These tables, quoted, came into the publication or are to be copied again; the next session copies them.
-    #[error("there are tables to copy: {}", .0.join(", "))]
+    /// These tables, quoted, came into the publication, have left it, or are to be copied again: for the next session.
+    #[error("tables that are replicated have changed: {}", .0.join(", "))]
     TablesToCopy(Vec<String>),
     /// What was dropped for a copy can be made again, which the next session does.
     #[error("what was dropped for a copy can be made again")]

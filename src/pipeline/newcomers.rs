@@ -26,7 +26,7 @@ use crate::checkpoint::{Moves, Progress};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
-use crate::snapshot::{self, Copied, CopyOptions, Due, Follows, Order, SnapshotSlot, Wanted};
+use crate::snapshot::{self, Copied, CopyOptions, Due, Follows, Order, SnapshotSlot, TableCopy, Wanted};
 use crate::source::Waker;
 use crate::source::publication::{Publication, TableName};
 
@@ -173,18 +173,25 @@ impl Newcomers {
         Ok(())
     }
 
-    /// Published tables, quoted, that are not on the target.
+    /// Tables, quoted, that are published and not on the target, or on the target and not published any more.
     async fn tables_to_copy(&self, source: &Client, target: &Client) -> Result<Vec<String>, Error> {
-        let publication = Publication::read(source, Role::Source, &self.config.name.publication(), STAGE).await?;
+        let name = self.config.name.publication();
+        let Some(publication) = Publication::read(source, Role::Source, &name, STAGE).await? else {
+            // The stream ends by itself then.
+            return Ok(Vec::new());
+        };
+        let is_ours = |table: &TableName| self.config.tables.selects(&table.schema, &table.name);
+        let published: Vec<_> =
+            publication.tables.iter().map(|one| &one.table).filter(|table| is_ours(table)).collect();
         let states = snapshot::read(target, self.config.name.as_str()).await?;
-        // Without the publication the stream ends by itself.
-        let tables =
-            publication.into_iter().flat_map(|publication| publication.tables).map(|published| published.table);
         let is_missing = |table: &TableName| match states.iter().find(|state| state.table == *table) {
             Some(state) => state.is_missing(),
             None => self.config.snapshot.copy_data,
         };
-        Ok(tables.filter(is_missing).map(|table| table.to_string()).collect())
+        let has_left = |state: &&TableCopy| !state.is_missing() && !published.contains(&&state.table);
+        let joined = published.iter().filter(|table| is_missing(table)).map(|table| table.to_string());
+        let left = states.iter().filter(has_left).map(|state| state.table.to_string());
+        Ok(joined.chain(left).collect())
     }
 }
 

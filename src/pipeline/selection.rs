@@ -13,6 +13,7 @@ use pgsluice_proto::Lsn;
 
 use super::handover::Handover;
 use super::table_set::TableSet;
+use crate::config::TableSelection;
 use crate::decode::Relation;
 use crate::error::{Error, Kind, Stage};
 use crate::snapshot::Copied;
@@ -45,8 +46,9 @@ pub(super) enum Beside {
 pub(super) enum Known {
     /// Whichever.
     Any,
-    /// These, and those, by their quoted names, that were published for a while and have not been copied.
-    Only { tables: TableSet, unpublished: Vec<String> },
+    /// Those that are selected, and where `copied` says so only these; and those, by their quoted names, that are not
+    /// published any more.
+    Only { selection: TableSelection, copied: Option<TableSet>, unpublished: Vec<String> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +87,7 @@ impl Selection {
     /// Whether a change of this relation, in the transaction that has begun, is taken.
     ///
     /// # Errors
-    /// [`Kind::TablesToCopy`] if it is one that has to be copied before.
+    /// [`Kind::TablesToCopy`] if it is one that has to be copied before, or is not selected.
     #[inline]
     pub fn takes(&mut self, relation: &Relation) -> Result<bool, Error> {
         let verdict = match self.verdicts.get(relation.version as usize) {
@@ -120,16 +122,18 @@ impl Selection {
         Ok(verdict)
     }
 
-    /// False for a table that was published for a while.
+    /// False for a table that is not published any more.
     fn is_known(&self, relation: &Relation) -> Result<bool, Error> {
-        let Known::Only { tables, unpublished } = &self.known else { return Ok(true) };
-        if tables.contains(&relation.namespace, &relation.name) {
-            return Ok(true);
-        }
-        let name = relation.to_string();
-        if unpublished.contains(&name) {
+        let Known::Only { selection, copied, unpublished } = &self.known else { return Ok(true) };
+        let (schema, name) = (relation.namespace.as_str(), relation.name.as_str());
+        let quoted = relation.to_string();
+        if unpublished.contains(&quoted) {
             return Ok(false);
         }
-        Err(Error::new(Stage::Source, Kind::TablesToCopy(vec![name])))
+        let is_copied = copied.as_ref().is_none_or(|tables| tables.contains(schema, name));
+        if selection.selects(schema, name) && is_copied {
+            return Ok(true);
+        }
+        Err(Error::new(Stage::Source, Kind::TablesToCopy(vec![quoted])))
     }
 }

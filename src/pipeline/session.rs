@@ -160,7 +160,10 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     check_gap(config, &progress, &slot)?;
 
     let names = publication.tables.iter().map(|published| &published.table);
-    let states = snapshot::learn(&target, config.name.as_str(), names, config.snapshot.copy_data).await?;
+    let states = snapshot::learn(&target, config.name.as_str(), names.clone(), config.snapshot.copy_data).await?;
+    for table in snapshot::mark_absent(&target, config.name.as_str(), names).await? {
+        tracing::warn!("{table} is not replicated any more: if it comes again, it is emptied and copied again");
+    }
     let published = Published { name: config.name.as_str(), publication: &publication, states: &states };
     let missing = missing(&target, published, options, constraints_fire).await?;
     warn_of_conflicts(&source, &target, &missing).await?;
@@ -231,26 +234,25 @@ async fn warn_of_conflicts(source: &Client, target: &Client, tables: &[Wanted]) 
     Ok(())
 }
 
-/// The tables whose changes may come. One that was published for a while, and has not been copied, is left out.
+/// The tables whose changes may come. Of `strange` ones, those that are not published any more are left out.
 async fn known(
     config: &Config,
     target: &Client,
     publication: &Publication,
     strange: &[String],
 ) -> Result<Known, Error> {
-    if !config.snapshot.copy_data {
-        return Ok(Known::Any);
-    }
-    let states = snapshot::read(target, config.name.as_str()).await?;
-    let all = || publication.tables.iter().map(|one| &one.table).chain(states.iter().map(|state| &state.table));
-    let unpublished: Vec<_> =
-        strange.iter().filter(|name| !all().any(|table| table.to_string() == **name)).cloned().collect();
+    let names = || publication.tables.iter().map(|one| &one.table);
+    let is_published = |name: &String| names().any(|table| table.to_string() == *name);
+    let unpublished: Vec<_> = strange.iter().filter(|name| !is_published(name)).cloned().collect();
     for name in &unpublished {
-        tracing::warn!(
-            "{name} was published and is not any more: it has not been copied, and its changes are left out"
-        );
+        tracing::warn!("{name} is not published any more: what of its changes is still to come is left out");
     }
-    Ok(Known::Only { tables: all().collect(), unpublished })
+    let mut copied = None;
+    if config.snapshot.copy_data {
+        let states = snapshot::read(target, config.name.as_str()).await?;
+        copied = Some(names().chain(states.iter().map(|state| &state.table)).collect());
+    }
+    Ok(Known::Only { selection: config.tables.clone(), copied, unpublished })
 }
 
 /// Takes over from another engine, and says so where one still has a transaction open.
@@ -314,6 +316,7 @@ async fn read_publication(config: &Config, source: &Client) -> Result<Publicatio
         )
     })?;
     publication.check_operations(STAGE)?;
+    publication.check_selection(&config.tables, STAGE)?;
     Ok(publication)
 }
 

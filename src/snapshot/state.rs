@@ -159,6 +159,26 @@ pub async fn resync(config: &Config, patterns: &[Pattern]) -> Result<Vec<TableNa
     }
     let tables: Vec<_> =
         known.into_iter().filter(|table| patterns.iter().any(|pattern| matches(pattern, table))).collect();
+    mark(&target, name, &tables).await?;
+    Ok(tables)
+}
+
+/// Marks tables that are on the target and not among `present`, so that they are copied again if they come back: what
+/// happens to them meanwhile is not in the stream. Returns those that were not marked before.
+pub async fn mark_absent<'a>(
+    target: &Client,
+    name: &str,
+    present: impl Iterator<Item = &'a TableName> + Clone,
+) -> Result<Vec<TableName>, Error> {
+    let mut absent = read(target, name).await?;
+    absent.retain(|state| !state.is_missing() && !present.clone().any(|table| *table == state.table));
+    let absent: Vec<_> = absent.into_iter().map(|state| state.table).collect();
+    mark(target, name, &absent).await?;
+    Ok(absent)
+}
+
+/// As tables whose copy was interrupted before its first chunk.
+async fn mark(target: &Client, name: &str, tables: &[TableName]) -> Result<(), Error> {
     let (schemas, names): (Vec<_>, Vec<_>) =
         tables.iter().map(|table| (table.schema.as_str(), table.name.as_str())).unzip();
     let sql = "WITH marked (schema_name, table_name) AS (SELECT * FROM unnest($2::text[], $3::text[])), \
@@ -167,8 +187,7 @@ pub async fn resync(config: &Config, patterns: &[Pattern]) -> Result<Vec<TableNa
                UPDATE pgsluice.table_state t SET state = 'datasync', snapshot_lsn = NULL, appends = false, rows = 0, \
                    bytes = 0, source_bytes = 0, updated_at = now() FROM marked \
                WHERE t.name = $1 AND (t.schema_name, t.table_name) = (marked.schema_name, marked.table_name)";
-    target.execute(sql, &[&name, &schemas, &names]).await.map_err(target_failed)?;
-    Ok(tables)
+    target.execute(sql, &[&name, &schemas, &names]).await.map(drop).map_err(target_failed)
 }
 
 /// # Errors

@@ -139,6 +139,26 @@ impl Publication {
     }
 
     /// # Errors
+    /// A refusal that names the tables that are published and that the configuration does not select.
+    pub fn check_selection(&self, selection: &TableSelection, stage: Stage) -> Result<(), Error> {
+        let is_extra = |table: &&TableName| !selection.selects(&table.schema, &table.name);
+        let extra: Vec<_> =
+            self.tables.iter().map(|one| &one.table).filter(is_extra).map(TableName::to_string).collect();
+        if extra.is_empty() {
+            return Ok(());
+        }
+        let (name, extra) = (&self.name, extra.join(", "));
+        Err(Error::refused(
+            stage,
+            format!("publication \"{name}\" holds {extra}, which [tables] does not select"),
+            format!(
+                "select them in [tables], or on the primary: ALTER PUBLICATION {} DROP TABLE {extra}",
+                quote_ident(name)
+            ),
+        ))
+    }
+
+    /// # Errors
     /// A refusal that names the tables in which publication and configuration differ, with the statement that makes
     /// them the same; or as [`Publication::check_operations`].
     pub fn check(&self, wanted: &[PublishedTable], stage: Stage) -> Result<(), Error> {

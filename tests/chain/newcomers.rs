@@ -196,7 +196,7 @@ async fn a_table_that_was_published_for_a_while_is_left_out() -> Result<()> {
     replication.run_each(leave).await?;
     replication.chain.wait_b_caught_up().await?;
     let engine = replication.spawn()?;
-    wait_log(&engine, "was published and is not any more", 1).await?;
+    wait_log(&engine, "\"late\" is not published any more", 1).await?;
     wait_log(&engine, TAKEN_OVER, 1).await?;
     settle(&replication, &engine, &["public.old", "public.later"]).await?;
     let rows = replication.chain.c.scalar(DATABASE, "SELECT count(*) FROM late").await?;
@@ -206,6 +206,54 @@ async fn a_table_that_was_published_for_a_while_is_left_out() -> Result<()> {
     wait_log(&engine, TAKEN_OVER, 2).await?;
     settle(&replication, &engine, &TABLES).await?;
     stop(&engine).await
+}
+
+/// What happens to a table while it is not published is in no stream: it is copied again when it comes back, whether the
+/// engine was at work meanwhile or not.
+#[tokio::test]
+async fn a_table_that_leaves_and_comes_back_is_copied_again() -> Result<()> {
+    let (replication, engine) = start().await?;
+    publish(&replication).await?;
+    wait_log(&engine, TAKEN_OVER, 1).await?;
+    replication.run_each("ALTER PUBLICATION pgsluice_test DROP TABLE late").await?;
+    wait_log(&engine, "\"late\" is not replicated any more", 1).await?;
+    replication.run_each("DELETE FROM late WHERE id % 2 = 0; UPDATE old SET n = 1").await?;
+    replication.run_each("ALTER PUBLICATION pgsluice_test ADD TABLE late; UPDATE late SET note = 'back'").await?;
+    wait_log(&engine, TAKEN_OVER, 2).await?;
+    settle(&replication, &engine, &TABLES).await?;
+    stop(&engine).await?;
+
+    replication.run_each("ALTER PUBLICATION pgsluice_test DROP TABLE late").await?;
+    replication.chain.wait_b_caught_up().await?;
+    replication.catch_up().await?;
+    replication.run_each("DELETE FROM late WHERE id % 3 = 0; ALTER PUBLICATION pgsluice_test ADD TABLE late").await?;
+    replication.chain.wait_b_caught_up().await?;
+    replication.replicate("UPDATE late SET note = 'back again'", &TABLES).await
+}
+
+/// A table that is published and not selected is neither replicated by accident nor left out without a word.
+#[tokio::test]
+async fn a_published_table_that_is_not_selected_is_refused() -> Result<()> {
+    let (replication, engine) = start().await?;
+    stop(&engine).await?;
+    let without = format!("[tables]\ninclude = [\"public.*\"]\nexclude = [\"public.later\"]\n{COPY}");
+    replication.configure(&without)?;
+    let engine = replication.spawn()?;
+    wait_streaming(&engine, 1).await?;
+    publish(&replication).await?;
+    replication.run_each("UPDATE later SET note = 'x'; UPDATE late SET note = 'x'; UPDATE old SET note = 'x'").await?;
+    let said = ["\"public\".\"later\", which [tables] does not select", "DROP TABLE \"public\".\"later\""];
+    expect_end(&engine, 3, &said).await?;
+    // What was written for it until then is left out.
+    replication.run_each("ALTER PUBLICATION pgsluice_test DROP TABLE later").await?;
+    replication.chain.wait_b_caught_up().await?;
+    replication.replicate("UPDATE later SET note = 'y'", &["public.old", "public.late"]).await?;
+    let rows = replication.chain.c.scalar(DATABASE, "SELECT count(*) FROM later").await?;
+    ensure!(rows == "0", "{rows} rows of a table that is not selected");
+    replication.configure(COPY)?;
+    replication.run_each("ALTER PUBLICATION pgsluice_test ADD TABLE later").await?;
+    replication.chain.wait_b_caught_up().await?;
+    replication.replicate("UPDATE later SET note = 'z' WHERE id < 100", &TABLES).await
 }
 
 /// Indexes are back before the changes that follow, foreign keys once the stream has the tables.
