@@ -185,21 +185,41 @@ pub async fn create(client: &Client, name: &str, progress: &Progress) -> Result<
     Ok(())
 }
 
-/// Removes the row, and the schema where no other row is left. Returns what of the two was there to be removed.
+/// Removes the row and all that belongs to it, and the schema where no other row is left. Returns what of the two was there to
+/// be removed.
+///
+/// # Errors
+/// A refusal if indexes or foreign keys were dropped for a copy and are not there again.
 pub async fn remove(client: &Client, name: &str) -> Result<(bool, bool), Error> {
-    if read(client, name).await?.is_none() {
+    let exists = client.query_one("SELECT to_regclass('pgsluice.progress') IS NOT NULL", &[]).await.map_err(failed)?;
+    if !exists.try_get::<_, bool>(0).map_err(failed)? {
         return Ok((false, false));
     }
+    // Whoever still writes under an epoch ends first, and nobody begins.
+    client.batch_execute("BEGIN; LOCK TABLE pgsluice.progress IN ACCESS EXCLUSIVE MODE").await.map_err(failed)?;
+    if client
+        .query_opt("SELECT FROM pgsluice.deferred WHERE name = $1 LIMIT 1", &[&name])
+        .await
+        .map_err(failed)?
+        .is_some()
+    {
+        client.batch_execute("ROLLBACK").await.map_err(failed)?;
+        let what = "the target lacks indexes or foreign keys that a copy has just dropped";
+        return Err(Error::refused(Stage::Checkpoint, what, "run `pgsluice teardown` again, which names them"));
+    }
+    let mut removed = false;
     for (table, _) in TABLES {
         let sql = format!("DELETE FROM pgsluice.{table} WHERE name = $1");
-        client.execute(&sql, &[&name]).await.map_err(failed)?;
+        let rows = client.execute(&sql, &[&name]).await.map_err(failed)?;
+        removed |= table == "progress" && rows > 0;
     }
     let others = client.query_opt("SELECT FROM pgsluice.progress LIMIT 1", &[]).await.map_err(failed)?;
     if others.is_none() {
         let tables = TABLES.map(|(table, _)| format!("pgsluice.{table}")).join(", ");
         client.batch_execute(&format!("DROP TABLE {tables}; DROP SCHEMA pgsluice")).await.map_err(failed)?;
     }
-    Ok((true, others.is_none()))
+    client.batch_execute("COMMIT").await.map_err(failed)?;
+    Ok((removed, others.is_none()))
 }
 
 /// Takes over: raises the epoch, so that no other engine commits from here on, and returns where to go on.
@@ -215,14 +235,15 @@ pub async fn fence(
     timeline: TimelineId,
     held: Option<i64>,
 ) -> Result<Option<Progress>, Error> {
-    // The lock that an update of the epoch alone would take does not wait for those who hold the epoch beside others.
     let sql = format!(
-        "WITH held AS (SELECT name FROM pgsluice.progress WHERE name = $1 FOR UPDATE) \
-         UPDATE pgsluice.progress p SET epoch = epoch + 1, timeline = $2, updated_at = now() FROM held \
-         WHERE p.name = held.name AND p.epoch = COALESCE($3, p.epoch) RETURNING {COLUMNS}"
+        "UPDATE pgsluice.progress SET epoch = epoch + 1, timeline = $2, updated_at = now() \
+         WHERE name = $1 AND epoch = COALESCE($3, epoch) RETURNING {COLUMNS}"
     );
     let row = client.query_opt(&sql, &[&name, &timeline.0.cast_signed(), &held]).await.map_err(failed)?;
     if let Some(row) = row {
+        // Jobs of a copy hold the row beside the update. From here on none begins, and those at work end before we do.
+        let wait = "SELECT FROM pgsluice.progress WHERE name = $1 FOR UPDATE";
+        client.execute(wait, &[&name]).await.map_err(failed)?;
         return Progress::from_row(&row).map(Some).map_err(failed);
     }
     match (held, read(client, name).await?) {
@@ -289,6 +310,7 @@ impl Checkpoint {
         let tables = "WITH held AS (SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR KEY SHARE), \
                            moved AS (UPDATE pgsluice.table_state SET snapshot_lsn = GREATEST(snapshot_lsn, $3), \
                                          updated_at = now() WHERE name = $1 AND EXISTS (SELECT FROM held) \
+                                     AND snapshot_lsn IS NOT NULL \
                                      AND (schema_name, table_name) IN (SELECT * FROM unnest($4::text[], $5::text[]))) \
                       SELECT FROM held";
         let (advance, lock) = match moves {

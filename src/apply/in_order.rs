@@ -129,7 +129,8 @@ async fn truncate_work<'a>(client: &Client, plans: &mut Plans, truncate: &Trunca
     let tables = truncate.relations.iter().filter_map(|relation| plans.known(relation)).map(TablePlan::table);
     let names: Vec<_> = truncate.relations.iter().map(|relation| relation.to_string()).collect();
     // PostgreSQL empties no table that has checks to come. The source has emptied it, so its own were over by then.
-    let truncate = sql::truncate(tables, truncate.restart_identity);
+    let truncate =
+        if truncate.is_partial { sql::delete_all(tables) } else { sql::truncate(tables, truncate.restart_identity) };
     let sql = format!("SET CONSTRAINTS ALL IMMEDIATE; {truncate}; SET CONSTRAINTS ALL DEFERRED");
     Ok(Work::Barrier(sql, names.join(", ")))
 }

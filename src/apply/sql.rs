@@ -151,6 +151,12 @@ pub(super) fn truncate<'a>(tables: impl Iterator<Item = &'a TargetTable>, restar
     format!("TRUNCATE TABLE {} {identity} RESTRICT", list.join(", "))
 }
 
+/// The same for a part of what the source emptied: TRUNCATE refuses a table that a foreign key of another one refers to.
+/// Sequences stay where they are.
+pub(super) fn delete_all<'a>(tables: impl Iterator<Item = &'a TargetTable>) -> String {
+    tables.map(|table| format!("DELETE FROM {}", table.alone())).collect::<Vec<_>>().join("; ")
+}
+
 /// The parts of a statement that find the row: what stands before it, a further FROM item, and the condition.
 fn find(table: &str, row: Match<'_>, parameters: &mut Parameters) -> (String, &'static str, String) {
     match row {

@@ -45,6 +45,8 @@ pub enum Operation<'a> {
 pub struct Truncate {
     pub relations: Vec<Arc<Relation>>,
     pub restart_identity: bool,
+    /// The statement emptied others too, which are left out here.
+    pub is_partial: bool,
 }
 
 #[derive(Debug)]
@@ -131,6 +133,7 @@ impl Decoder {
                 Ok(Decoded::Truncate(Truncate {
                     relations: relations.collect::<Result<_, _>>().map_err(decode_error)?,
                     restart_identity: truncate.restart_identity,
+                    is_partial: false,
                 }))
             }
         }

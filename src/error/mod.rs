@@ -94,7 +94,7 @@ pub enum Kind {
     #[error("column {column} has changed its type to one that must travel as text")]
     FormatOutdated { column: String },
     /// A snapshot no longer sees the rows of a table; the next one does.
-    #[error("the table was truncated or rewritten on the primary just as its copy began")]
+    #[error("the table was truncated or rewritten on the primary while it was copied")]
     Rewritten,
     /// These tables, quoted, came into the publication, have left it, or are to be copied again: for the next session.
     #[error("tables that are replicated have changed: {}", .0.join(", "))]

@@ -24,7 +24,7 @@ use super::workers::{Ends, Workers, no_resources};
 use crate::apply::Applier;
 use crate::checkpoint::{Moves, Progress};
 use crate::config::{Config, Role};
-use crate::error::{Error, Kind, Stage};
+use crate::error::{Disposition, Error, Kind, Stage};
 use crate::postgres;
 use crate::snapshot::{self, Copied, CopyOptions, Due, Follows, Order, SnapshotSlot, TableCopy, Wanted};
 use crate::source::Waker;
@@ -33,6 +33,9 @@ use crate::source::publication::{Publication, TableName};
 const STAGE: Stage = Stage::Snapshot;
 /// How often is looked whether there are tables to copy.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two tries of a copy.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Newcomers {
@@ -103,16 +106,7 @@ impl Newcomers {
     fn bring(&self, missing: Missing) -> Result<(), Error> {
         let Missing { tables, handover, shared } = missing;
         let names: Vec<_> = tables.iter().map(|wanted| wanted.table.clone()).collect();
-        let over = Arc::new(AtomicBool::new(false));
-        let order = Order {
-            epoch: self.epoch,
-            tables,
-            options: self.options.clone(),
-            follows: Follows::CatchUp,
-            done: self.chunks.clone(),
-            over: over.clone(),
-        };
-        let Some(slot) = until(&self.session, &over, || snapshot::copy(&self.config, order))? else { return Ok(()) };
+        let Some(slot) = self.copy(tables)? else { return Ok(()) };
         // Without an end the catch-up comes to one with the session.
         let (true, Some(at)) = (self.catch_up(slot, &names, &handover, shared)?, handover.at()) else { return Ok(()) };
         let (name, epoch) = (self.config.name.as_str(), self.epoch);
@@ -124,6 +118,41 @@ impl Newcomers {
         tracing::info!(tables = names.len(), at = %at, "the stream takes over the tables that were copied beside it");
         handover.finish();
         Ok(())
+    }
+
+    /// Copies the tables, again and again where that may help: the stream of the others does not suffer for it. `None` where
+    /// the session has ended.
+    fn copy(&self, tables: Vec<Wanted>) -> Result<Option<SnapshotSlot>, Error> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let over = Arc::new(AtomicBool::new(false));
+            let order = Order {
+                epoch: self.epoch,
+                tables: tables.clone(),
+                options: self.options.clone(),
+                follows: Follows::CatchUp,
+                done: self.chunks.clone(),
+                over: over.clone(),
+            };
+            let error = match until(&self.session, &over, || snapshot::copy(&self.config, order)) {
+                // A slot that could not start may do so when transactions on the primary have ended.
+                Err(error)
+                    if error.disposition() == Disposition::Retry || matches!(error.kind(), Kind::TimedOut { .. }) =>
+                {
+                    if self.config.log.row_values {
+                        error
+                    } else {
+                        error.without_row_values()
+                    }
+                }
+                result => return result,
+            };
+            tracing::warn!(%error, retry_in = ?pause, "the copy beside the stream has ended; it will go on");
+            if self.session.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                return Ok(None);
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
     }
 
     /// Brings what the slot streams of these tables, up to where they are handed over. False where the session has ended

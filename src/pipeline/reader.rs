@@ -153,7 +153,8 @@ impl Reader {
     }
 
     fn serve_walsender(&mut self) -> Result<(), Error> {
-        serve_walsender(&mut self.stream, &self.shared)
+        self.stream.feedback().set_flushed(self.shared.flushed());
+        self.stream.transmit()
     }
 
     fn take_batch(&mut self) -> bool {
@@ -202,12 +203,13 @@ impl Reader {
                     return Ok(Taken::Finished);
                 }
                 Decoded::Begin(begin) => {
-                    while !self.selection.begin(begin.commit_lsn) {
-                        if self.shared.phase() != Phase::Running {
+                    if !self.selection.begin(begin.commit_lsn) {
+                        if !self.wait_for_tables(begin.commit_lsn)? {
                             return Ok(Taken::NoBatch);
                         }
-                        serve_walsender(&mut self.stream, &self.shared)?;
-                        self.stream.wait_for_waker(&self.shared.waker, Duration::MAX)?;
+                        let Some(batch) = &mut self.batch else { return Ok(Taken::NoBatch) };
+                        batch.begin(begin);
+                        continue;
                     }
                     batch.begin(begin);
                 }
@@ -217,11 +219,12 @@ impl Reader {
                 }
                 Decoded::Truncate(mut truncate) => {
                     let mut taken = Vec::with_capacity(truncate.relations.len());
-                    for relation in truncate.relations {
-                        if self.selection.takes(&relation)? {
-                            taken.push(relation);
+                    for relation in &truncate.relations {
+                        if self.selection.takes(relation)? {
+                            taken.push(Arc::clone(relation));
                         }
                     }
+                    truncate.is_partial = taken.len() < truncate.relations.len();
                     truncate.relations = taken;
                     if !truncate.relations.is_empty() {
                         batch.push_truncate(truncate);
@@ -236,6 +239,22 @@ impl Reader {
                 return Ok(taken);
             }
         }
+    }
+
+    /// Waits until tables that a transaction with this commit record may change are handed over. What came before it is on the
+    /// target meanwhile. False where the session ends first.
+    fn wait_for_tables(&mut self, commit_lsn: Lsn) -> Result<bool, Error> {
+        if self.batch.as_ref().is_some_and(|batch| !batch.is_empty()) {
+            self.hand_over();
+        }
+        while !self.selection.begin(commit_lsn) || self.batch.is_none() && !self.take_batch() {
+            if self.shared.phase() != Phase::Running {
+                return Ok(false);
+            }
+            self.serve_walsender()?;
+            self.stream.wait_for_waker(&self.shared.waker, Duration::MAX)?;
+        }
+        Ok(true)
     }
 
     /// Between transactions, why not to take the next one.
@@ -328,9 +347,4 @@ impl Reader {
         };
         interval.saturating_sub(self.handed_over_at.elapsed())
     }
-}
-
-fn serve_walsender(stream: &mut ReplicationStream, shared: &Shared) -> Result<(), Error> {
-    stream.feedback().set_flushed(shared.flushed());
-    stream.transmit()
 }

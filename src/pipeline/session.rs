@@ -250,7 +250,8 @@ async fn known(
     let mut copied = None;
     if config.snapshot.copy_data {
         let states = snapshot::read(target, config.name.as_str()).await?;
-        copied = Some(names().chain(states.iter().map(|state| &state.table)).collect());
+        let copied_before = states.iter().filter(|state| !state.is_missing()).map(|state| &state.table);
+        copied = Some(names().chain(copied_before).collect());
     }
     Ok(Known::Only { selection: config.tables.clone(), copied, unpublished })
 }

@@ -48,6 +48,8 @@ use crate::source::publication::{self, TableName};
 use crate::source::server::Server;
 
 const STAGE: Stage = Stage::Schema;
+/// The first whose clients know `PGREQUIREAUTH`.
+const SCRAM_ONLY_MAJOR: u32 = 16;
 
 /// Which definitions; the words are those of `pg_dump --section`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -165,7 +167,9 @@ async fn select(config: &Config) -> Result<(Client, Vec<TableName>), Error> {
 
 async fn read(config: &Config, options: &Options, source: &Client, tables: &[TableName]) -> Result<Definitions, Error> {
     let server = Server::inspect(source, Role::Source, STAGE).await?;
-    let programs = Programs::find(options.pg_bin.as_deref(), server.major())?;
+    // Older ones cannot be told to give a password to nobody but by SCRAM.
+    let least = if config.source.password.is_some() { SCRAM_ONLY_MAJOR } else { 0 };
+    let programs = Programs::find(options.pg_bin.as_deref(), server.major().max(least))?;
     tracing::debug!(directory = %programs.directory.display(), major = programs.major, "pg_dump is found");
     Definitions::read(source, &config.source, programs, tables).await
 }

@@ -9,7 +9,7 @@ use super::parts::Chunk;
 use super::pump::pump_pieces;
 use super::{Copying, STAGE, Wanted, adoption, state, target_failed};
 use crate::checkpoint;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::postgres;
 use crate::source::Connection;
 
@@ -47,6 +47,7 @@ impl Job<'_> {
         source.start_copy(&chunk.copy_out(wanted, copying.xids))?;
         let into = target.copy_in(wanted.copy_in().as_str()).await.map_err(target_failed)?;
         let (rows, bytes) = pump_pieces(source, into, |bytes| copying.progress.sent(chunk, bytes)).await?;
+        check_file(source, chunk)?;
         state::record(target, name, &wanted.table, chunk, copying.xids.horizon, (rows, bytes)).await?;
         target.batch_execute("COMMIT").await.map_err(target_failed)?;
         copying.progress.chunk_done(chunk, rows, bytes);
@@ -57,6 +58,16 @@ impl Job<'_> {
         }
         Ok(())
     }
+}
+
+/// Whoever holds the locks of all tables may have been ended, by B's recovery or by a person, and the table be rewritten since:
+/// the snapshot sees nothing in its new file. From the COPY on our own transaction holds it as it is.
+fn check_file(source: &mut Connection, chunk: &Chunk) -> Result<(), Error> {
+    let part = postgres::quote_literal(&chunk.part);
+    let rows = source.query(&format!("SELECT pg_relation_filenode({part}::regclass)"))?;
+    // A foreign table has no file.
+    let filenode = rows.first().and_then(|row| row.first()?.as_deref()).unwrap_or("0");
+    if filenode == chunk.filenode.to_string() { Ok(()) } else { Err(Error::new(STAGE, Kind::Rewritten)) }
 }
 
 /// Gathers statistics of tables that are copied, until none is left.

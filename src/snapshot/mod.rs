@@ -192,7 +192,11 @@ pub fn copy(config: &Config, order: Order) -> Result<Option<SnapshotSlot>, Error
         // Builds take their time. What the source keeps for the snapshot must not wait for them, but for the slot whose
         // stream follows.
         drop((locks, runtime));
-        let slot = Some(slot).filter(|_| follows == Follows::CatchUp);
+        let mut slot = Some(slot).filter(|_| follows == Follows::CatchUp);
+        if let Some(slot) = &mut slot {
+            // Any command has it let go of the snapshot, and with that of the rows that only the snapshot sees.
+            slot.connection.identify_system()?;
+        }
         copying.rebuild_indexes()?;
         run_jobs(jobs(copying.queue.tables()), &copying.over, async || job::analyze(&copying).await)?;
         if copying.over.load(Ordering::Acquire) {

@@ -281,7 +281,7 @@ pub(super) async fn finish(
     target.batch_execute("BEGIN; SET LOCAL synchronous_commit = local").await.map_err(target_failed)?;
     checkpoint::check_epoch(target, name, epoch).await?;
     let sql = "UPDATE pgsluice.table_state SET state = $2, snapshot_lsn = COALESCE($5, snapshot_lsn), updated_at = now() \
-               WHERE name = $1 AND snapshot_lsn IS NOT NULL \
+               WHERE name = $1 AND snapshot_lsn IS NOT NULL AND ($5::pg_lsn IS NULL OR state = 'catchup') \
                AND (schema_name, table_name) IN (SELECT * FROM unnest($3::text[], $4::text[]))";
     let finished =
         target.execute(sql, &[&name, &state.as_str(), &schemas, &names, &at]).await.map_err(target_failed)?;

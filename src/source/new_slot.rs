@@ -88,7 +88,7 @@ pub async fn create(
             let what = format!("the start of slot \"{}\"", new.name);
             let mend = format!(
                 "a slot starts when every transaction that is open on the primary has ended. Open with a transaction \
-                 ID: {blockers}. End them, or give more time with --timeout"
+                 ID: {blockers}. End them, or try again; `pgsluice setup` takes a longer --timeout"
             );
             let limit = humantime::format_duration(limit).to_string();
             Err(Error::new(stage, Kind::TimedOut { what, limit, mend }))

@@ -36,8 +36,7 @@ COALESCE((
     SELECT jsonb_build_object('safe_wal_size', (
         div(s.restart_lsn - '0/0', segment) + div(keep_mb * 1024 * 1024, segment) + 1
     ) * segment - (GREATEST(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'))
-    FROM (SELECT max(setting::numeric) FILTER (WHERE name = 'max_slot_wal_keep_size') AS limit_mb,
-                 max(setting::numeric) FILTER (WHERE name <> 'wal_segment_size') AS keep_mb,
+    FROM (SELECT max(setting::numeric) FILTER (WHERE name <> 'wal_segment_size') AS keep_mb,
                  max(setting::numeric) FILTER (WHERE name = 'wal_segment_size') AS segment
           FROM pg_settings WHERE name IN ('max_slot_wal_keep_size', 'wal_keep_size', 'wal_segment_size')) AS settings
     WHERE pg_is_in_recovery() AND s.safe_wal_size IS NOT NULL AND s.restart_lsn IS NOT NULL

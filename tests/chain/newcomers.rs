@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::{ChainOptions, Engine, wait_for};
 
 use crate::load::{Changes, Random, expect_end, settle, stop, wait_log, wait_streaming};
@@ -81,6 +81,15 @@ async fn tables_that_join_are_copied_while_the_others_stream() -> Result<()> {
     replication.replicate("DELETE FROM late WHERE id % 2 = 0; TRUNCATE old, later", &TABLES).await
 }
 
+/// Waits until `late` is copied, and what followed is not applied.
+async fn wait_copied(replication: &Replication) -> Result<()> {
+    let copied = "SELECT count(*) FROM pgsluice.table_state WHERE table_name = 'late' AND state = 'catchup'";
+    wait_for("the copy of a table", DEADLINE, || async {
+        Ok((replication.chain.c.scalar(DATABASE, copied).await? == "1").then_some(()))
+    })
+    .await
+}
+
 /// What commits after the tables have changed hands waits for what committed before.
 #[tokio::test]
 async fn changes_keep_their_order_when_tables_change_hands() -> Result<()> {
@@ -90,11 +99,7 @@ async fn changes_keep_their_order_when_tables_change_hands() -> Result<()> {
     let blocker = c.connect(DATABASE).await?;
     blocker.batch_execute("BEGIN; LOCK TABLE later IN EXCLUSIVE MODE").await?;
     publish(&replication).await?;
-    let copied = "SELECT count(*) FROM pgsluice.table_state WHERE table_name = 'late' AND state = 'catchup'";
-    wait_for("the copy of a table", DEADLINE, || async {
-        Ok((c.scalar(DATABASE, copied).await? == "1").then_some(()))
-    })
-    .await?;
+    wait_copied(&replication).await?;
     // The catch-up will wait for this row.
     let row_blocker = c.connect(DATABASE).await?;
     row_blocker.batch_execute("BEGIN; SELECT FROM late WHERE id = 5 FOR UPDATE").await?;
@@ -142,6 +147,18 @@ async fn tables_are_copied_again_under_load() -> Result<()> {
     stop(&engine).await
 }
 
+/// Once no session of an engine that is dead is left on C.
+async fn is_handed_over(replication: &Replication) -> Result<bool> {
+    let [_, _, c] = replication.servers();
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgsluice'";
+    wait_for("the end of an engine's sessions", DEADLINE, || async {
+        Ok((c.scalar(DATABASE, sessions).await? == "0").then_some(()))
+    })
+    .await?;
+    let copied = "SELECT count(*) FROM pgsluice.table_state WHERE table_name LIKE 'late%' AND state = 'finishedcopy'";
+    Ok(c.scalar(DATABASE, copied).await? == "2")
+}
+
 /// Whenever it dies, amid the copy, the catch-up or the handover, the next one goes on.
 #[tokio::test]
 async fn an_engine_killed_while_tables_join() -> Result<()> {
@@ -155,7 +172,7 @@ async fn an_engine_killed_while_tables_join() -> Result<()> {
         // From the beginning of the copy to some time after the handover.
         random.pause(std::time::Duration::from_millis(1 + 120 * (round % 6))).await;
         engine.sigkill().await?;
-        if engine.stderr().contains(TAKEN_OVER) {
+        if is_handed_over(&replication).await? {
             replication.succeed(&["resync", "public.late*"]).await?;
         }
         engine = replication.spawn()?;
@@ -171,12 +188,20 @@ async fn an_engine_killed_while_tables_join() -> Result<()> {
 #[tokio::test]
 async fn servers_that_restart_while_tables_join() -> Result<()> {
     let (replication, engine) = start().await?;
+    let [_, _, c] = replication.servers();
+    let blocker = c.connect(DATABASE).await?;
+    blocker.batch_execute("BEGIN; LOCK TABLE later IN EXCLUSIVE MODE").await?;
     publish(&replication).await?;
     let changes = Changes::start(&replication, CHANGES);
     wait_log(&engine, "copying starts", 1).await?;
     replication.chain.b.stop_immediate().await?;
     replication.chain.b.start().await?;
     wait_log(&engine, "copying starts", 2).await?;
+    wait_copied(&replication).await?;
+    let row_blocker = c.connect(DATABASE).await?;
+    row_blocker.batch_execute("BEGIN; SELECT FROM late FOR UPDATE").await?;
+    blocker.batch_execute("COMMIT").await?;
+    wait_log(&engine, "catching up", 1).await?;
     replication.chain.c.stop_immediate().await?;
     replication.chain.c.start().await?;
     wait_log(&engine, TAKEN_OVER, 1).await?;
@@ -256,6 +281,59 @@ async fn a_published_table_that_is_not_selected_is_refused() -> Result<()> {
     replication.replicate("UPDATE later SET note = 'z' WHERE id < 100", &TABLES).await
 }
 
+/// Marked while it catches up, a table is not taken over as if nothing had been said.
+#[tokio::test]
+async fn a_table_that_is_marked_while_it_catches_up_is_copied_again() -> Result<()> {
+    let (replication, engine) = start().await?;
+    let [a, _, c] = replication.servers();
+    let blocker = c.connect(DATABASE).await?;
+    blocker.batch_execute("BEGIN; LOCK TABLE later IN EXCLUSIVE MODE").await?;
+    publish(&replication).await?;
+    wait_copied(&replication).await?;
+    let row_blocker = c.connect(DATABASE).await?;
+    row_blocker.batch_execute("BEGIN; SELECT FROM late WHERE id = 5 FOR UPDATE").await?;
+    a.sql(DATABASE, "UPDATE late SET note = 'held' WHERE id = 5").await?;
+    blocker.batch_execute("COMMIT").await?;
+    wait_log(&engine, "catching up", 1).await?;
+    // It waits for the catch-up's transaction, and comes right behind it.
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'WITH marked%'";
+    let release = async {
+        wait_for("resync to wait", DEADLINE, || async { Ok((c.scalar(DATABASE, waits).await? == "1").then_some(())) })
+            .await?;
+        let end = "UPDATE late SET note = 'damaged' WHERE id = 6; COMMIT";
+        row_blocker.batch_execute(end).await.context("letting the catch-up go on")
+    };
+    tokio::try_join!(replication.succeed(&["resync", "public.late"]), release)?;
+    wait_log(&engine, "copying starts", 2).await?;
+    wait_log(&engine, TAKEN_OVER, 1).await?;
+    settle(&replication, &engine, &TABLES).await?;
+    stop(&engine).await
+}
+
+/// A TRUNCATE of a table that streams and of one that is copied beside it, which refers to it.
+#[tokio::test]
+async fn a_truncate_across_streams_is_applied_to_each_by_itself() -> Result<()> {
+    let (replication, engine) = start().await?;
+    let [a, _, c] = replication.servers();
+    let refers = "CREATE TABLE refers (id int PRIMARY KEY, n int REFERENCES old)";
+    c.sql(DATABASE, refers).await?;
+    a.sql(DATABASE, &format!("{refers}; INSERT INTO refers SELECT g, g FROM generate_series(1, 100) g")).await?;
+    let blocker = c.connect(DATABASE).await?;
+    blocker.batch_execute("BEGIN; LOCK TABLE late IN EXCLUSIVE MODE").await?;
+    a.sql(DATABASE, "ALTER PUBLICATION pgsluice_test ADD TABLE refers, late").await?;
+    replication.chain.wait_b_caught_up().await?;
+    stop(&engine).await?;
+    // Both are in the stream while one of them is not on C yet.
+    a.sql(DATABASE, "TRUNCATE old, refers; INSERT INTO old VALUES (1, 1, 'new'); INSERT INTO refers VALUES (1, 1)")
+        .await?;
+    let engine = replication.spawn()?;
+    wait_log(&engine, "copying starts", 1).await?;
+    blocker.batch_execute("COMMIT").await?;
+    wait_log(&engine, TAKEN_OVER, 1).await?;
+    settle(&replication, &engine, &["public.old", "public.refers", "public.late"]).await?;
+    stop(&engine).await
+}
+
 /// Indexes are back before the changes that follow, foreign keys once the stream has the tables.
 #[tokio::test]
 async fn indexes_of_tables_that_join_can_wait_too() -> Result<()> {
@@ -296,6 +374,14 @@ async fn a_table_that_joins_with_rows_on_the_target_is_refused() -> Result<()> {
     replication.chain.c.sql(DATABASE, "INSERT INTO late VALUES (7, 7, 'not of A')").await?;
     publish(&replication).await?;
     expect_end(&engine, 3, &["rows already in \"public\".\"late\"", "--on-existing truncate"]).await?;
+    // Without it, what came of it until then is no matter.
+    replication.run_each("UPDATE late SET note = 'x'; ALTER PUBLICATION pgsluice_test DROP TABLE late").await?;
+    replication.chain.wait_b_caught_up().await?;
+    replication.replicate("UPDATE old SET n = 8", &["public.old", "public.later"]).await?;
+    let rows = replication.chain.c.query_text(DATABASE, "SELECT note FROM late").await?;
+    ensure!(rows.concat() == [Some("not of A".to_owned())], "{rows:?}");
+    replication.run_each("ALTER PUBLICATION pgsluice_test ADD TABLE late").await?;
+    replication.chain.wait_b_caught_up().await?;
     replication.run_each("UPDATE old SET n = 7; UPDATE late SET note = 'x'").await?;
     replication.succeed(&["run", "--stop-at", "current", "--on-existing", "truncate"]).await?;
     replication.assert_same(&TABLES).await

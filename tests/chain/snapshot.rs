@@ -371,6 +371,39 @@ async fn what_slots_retain_and_may_retain_is_named() -> Result<()> {
     stop(&engine).await
 }
 
+/// The session that holds the tables is ended, and one of them is rewritten before its first chunk is read: the snapshot
+/// sees nothing in its new file.
+#[tokio::test]
+async fn a_table_that_is_rewritten_amid_the_copy_begins_again() -> Result<()> {
+    let ddl = "CREATE TABLE large (id int PRIMARY KEY, note text); CREATE TABLE small (id int PRIMARY KEY, n int);";
+    let rows = "INSERT INTO large SELECT g, md5(g::text) FROM generate_series(1, 20000) g; \
+                INSERT INTO small SELECT g, g FROM generate_series(1, 1000) g";
+    let options = ChainOptions::default().b_conf("max_standby_streaming_delay", "-1");
+    let replication = Replication::start_differing(options, &format!("{ddl}{rows}"), ddl).await?;
+    replication.configure("[snapshot]\njobs = 1\n")?;
+    replication.setup().await?;
+    let [a, b, c] = replication.servers();
+    let blocker = c.connect(DATABASE).await?;
+    blocker.batch_execute("BEGIN; LOCK TABLE large IN EXCLUSIVE MODE").await?;
+    let engine = replication.spawn()?;
+    wait_log(&engine, "copying starts", 1).await?;
+    let held =
+        "FROM pg_locks WHERE relation = 'small'::regclass AND mode = 'AccessShareLock' AND pid <> pg_backend_pid()";
+    wait_for("the tables to be held", DEADLINE, || async {
+        Ok((b.scalar(DATABASE, &format!("SELECT count(*) {held}")).await? == "1").then_some(()))
+    })
+    .await?;
+    b.sql(DATABASE, &format!("SELECT pg_terminate_backend(pid) {held}")).await?;
+    a.sql(DATABASE, "ALTER TABLE small ALTER n TYPE bigint").await?;
+    replication.chain.wait_b_caught_up().await?;
+    blocker.batch_execute("COMMIT").await?;
+    wait_log(&engine, "truncated or rewritten", 1).await?;
+    c.sql(DATABASE, "ALTER TABLE small ALTER n TYPE bigint").await?;
+    wait_log(&engine, "streaming starts", 1).await?;
+    settle(&replication, &engine, &["public.large", "public.small"]).await?;
+    stop(&engine).await
+}
+
 /// All servers go away while tables are copied; the copy comes to an end all the same.
 #[tokio::test]
 async fn servers_that_restart_while_tables_are_copied() -> Result<()> {

@@ -139,10 +139,8 @@ pub async fn read(target: &Client, name: &str) -> Result<Vec<Deferred>, Error> {
                 max(s.snapshot_lsn) FILTER (WHERE s.state = 'finishedcopy' AND s.snapshot_lsn > p.end_lsn) AS ready_at \
             FROM pgsluice.table_state s WHERE s.name = d.name AND ((s.schema_name, s.table_name) = (d.schema_name, d.table_name) \
                 OR (s.schema_name, s.table_name) = (d.referenced_schema, d.referenced_table))) AS ends \
-        CROSS JOIN LATERAL ( \
-            SELECT COALESCE(sum(pg_relation_size(t.relid)), pg_relation_size(to_regclass(d.relation)), 0) AS bytes \
-            FROM pg_partition_tree(to_regclass(d.relation)) t) AS size \
-        WHERE d.name = $1 ORDER BY size.bytes DESC, d.relation, d.kind = 'index', d.object_name";
+        LEFT JOIN pg_class c ON c.oid = to_regclass(d.relation) \
+        WHERE d.name = $1 ORDER BY c.relpages DESC NULLS LAST, d.relation, d.kind = 'index', d.object_name";
     let rows = target.query(sql, &[&name]).await.map_err(target_failed)?;
     rows.iter().map(Deferred::from_row).collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
@@ -19,6 +19,8 @@ use crate::source::publication::TableName;
 /// A backend whose engine is gone has to notice, amid a build too. The setting came with 14.
 const BUILD_SETTINGS: &str =
     "SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'";
+
+const OVER_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What all that is built has in common.
 #[derive(Clone, Copy, Debug)]
@@ -100,13 +102,24 @@ impl Building<'_> {
             let session = Session::open(self.config, self.epoch).await?;
             while let (false, Some(one)) = (self.over.load(Ordering::Acquire), take()) {
                 let started_at = Instant::now();
-                make(&session, &one).await.map_err(|error| not_restored(&one, error))?;
+                tokio::select! {
+                    made = make(&session, &one) => made.map_err(|error| not_restored(&one, error))?,
+                    // The target gives it up when the session is gone.
+                    () = until_over(self.over) => return Ok(()),
+                }
                 self.done.fetch_add(1, Ordering::Relaxed);
                 let (kind, seconds) = (one.kind.as_str(), started_at.elapsed().as_secs());
                 tracing::info!(table = %one.table, object = one.object_name, seconds, "the {kind} is there again");
             }
             Ok(())
         })
+    }
+}
+
+/// A build takes long, and whoever comes next waits for it.
+async fn until_over(over: &AtomicBool) {
+    while !over.load(Ordering::Acquire) {
+        tokio::time::sleep(OVER_LOOK_INTERVAL).await;
     }
 }
 
@@ -166,7 +179,7 @@ impl Session<'_> {
         let sql = match one.kind {
             DeferredKind::Index => {
                 "SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid \
-                 WHERE i.indrelid = to_regclass($1) AND c.relname = $2"
+                 WHERE i.indrelid = to_regclass($1) AND c.relname = $2 AND i.indisvalid"
             }
             DeferredKind::Constraint | DeferredKind::ForeignKey => {
                 "SELECT FROM pg_constraint WHERE conrelid = to_regclass($1) AND conname = $2"
