@@ -132,7 +132,7 @@ impl Interval {
         date += i64::from(self.days);
         let micros = i128::from(date) * i128::from(MICROS_PER_DAY) + i128::from(time);
         if self.days != 0 {
-            i64::try_from(micros).map_err(|_| overflow)?;
+            checked_timestamp(micros, of)?;
         }
         checked_timestamp(micros + i128::from(self.micros), of)
     }

@@ -22,6 +22,10 @@ pub(super) fn get(arguments: Arguments<'_>) -> Outcome<'_> {
         Value::Jsonb(text) => (text, true),
         _ => return unexpected(),
     };
+    // A jsonb that is neither an array nor an object is stored as an array of one element.
+    if is_jsonb && matches!(key, Value::Int4(-1 | 0)) && !text.starts_with(['{', '[']) {
+        return Ok(Value::Jsonb(text));
+    }
     let part = match text {
         Cow::Borrowed(text) => find(text, &key)?.map(Cow::Borrowed),
         Cow::Owned(text) => find(&text, &key)?.map(|part| Cow::Owned(part.to_owned())),

@@ -26,16 +26,11 @@ fn match_with(arguments: Arguments<'_>, folds_case: bool) -> Result<Value<'_>, F
     if escapes.next().is_some() {
         return Err(Fault::InvalidEscape);
     }
-    // PostgreSQL replaces the escape character by its own before it folds.
-    let matches = if folds_case {
-        let fold = |text: &str| text.chars().map(lower_character).collect::<String>();
-        let folded: String =
-            pattern.chars().map(|each| if Some(each) == escape { each } else { lower_character(each) }).collect();
-        is_match(&fold(&text), &folded, escape)?
-    } else {
-        is_match(&text, &pattern, escape)?
+    let same: fn(char, char) -> bool = match folds_case {
+        true => |wanted, found| lower_character(wanted) == lower_character(found),
+        false => |wanted, found| wanted == found,
     };
-    Ok(Value::Bool(matches))
+    is_match(&text, &pattern, escape, same).map(Value::Bool)
 }
 
 /// What one step of a pattern asks for.
@@ -60,7 +55,7 @@ fn next_step(pattern: &str, escape: Option<char>) -> Result<Option<(Step, &str)>
 }
 
 /// On a mismatch, the last `%` takes one character more: what came before it need never be tried again.
-fn is_match(text: &str, pattern: &str, escape: Option<char>) -> Result<bool, Fault> {
+fn is_match(text: &str, pattern: &str, escape: Option<char>, same: fn(char, char) -> bool) -> Result<bool, Fault> {
     let (mut text, mut pattern) = (text, pattern);
     let mut last_any: Option<(&str, &str)> = None;
     loop {
@@ -77,7 +72,7 @@ fn is_match(text: &str, pattern: &str, escape: Option<char>) -> Result<bool, Fau
                 (text, pattern) = (&text[length..], rest);
                 continue;
             }
-            (Some((Step::Exactly(wanted), rest)), Some((first, length))) if wanted == first => {
+            (Some((Step::Exactly(wanted), rest)), Some((first, length))) if same(wanted, first) => {
                 (text, pattern) = (&text[length..], rest);
                 continue;
             }

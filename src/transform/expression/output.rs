@@ -6,7 +6,11 @@ use super::datetime::put;
 pub(super) fn write_f64(value: f64, out: &mut String) {
     match special(value) {
         Some(text) => out.push_str(text),
-        None => write_shortest(&format!("{value:e}"), 15, out),
+        None => {
+            let with_digits = |digits: usize| format!("{value:.*e}", digits - 1);
+            let text = shortest(format!("{value:e}"), with_digits, |text| text.parse() == Ok(value));
+            write_shortest(&text, 15, out);
+        }
     }
 }
 
@@ -14,8 +18,49 @@ pub(super) fn write_f64(value: f64, out: &mut String) {
 pub(super) fn write_f32(value: f32, out: &mut String) {
     match special(value.into()) {
         Some(text) => out.push_str(text),
-        None => write_shortest(&format!("{value:e}"), 6, out),
+        None => {
+            let with_digits = |digits: usize| format!("{value:.*e}", digits - 1);
+            let text = shortest(format!("{value:e}"), with_digits, |text| text.parse() == Ok(value));
+            write_shortest(&text, 6, out);
+        }
     }
+}
+
+/// PostgreSQL does not take digits that lie exactly between two values, and are read back only by the rule for halves
+/// (`d2s.c`, `acceptBounds`): 1e23 is written 9.999999999999999e+22.
+fn shortest(text: String, with_digits: impl Fn(usize) -> String, reads_back: impl Fn(&str) -> bool) -> String {
+    /// Of a double.
+    const DIGITS_MAX: usize = 17;
+    let count_digits = |text: &str| text.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
+    // Of two that are as near, the even one.
+    let even = with_digits(count_digits(&text));
+    let mut text = if reads_back(&even) { even } else { text };
+    loop {
+        let digits = count_digits(&text);
+        if digits >= DIGITS_MAX || around(&text).iter().all(|near| reads_back(near)) {
+            return text;
+        }
+        text = with_digits(digits + 1);
+        while !reads_back(&text) {
+            text = with_digits(count_digits(&text) + 1);
+        }
+    }
+}
+
+/// Numbers just above and just below.
+fn around(text: &str) -> [String; 2] {
+    /// Far beyond the digits that decide between two values.
+    const FAR: usize = 40;
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
+    let point = if mantissa.contains('.') { "" } else { "." };
+    let above = format!("{mantissa}{point}{}1e{exponent}", "0".repeat(FAR));
+    // The last digit is not zero, but in a zero.
+    let (start, last) = mantissa.split_at(mantissa.len() - 1);
+    let below = match last.parse::<u8>() {
+        Ok(digit @ 1..) => format!("{start}{}{point}{}e{exponent}", digit - 1, "9".repeat(FAR)),
+        _ => text.to_owned(),
+    };
+    if mantissa.trim_start_matches('-') == "0" { [text.to_owned(), below] } else { [above, below] }
 }
 
 fn special(value: f64) -> Option<&'static str> {

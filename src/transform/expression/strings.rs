@@ -165,6 +165,8 @@ pub(super) fn left<'v>([text, count, _]: Arguments<'v>) -> Outcome<'v> {
 
 pub(super) fn right<'v>([text, count, _]: Arguments<'v>) -> Outcome<'v> {
     let (Value::Text(text), Value::Int4(count)) = (text, count) else { return unexpected() };
+    // The least integer has no negative, and PostgreSQL then leaves out nothing.
+    let count = if count == i32::MIN { i32::MAX } else { count };
     borrowed_part(text, |text| {
         let kept = count_of(text, count);
         &text[byte_of(text, text.chars().count().saturating_sub(kept))..]

@@ -71,8 +71,8 @@ fn shift<'v>(moment: &Value<'v>, interval: Interval) -> Outcome<'v> {
         // A day has no other days: only the time of the interval counts.
         Value::Time(_) if interval.infinite_sign() != 0 => Err(Fault::DatetimeOutOfRange(Type::Time)),
         Value::Time(time) => {
-            let sum = i128::from(*time) + i128::from(interval.micros);
-            Ok(Value::Time(sum.rem_euclid(i128::from(MICROS_PER_DAY)) as i64))
+            // PostgreSQL's sum wraps around too.
+            Ok(Value::Time(time.wrapping_add(interval.micros).rem_euclid(MICROS_PER_DAY)))
         }
         _ => unexpected(),
     }
@@ -90,8 +90,7 @@ pub(super) fn minus_interval<'v>([left, right, _]: Arguments<'v>) -> Outcome<'v>
     match (left, right) {
         (Value::Interval(left), Value::Interval(right)) => left.subtract(right).map(Value::Interval),
         (Value::Time(time), Value::Interval(interval)) if interval.infinite_sign() == 0 => {
-            let difference = i128::from(time) - i128::from(interval.micros);
-            Ok(Value::Time(difference.rem_euclid(i128::from(MICROS_PER_DAY)) as i64))
+            Ok(Value::Time(time.wrapping_sub(interval.micros).rem_euclid(MICROS_PER_DAY)))
         }
         (moment, Value::Interval(interval)) => shift(&moment, interval.negate()?),
         _ => unexpected(),

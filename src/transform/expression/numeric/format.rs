@@ -8,6 +8,8 @@ const NEGATIVE: u16 = 0x4000;
 const NAN: u16 = 0xc000;
 const INFINITY: u16 = 0xd000;
 const NEGATIVE_INFINITY: u16 = 0xf000;
+/// What the bits of the stored infinities read as, and so what is sent.
+const INFINITE_SCALE: u16 = 32;
 /// An exponent is refused beyond this in any case, so it never overflows what it is added to.
 const EXPONENT_MAX: i32 = 1_000_000;
 
@@ -65,11 +67,10 @@ impl Numeric {
     }
 
     pub(in super::super) fn write_binary(&self, out: &mut Vec<u8>) {
-        let special = |sign: u16| [0, 0, sign, 0];
         let value = match self {
-            Numeric::NaN => return put_words(out, &special(NAN)),
-            Numeric::Infinity => return put_words(out, &special(INFINITY)),
-            Numeric::NegativeInfinity => return put_words(out, &special(NEGATIVE_INFINITY)),
+            Numeric::NaN => return put_words(out, &[0, 0, NAN, 0]),
+            Numeric::Infinity => return put_words(out, &[0, 0, INFINITY, INFINITE_SCALE]),
+            Numeric::NegativeInfinity => return put_words(out, &[0, 0, NEGATIVE_INFINITY, INFINITE_SCALE]),
             Numeric::Finite(value) => value,
         };
         let sign = if value.negative { NEGATIVE } else { 0 };

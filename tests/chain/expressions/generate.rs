@@ -1,0 +1,471 @@
+//! Random expressions that are well-typed in PostgreSQL, over the columns of the table.
+
+use crate::load::Random;
+
+/// What an expression is to be. Strings and numbers of all widths are generated where any of them will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Bool,
+    Int2,
+    Int4,
+    Int8,
+    Numeric,
+    Float4,
+    Float8,
+    Text,
+    Varchar,
+    Bpchar,
+    Date,
+    Time,
+    Timestamp,
+    Timestamptz,
+    Interval,
+    Uuid,
+    Json,
+    Jsonb,
+}
+
+use Kind::*;
+
+pub const KINDS: [Kind; 18] = [
+    Bool, Int2, Int4, Int8, Numeric, Float4, Float8, Text, Varchar, Bpchar, Date, Time, Timestamp, Timestamptz, Interval,
+    Uuid, Json, Jsonb,
+];
+const NUMBERS: [Kind; 6] = [Int2, Int4, Int8, Numeric, Float4, Float8];
+const INTEGERS: [Kind; 3] = [Int2, Int4, Int8];
+const STRINGS: [Kind; 3] = [Text, Varchar, Bpchar];
+const MOMENTS: [Kind; 3] = [Date, Timestamp, Timestamptz];
+
+impl Kind {
+    pub fn type_name(self) -> &'static str {
+        match self {
+            Bool => "boolean",
+            Int2 => "smallint",
+            Int4 => "integer",
+            Int8 => "bigint",
+            Numeric => "numeric",
+            Float4 => "real",
+            Float8 => "double precision",
+            Text => "text",
+            Varchar => "varchar",
+            Bpchar => "char(6)",
+            Date => "date",
+            Time => "time",
+            Timestamp => "timestamp",
+            Timestamptz => "timestamptz",
+            Interval => "interval",
+            Uuid => "uuid",
+            Json => "json",
+            Jsonb => "jsonb",
+        }
+    }
+
+    /// Two columns of each, so that columns meet.
+    pub fn columns(self) -> [&'static str; 2] {
+        match self {
+            Bool => ["b1", "b2"],
+            Int2 => ["s1", "s2"],
+            Int4 => ["i1", "i2"],
+            Int8 => ["l1", "l2"],
+            Numeric => ["n1", "n2"],
+            Float4 => ["r1", "r2"],
+            Float8 => ["f1", "f2"],
+            Text => ["t1", "t2"],
+            Varchar => ["v1", "\"V2\""],
+            Bpchar => ["c1", "c2"],
+            Date => ["d1", "d2"],
+            Time => ["h1", "h2"],
+            Timestamp => ["ts1", "ts2"],
+            Timestamptz => ["tz1", "tz2"],
+            Interval => ["iv1", "iv2"],
+            Uuid => ["u1", "u2"],
+            Json => ["j1", "j2"],
+            Jsonb => ["jb1", "jb2"],
+        }
+    }
+
+    /// What columns hold and literals are: text that the type's input function takes.
+    pub fn values(self) -> &'static [&'static str] {
+        match self {
+            Bool => &["true", "false"],
+            Int2 => &["0", "1", "-1", "7", "32767", "-32768", "100", "-3"],
+            Int4 => &["0", "1", "-1", "7", "2147483647", "-2147483648", "12", "-3", "46341", "65536"],
+            Int8 => &["0", "1", "-7", "9223372036854775807", "-9223372036854775808", "3037000500", "10", "4294967296"],
+            Numeric => &[
+                "0", "1", "-1", "0.5", "-0.5", "1.50", "2.5", "NaN", "Infinity", "-Infinity", "0.0000", "99999.99995",
+                "1234567890123456789012345678901234567890", "-0.0000000000000000000000000000000000000012345", "1e-30",
+                "12345.6789", "9999.9999", "10000", "1e20", "-7.25", "32767.5", "-2147483648.5", "3", "9223372036854775807.4",
+            ],
+            Float4 => &[
+                "0", "-0", "1", "-1.5", "0.1", "NaN", "Infinity", "-Infinity", "3.4028235e38", "1.1754944e-38", "1e-45",
+                "2.5", "16777216", "1e6", "123456", "1e-5", "0.0001", "-32768.5",
+            ],
+            Float8 => &[
+                "0", "-0", "1", "-1.5", "0.1", "NaN", "Infinity", "-Infinity", "1.7976931348623157e308", "5e-324",
+                "2.2250738585072014e-308", "0.5", "2.5", "-3.5", "1e15", "123456789012345.6", "1e-5", "9007199254740993",
+                "9223372036854775807", "2147483647.5", "1e23", "0.30000000000000004",
+            ],
+            Text | Varchar => &[
+                "", " ", "a", "A", "abc", "ABC ", " abc", "ab%c", "a_c", "a\\c", "\\", "%", "äöü", "ÄÖÜß", "İı", "日本語",
+                "😀x", "ǅ", "ΑΣ", "12", " -7 ", "1.5e3", "t", "yes", "1e400", "NaN", "x'y", "aaa",
+                "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "99999999999999999999",
+            ],
+            Bpchar => &["", "a", "A", "abc", " a", "ab%", "äö", "12", "abcdef", "日本"],
+            Date => &[
+                "2000-01-01", "1999-12-31", "2024-02-29", "1970-01-01", "infinity", "-infinity", "0001-01-01", "0044-03-15 BC",
+                "4714-11-24 BC", "5874897-12-31", "2023-03-31", "1900-02-28", "294276-12-31", "0001-12-31 BC",
+            ],
+            Time => &["00:00:00", "24:00:00", "12:34:56.789", "23:59:59.999999", "00:00:00.000001", "04:05:00"],
+            Timestamp | Timestamptz => &[
+                "2000-01-01 00:00:00", "1999-12-31 23:59:59.999999", "2024-02-29 12:34:56.5", "infinity", "-infinity",
+                "0001-01-01 00:00:00", "0044-03-15 10:00:00 BC", "4714-11-24 00:00:00 BC", "294276-12-31 23:59:59.999999",
+                "1970-01-01 00:00:00.123456", "2023-03-31 01:02:03", "1900-12-31 00:00:00",
+            ],
+            Interval => &[
+                "00:00:00", "1 day", "1 mon", "-1 mons", "1 year 2 mons 3 days 04:05:06.789", "-00:00:00.000001",
+                "178000000 years", "infinity", "-infinity", "24:00:00", "30 days", "-1 days +02:03:00",
+                "-1 years -2 mons +3 days -04:05:06", "999 days", "2562047788:00:54.775807", "1 mon -1 days",
+            ],
+            Uuid => &[
+                "00000000-0000-0000-0000-000000000000", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+                "ffffffff-ffff-ffff-ffff-ffffffffffff",
+            ],
+            Json => &[
+                r#"{"a": 1, "b": {"c": "x"}, "a": "last"}"#, "[1,  2, \"drei\", null, {\"a\": []}]", "\"text\"", "null", "1.50",
+                r#"{ "a" : "q\"\u00e4\n\ud83d\ude00\\" , "b":[ ] }"#, "{}", "[]", "true", r#"{"\u0061": "esc", "b": " , ]} "}"#,
+            ],
+            Jsonb => &[
+                r#"{"a": 1, "b": {"c": "x"}}"#, "[1, 2, \"drei\", null, {\"a\": []}]", "\"text\"", "null", "1.50", "[[1], [2, 3]]",
+                r#"{"a": "q\"\u00e4\n\ud83d\ude00\\", "b": null}"#, "{}", "[]", "true", r#"{"b": " , ]} ", "aa": 1e3}"#,
+            ],
+        }
+    }
+}
+
+pub fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[derive(Debug)]
+pub struct Generator<'r> {
+    pub random: &'r mut Random,
+}
+
+impl Generator<'_> {
+    /// Of any type.
+    pub fn any(&mut self, depth: u32) -> String {
+        // Filters are what there is most of.
+        let kind = if self.random.below(3) == 0 { Bool } else { self.random.pick(&KINDS) };
+        self.of(kind, depth)
+    }
+
+    fn column(&mut self, kind: Kind) -> String {
+        self.random.pick(&kind.columns()).to_owned()
+    }
+
+    /// A literal that has its type by itself.
+    fn literal(&mut self, kind: Kind) -> String {
+        let value = self.random.pick(kind.values());
+        match kind {
+            Bool => value.to_owned(),
+            Int4 | Numeric if value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') => value.to_owned(),
+            Text => format!("{}::text", quoted(value)),
+            Date => format!("DATE {}", quoted(value)),
+            Interval => format!("INTERVAL {}", quoted(value)),
+            Timestamp => format!("TIMESTAMP {}", quoted(value)),
+            Bpchar => format!("{}::bpchar", quoted(value)),
+            _ => format!("CAST({} AS {})", quoted(value), kind.type_name()),
+        }
+    }
+
+    fn leaf(&mut self, kind: Kind) -> String {
+        match kind {
+            Json | Jsonb => self.column(kind),
+            _ if self.random.below(4) > 0 => self.column(kind),
+            _ => self.literal(kind),
+        }
+    }
+
+    /// Beside something of a known type, where a quoted literal takes it.
+    fn beside(&mut self, kind: Kind, depth: u32) -> String {
+        match self.random.below(4) {
+            0 if !matches!(kind, Json | Jsonb) => quoted(self.random.pick(kind.values())),
+            1 if self.random.below(4) == 0 => "NULL".to_owned(),
+            _ => self.of(kind, depth),
+        }
+    }
+
+    pub fn of(&mut self, kind: Kind, depth: u32) -> String {
+        if depth == 0 || self.random.below(6) == 0 {
+            return self.leaf(kind);
+        }
+        if self.random.below(4) == 0 {
+            return self.common_form(kind, depth - 1);
+        }
+        let depth = depth - 1;
+        match kind {
+            Bool => self.condition(depth),
+            Int2 | Int4 | Int8 | Numeric | Float4 | Float8 => self.number(kind, depth),
+            Text => self.text(depth),
+            Varchar => format!("({})::varchar{}", self.castable_to_text(depth), self.length()),
+            Bpchar => format!("({})::{}", self.castable_to_text(depth), if self.random.below(2) == 0 { "bpchar" } else { "char(4)" }),
+            Date | Time | Timestamp | Timestamptz | Interval => self.moment(kind, depth),
+            Uuid => format!("({})::uuid", self.of(Text, depth)),
+            Json | Jsonb => self.part(kind, "->", depth),
+        }
+    }
+
+    fn part(&mut self, kind: Kind, operator: &str, depth: u32) -> String {
+        let key = self.random.pick(&["'a'", "'b'", "'c'", "0", "1", "-1", "2", "-9", "t1", "i1"]);
+        format!("({} {operator} {key})", self.of(kind, depth))
+    }
+
+    fn length(&mut self) -> &'static str {
+        self.random.pick(&["", "(3)", "(1)"])
+    }
+
+    fn castable_to_text(&mut self, depth: u32) -> String {
+        let kind = self.random.pick(&KINDS);
+        self.of(kind, depth)
+    }
+
+    /// CASE, COALESCE and the others that exist for every type.
+    fn common_form(&mut self, kind: Kind, depth: u32) -> String {
+        let (first, second) = (self.of(kind, depth), self.beside(kind, depth));
+        let has_order = !matches!(kind, Text | Varchar | Bpchar | Json | Jsonb);
+        let has_equality = !matches!(kind, Json | Jsonb);
+        match self.random.below(7) {
+            0 => format!("CASE WHEN {} THEN {first} ELSE {second} END", self.of(Bool, depth)),
+            1 => format!("CASE WHEN {} THEN {second} WHEN {} THEN {first} END", self.of(Bool, depth), self.of(Bool, depth)),
+            2 => {
+                let compared = self.random.pick(&[Int4, Text, Date, Numeric, Bool, Uuid]);
+                let (operand, value) = (self.of(compared, depth), self.beside(compared, depth));
+                format!("CASE {operand} WHEN {value} THEN {first} ELSE {second} END")
+            }
+            3 if has_equality => format!("nullif({first}, {second})"),
+            4 if has_order => {
+                let name = self.random.pick(&["greatest", "least"]);
+                format!("{name}({first}, {second}, {})", self.of(kind, depth))
+            }
+            _ => format!("coalesce({first}, {second})"),
+        }
+    }
+
+    fn condition(&mut self, depth: u32) -> String {
+        match self.random.below(13) {
+            0 => format!("({} AND {})", self.of(Bool, depth), self.of(Bool, depth)),
+            1 => format!("({} OR {} OR {})", self.of(Bool, depth), self.of(Bool, depth), self.of(Bool, depth)),
+            2 => format!("(NOT {})", self.of(Bool, depth)),
+            3 => {
+                let operand = self.castable_to_text(depth);
+                format!("({operand} IS {}NULL)", self.random.pick(&["", "NOT "]))
+            }
+            4 => {
+                let test = self.random.pick(&["TRUE", "FALSE", "UNKNOWN", "NOT TRUE", "NOT FALSE", "NOT UNKNOWN"]);
+                format!("({} IS {test})", self.of(Bool, depth))
+            }
+            5 => self.in_list(depth),
+            6 => self.between(depth),
+            7 => self.like(depth),
+            8 => {
+                let (left, right) = self.comparable(depth);
+                format!("({left} IS {}DISTINCT FROM {right})", self.random.pick(&["", "NOT "]))
+            }
+            9 => format!("({})::boolean", if self.random.below(2) == 0 { self.of(Int4, depth) } else { self.of(Text, depth) }),
+            10 => {
+                let kind = self.random.pick(&STRINGS);
+                let operator = self.random.pick(&["=", "<>", "!="]);
+                format!("({} {operator} {})", self.of(kind, depth), self.beside(kind, depth))
+            }
+            _ => {
+                let (left, right) = self.comparable(depth);
+                let operator = self.random.pick(&["=", "<>", "<", "<=", ">", ">="]);
+                format!("({left} {operator} {right})")
+            }
+        }
+    }
+
+    /// Two values that have an order.
+    fn comparable(&mut self, depth: u32) -> (String, String) {
+        let (left, right) = match self.random.below(4) {
+            0 => (self.random.pick(&NUMBERS), self.random.pick(&NUMBERS)),
+            1 => (self.random.pick(&MOMENTS), self.random.pick(&MOMENTS)),
+            _ => {
+                let same = self.random.pick(&[Bool, Int2, Int4, Int8, Numeric, Float4, Float8, Date, Time, Timestamp, Timestamptz, Interval, Uuid]);
+                return (self.of(same, depth), self.beside(same, depth));
+            }
+        };
+        (self.of(left, depth), self.of(right, depth))
+    }
+
+    fn in_list(&mut self, depth: u32) -> String {
+        let kind = self.random.pick(&[Int2, Int4, Int8, Numeric, Float4, Float8, Text, Varchar, Bpchar, Date, Uuid, Timestamp, Bool]);
+        let number = NUMBERS.contains(&kind);
+        let count = 1 + self.random.below(4);
+        let mut list = Vec::new();
+        for _ in 0..count {
+            let element = if number && self.random.below(3) == 0 { self.random.pick(&NUMBERS) } else { kind };
+            list.push(match self.random.below(5) {
+                0 => self.of(element, depth.min(1)),
+                1 => self.beside(kind, 0),
+                _ => self.literal(element),
+            });
+        }
+        let negated = self.random.pick(&["", "NOT "]);
+        format!("({} {negated}IN ({}))", self.of(kind, depth), list.join(", "))
+    }
+
+    fn between(&mut self, depth: u32) -> String {
+        let kind = self.random.pick(&[Int2, Int4, Int8, Numeric, Float8, Date, Timestamp, Interval]);
+        let (low, high) = (self.beside(kind, depth), self.beside(kind, depth));
+        let negated = self.random.pick(&["", "NOT "]);
+        format!("({} {negated}BETWEEN {low} AND {high})", self.of(kind, depth))
+    }
+
+    fn like(&mut self, depth: u32) -> String {
+        let pattern = match self.random.below(3) {
+            0 => self.of(Text, 0),
+            _ => {
+                let pieces = ["%", "_", "a", "b", "c", "A", "\\%", "\\_", "\\\\", "ä", "%%", " ", "x", "日", "\\"];
+                let text: String = (0..1 + self.random.below(4)).map(|_| self.random.pick(&pieces)).collect();
+                quoted(&text)
+            }
+        };
+        let kind = self.random.pick(&STRINGS);
+        let operator = self.random.pick(&["LIKE", "ILIKE", "NOT LIKE", "NOT ILIKE"]);
+        let escape = self.random.pick(&["", "", "", " ESCAPE 'a'", " ESCAPE '!'", " ESCAPE ''"]);
+        format!("({} {operator} {pattern}{escape})", self.of(kind, depth))
+    }
+
+    fn number(&mut self, kind: Kind, depth: u32) -> String {
+        let cast = |inner: String| format!("({inner})::{}", kind.type_name());
+        match self.random.below(9) {
+            0..=2 => {
+                let operator = self.random.pick(&["+", "-", "*", "/"]);
+                let (left, right) = (self.of(kind, depth), self.beside(kind, depth));
+                if self.random.below(2) == 0 { format!("({left} {operator} {right})") } else { format!("({right} {operator} {left})") }
+            }
+            3 => {
+                let other = self.random.pick(&NUMBERS);
+                let operator = self.random.pick(&["+", "-", "*", "/"]);
+                cast(format!("{} {operator} {}", self.of(kind, depth), self.of(other, depth)))
+            }
+            4 if INTEGERS.contains(&kind) || kind == Numeric => {
+                let (left, right) = (self.of(kind, depth), self.beside(kind, depth));
+                if self.random.below(3) == 0 { format!("mod({left}, {right})") } else { format!("({left} % {right})") }
+            }
+            5 => format!("(- {})", self.of(kind, depth)),
+            6 => {
+                let from = self.random.pick(&NUMBERS);
+                cast(self.of(from, depth))
+            }
+            7 => cast(self.integer_function(depth)),
+            _ => self.number_function(kind, depth),
+        }
+    }
+
+    fn number_function(&mut self, kind: Kind, depth: u32) -> String {
+        let operand = self.of(kind, depth);
+        match (kind, self.random.below(4)) {
+            (Numeric, 0) => {
+                let name = self.random.pick(&["round", "trunc"]);
+                format!("{name}({operand}, {})", self.random.pick(&["0", "2", "-2", "5", "40", "-4", "s1"]))
+            }
+            (Numeric, 1) => {
+                let (precision, scale) = (1 + self.random.below(20), self.random.below(8));
+                format!("({operand})::numeric({precision}, {scale})")
+            }
+            (Numeric | Float8, 2) => format!("{}({operand})", self.random.pick(&["round", "ceil", "floor", "trunc", "ceiling"])),
+            (Numeric, 3) => {
+                let from = self.random.pick(&[Date, Time, Timestamp, Timestamptz, Interval]);
+                let unit = self.random.pick(match from {
+                    Date => &["year", "quarter", "month", "day", "dow", "isodow", "doy", "epoch"],
+                    Time => &["hour", "minute", "second", "milliseconds", "microseconds", "epoch"],
+                    Interval => &["year", "month", "day", "hour", "minute", "second", "milliseconds", "epoch"],
+                    _ => &["year", "month", "day", "hour", "minute", "second", "microseconds", "dow", "doy", "epoch"],
+                });
+                format!("extract({unit} FROM {})", self.of(from, depth))
+            }
+            _ => format!("abs({operand})"),
+        }
+    }
+
+    fn integer_function(&mut self, depth: u32) -> String {
+        let kind = self.random.pick(&STRINGS);
+        match self.random.below(5) {
+            0 => format!("{}({})", self.random.pick(&["length", "char_length", "octet_length"]), self.of(kind, depth)),
+            1 => format!("position({} IN {})", self.beside(Text, depth), self.of(kind, depth)),
+            2 => format!("{} - {}", self.of(Date, depth), self.of(Date, depth)),
+            3 => format!("({})::text", self.of(Int4, depth)),
+            _ => self.of(Text, depth),
+        }
+    }
+
+    fn text(&mut self, depth: u32) -> String {
+        let string = self.random.pick(&STRINGS);
+        let operand = self.of(string, depth);
+        let count = self.random.pick(&["0", "1", "2", "3", "-1", "-2", "100", "s1", "i1"]);
+        match self.random.below(13) {
+            0 => format!("({operand} || {})", self.of(string, depth)),
+            1 => {
+                let other = self.castable_to_text(depth);
+                if self.random.below(2) == 0 { format!("({operand} || {other})") } else { format!("({other} || {operand})") }
+            }
+            2 => format!("({})::text", self.castable_to_text(depth)),
+            3 => format!("{}({operand})", self.random.pick(&["lower", "upper", "reverse"])),
+            4 => {
+                let name = self.random.pick(&["ltrim", "rtrim", "btrim"]);
+                if self.random.below(2) == 0 { format!("{name}({operand})") } else { format!("{name}({operand}, {})", self.beside(Text, 0)) }
+            }
+            5 => {
+                let place = self.random.pick(&["BOTH", "LEADING", "TRAILING"]);
+                format!("trim({place} 'aA ' FROM {operand})")
+            }
+            6 => format!("substr({operand}, {count})"),
+            7 => format!("substring({operand} FROM {} FOR {count})", self.random.pick(&["0", "1", "2", "-2147483648", "3"])),
+            8 => format!("{}({operand}, {count})", self.random.pick(&["left", "right"])),
+            9 => format!("replace({operand}, {}, {})", self.beside(Text, 0), self.beside(Text, 0)),
+            10 => format!("concat({operand}, {}, NULL, {})", self.castable_to_text(depth), self.castable_to_text(depth)),
+            11 => self.part(Json, "->>", depth),
+            _ => self.part(Jsonb, "->>", depth),
+        }
+    }
+
+    fn moment(&mut self, kind: Kind, depth: u32) -> String {
+        let sign = self.random.pick(&["+", "-"]);
+        let same = self.of(kind, depth);
+        match (kind, self.random.below(4)) {
+            (Date, 0 | 1) => format!("({same} {sign} {})", self.of(Int4, depth)),
+            (Date, _) => {
+                let from = self.random.pick(&[Timestamp, Timestamptz]);
+                format!("({})::date", self.of(from, depth))
+            }
+            (Time, 0 | 1) => format!("({same} {sign} {})", self.of(Interval, depth)),
+            (Time, _) => {
+                let from = self.random.pick(&[Timestamp, Timestamptz, Interval]);
+                format!("({})::time", self.of(from, depth))
+            }
+            (Timestamp, 0) => format!("({same} {sign} {})", self.of(Interval, depth)),
+            (Timestamp, 1) => match self.random.below(2) {
+                0 => format!("({} {sign} {})", self.of(Date, depth), self.of(Interval, depth)),
+                _ => format!("({} + {})", self.of(Date, depth), self.of(Time, depth)),
+            },
+            (Timestamptz, 0) => format!("({same} {sign} {})", self.of(Interval, depth)),
+            (Timestamp | Timestamptz, 2) => {
+                let unit = self.random.pick(&["year", "quarter", "month", "week", "day", "hour", "minute", "second", "milliseconds"]);
+                format!("date_trunc('{unit}', {same})")
+            }
+            (Timestamp | Timestamptz, _) => {
+                let from = self.random.pick(&MOMENTS);
+                format!("({})::{}", self.of(from, depth), kind.type_name())
+            }
+            (_, 0) => format!("({same} {sign} {})", self.beside(Interval, depth)),
+            (_, 1) => format!("(- {same})"),
+            (_, 2) => format!("({} - {})", self.of(Time, depth), self.of(Time, depth)),
+            _ => {
+                let of = self.random.pick(&[Timestamp, Timestamptz]);
+                format!("({} - {})", self.of(of, depth), self.of(of, depth))
+            }
+        }
+    }
+}
