@@ -2,9 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::datetime::{
-    MICROS_PER_DAY, date_to_timestamp, timestamp_is_finite, timestamp_to_date,
-};
+use super::datetime::{MICROS_PER_DAY, date_to_timestamp, timestamp_is_finite, timestamp_to_date};
 use super::error::Fault;
 use super::input::read_text;
 use super::interval::Interval;
@@ -42,12 +40,7 @@ pub(super) fn is_castable(from: Type, to: Type) -> bool {
 }
 
 /// The value as one of another type. It is not NULL.
-pub(super) fn cast<'v>(
-    value: Value<'v>,
-    from: Type,
-    to: Type,
-    modifier: Option<Modifier>,
-) -> Result<Value<'v>, Fault> {
+pub(super) fn cast<'v>(value: Value<'v>, from: Type, to: Type, modifier: Option<Modifier>) -> Result<Value<'v>, Fault> {
     let value = if from == to { value } else { convert(value, from, to)? };
     match (modifier, value) {
         (Some(Modifier::Length(length)), Value::Text(text)) => Ok(Value::Text(fit(text, length, to))),
@@ -168,7 +161,11 @@ fn from_float<'v>(value: f64, digits: usize, to: Type) -> Result<Value<'v>, Faul
             let rounded = value.round_ties_even();
             // 2^63 itself is not in range, and a double cannot tell it from the largest that is.
             let limit = 9_223_372_036_854_775_808.0;
-            if rounded >= -limit && rounded < limit { from_integer(rounded as i64, to) } else { Err(Fault::OutOfRange(to)) }
+            if rounded >= -limit && rounded < limit {
+                from_integer(rounded as i64, to)
+            } else {
+                Err(Fault::OutOfRange(to))
+            }
         }
     }
 }

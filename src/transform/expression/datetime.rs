@@ -52,11 +52,7 @@ impl Day {
         julian = if y != 0 { (julian + 305) % 365 } else { (julian + 306) % 366 } + 123;
         y += (quad * 4) as i32;
         let quad = julian * 2_141 / 65_536;
-        Day {
-            year: y - 4_800,
-            month: ((quad + 10) % 12 + 1) as i32,
-            day: (julian - 7_834 * quad / 256) as i32,
-        }
+        Day { year: y - 4_800, month: ((quad + 10) % 12 + 1) as i32, day: (julian - 7_834 * quad / 256) as i32 }
     }
 
     /// Days since 2000-01-01 (`date2j`); the month is one of twelve.

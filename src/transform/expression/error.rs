@@ -77,7 +77,9 @@ impl Fault {
             Fault::DivisionByZero => "22012",
             Fault::OutOfRange(_) => "22003",
             Fault::DatetimeOutOfRange(_) | Fault::DatetimeFieldOverflow(_) => "22008",
-            Fault::InvalidText(Type::Date | Type::Time | Type::Timestamp | Type::Timestamptz | Type::Interval) => "22007",
+            Fault::InvalidText(Type::Date | Type::Time | Type::Timestamp | Type::Timestamptz | Type::Interval) => {
+                "22007"
+            }
             Fault::InvalidText(_) => "22P02",
             Fault::NegativeSubstringLength => "22011",
             Fault::PatternEndsWithEscape | Fault::InvalidEscape => "22025",

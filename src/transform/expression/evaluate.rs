@@ -48,27 +48,67 @@ impl Comparison {
 #[derive(Clone, Debug)]
 pub(super) enum Node {
     Constant(Value<'static>),
-    Column { index: usize, of: Type },
+    Column {
+        index: usize,
+        of: Type,
+    },
     /// The value of the innermost [`Node::Let`] around it.
     Subject,
     /// Evaluates `subject` once for all of `body`.
-    Let { subject: Box<Node>, body: Box<Node> },
+    Let {
+        subject: Box<Node>,
+        body: Box<Node>,
+    },
     And(Vec<Node>),
     Or(Vec<Node>),
     Not(Box<Node>),
-    Compare { comparison: Comparison, compare: Compare, operands: Box<[Node; 2]> },
-    IsDistinct { negated: bool, compare: Compare, operands: Box<[Node; 2]> },
-    IsNull { negated: bool, operand: Box<Node> },
+    Compare {
+        comparison: Comparison,
+        compare: Compare,
+        operands: Box<[Node; 2]>,
+    },
+    IsDistinct {
+        negated: bool,
+        compare: Compare,
+        operands: Box<[Node; 2]>,
+    },
+    IsNull {
+        negated: bool,
+        operand: Box<Node>,
+    },
     /// `IS [NOT] TRUE | FALSE | UNKNOWN`.
-    IsTruth { negated: bool, truth: Option<bool>, operand: Box<Node> },
-    In { negated: bool, compare: Compare, operand: Box<Node>, list: Vec<Node> },
-    Case { branches: Vec<(Node, Node)>, otherwise: Box<Node> },
+    IsTruth {
+        negated: bool,
+        truth: Option<bool>,
+        operand: Box<Node>,
+    },
+    In {
+        compare: Compare,
+        operand: Box<Node>,
+        list: Vec<Node>,
+    },
+    Case {
+        branches: Vec<(Node, Node)>,
+        otherwise: Box<Node>,
+    },
     Coalesce(Vec<Node>),
     /// GREATEST keeps what is `Greater` than the others, LEAST what is `Less`.
-    Extreme { keeps: Ordering, compare: Compare, operands: Vec<Node> },
+    Extreme {
+        keeps: Ordering,
+        compare: Compare,
+        operands: Vec<Node>,
+    },
     Concat(Vec<Node>),
-    Cast { from: Type, to: Type, modifier: Option<Modifier>, operand: Box<Node> },
-    Call { function: Function, arguments: Vec<Node> },
+    Cast {
+        from: Type,
+        to: Type,
+        modifier: Option<Modifier>,
+        operand: Box<Node>,
+    },
+    Call {
+        function: Function,
+        arguments: Vec<Node>,
+    },
 }
 
 /// A row, as far as it is looked at.
@@ -145,9 +185,7 @@ impl Node {
             }
             Node::IsNull { negated, operand } => Ok(Some(operand.is_null(row)? != *negated)),
             Node::IsTruth { negated, truth, operand } => Ok(Some((operand.truth(row)? == *truth) != *negated)),
-            Node::In { negated, compare, operand, list } => {
-                Ok(is_in(operand, list, *compare, row)?.map(|is_in| is_in != *negated))
-            }
+            Node::In { compare, operand, list } => is_in(operand, list, *compare, row),
             Node::Let { subject, body } => {
                 let subject = subject.value(row)?;
                 body.truth(&Row { cell: row.cell, subject: Some(&subject) })
@@ -245,6 +283,16 @@ fn call<'v>(function: Function, arguments: &'v [Node], row: &Row<'_, 'v>) -> Out
 }
 
 impl Node {
+    /// The subject that is meant is that of a [`Node::Let`] around all of this.
+    pub(super) fn reads_subject(&self) -> bool {
+        match self {
+            Node::Subject => true,
+            Node::Constant(_) | Node::Column { .. } => false,
+            Node::Let { subject, .. } => subject.reads_subject(),
+            _ => self.operands().into_iter().any(Node::reads_subject),
+        }
+    }
+
     /// The operands that decide whether it is constant.
     pub(super) fn operands(&self) -> Vec<&Node> {
         match self {

@@ -87,22 +87,55 @@ pub(super) static FUNCTIONS: LazyLock<Vec<Signature>> = LazyLock::new(|| {
 pub(super) const SPECIAL: [&str; 5] = ["coalesce", "nullif", "greatest", "least", "concat"];
 
 const NOT_THE_SAME: [&str; 20] = [
-    "now", "current_timestamp", "current_date", "current_time", "localtime", "localtimestamp", "clock_timestamp",
-    "statement_timestamp", "transaction_timestamp", "timeofday", "random", "random_normal", "gen_random_uuid", "uuidv7",
-    "uuidv4", "nextval", "currval", "txid_current", "pg_sleep", "setseed",
+    "now",
+    "current_timestamp",
+    "current_date",
+    "current_time",
+    "localtime",
+    "localtimestamp",
+    "clock_timestamp",
+    "statement_timestamp",
+    "transaction_timestamp",
+    "timeofday",
+    "random",
+    "random_normal",
+    "gen_random_uuid",
+    "uuidv7",
+    "uuidv4",
+    "nextval",
+    "currval",
+    "txid_current",
+    "pg_sleep",
+    "setseed",
 ];
-const OF_THE_SESSION: [&str; 7] = [
-    "current_user", "session_user", "user", "current_role", "current_schema", "current_database", "current_catalog",
-];
+const OF_THE_SESSION: [&str; 7] =
+    ["current_user", "session_user", "user", "current_role", "current_schema", "current_database", "current_catalog"];
 const AGGREGATES: [&str; 17] = [
-    "count", "sum", "avg", "min", "max", "array_agg", "string_agg", "bool_and", "bool_or", "every", "json_agg", "jsonb_agg",
-    "stddev", "variance", "any_value", "row_number", "rank",
+    "count",
+    "sum",
+    "avg",
+    "min",
+    "max",
+    "array_agg",
+    "string_agg",
+    "bool_and",
+    "bool_or",
+    "every",
+    "json_agg",
+    "jsonb_agg",
+    "stddev",
+    "variance",
+    "any_value",
+    "row_number",
+    "rank",
 ];
 
 /// Why there is no function of this name, and what would be right.
 pub(super) fn refusal(name: &str) -> String {
     if NOT_THE_SAME.contains(&name) {
-        return format!("{name} gives another result each time, and a row must come out the same whenever it is evaluated");
+        return format!(
+            "{name} gives another result each time, and a row must come out the same whenever it is evaluated"
+        );
     }
     if OF_THE_SESSION.contains(&name) {
         return format!("{name} depends on the session, and a row must come out the same whoever evaluates it");

@@ -218,7 +218,8 @@ fn parse_clock(text: &str) -> Result<i64, Fault> {
         _ => (false, text),
     };
     let mut parts = text.split(':');
-    let (hours, minutes, seconds) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next().unwrap_or("00"));
+    let (hours, minutes, seconds) =
+        (parts.next().unwrap_or(""), parts.next().unwrap_or(""), parts.next().unwrap_or("00"));
     let (seconds, fraction) = seconds.split_once('.').unwrap_or((seconds, "0"));
     let number = |text: &str, max: usize| -> Result<i128, Fault> {
         let is_number = (1..=max).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());

@@ -40,7 +40,9 @@ pub(super) fn get(arguments: Arguments<'_>) -> Outcome<'_> {
 /// `->>`: a string without its quotes, everything else as it is, and null as NULL.
 pub(super) fn get_text(arguments: Arguments<'_>) -> Outcome<'_> {
     match get(arguments)? {
-        Value::Text(part) | Value::Jsonb(part) if part.starts_with('"') => unquote(&part).map(|text| Value::Text(Cow::Owned(text))),
+        Value::Text(part) | Value::Jsonb(part) if part.starts_with('"') => {
+            unquote(&part).map(|text| Value::Text(Cow::Owned(text)))
+        }
         Value::Text(part) | Value::Jsonb(part) if part == "null" => Ok(Value::Null),
         Value::Text(part) | Value::Jsonb(part) => Ok(Value::Text(part)),
         _ => Ok(Value::Null),
@@ -140,7 +142,13 @@ fn split_value(text: &str) -> Result<(&str, &str), Fault> {
                 at += 1;
             }
             _ => {
-                at += bytes[at..].iter().take_while(|byte| !matches!(byte, b'"' | b'{' | b'[' | b'}' | b']' | b',' | b' ' | b'\t' | b'\n' | b'\r')).count().max(1);
+                at += bytes[at..]
+                    .iter()
+                    .take_while(|byte| {
+                        !matches!(byte, b'"' | b'{' | b'[' | b'}' | b']' | b',' | b' ' | b'\t' | b'\n' | b'\r')
+                    })
+                    .count()
+                    .max(1);
             }
         }
         if depth == 0 {

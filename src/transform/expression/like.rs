@@ -44,9 +44,7 @@ fn next_step(pattern: &str, escape: Option<char>) -> Result<Option<(Step, &str)>
     let mut characters = pattern.chars();
     let Some(character) = characters.next() else { return Ok(None) };
     let step = match character {
-        _ if Some(character) == escape => {
-            Step::Exactly(characters.next().ok_or(Fault::PatternEndsWithEscape)?)
-        }
+        _ if Some(character) == escape => Step::Exactly(characters.next().ok_or(Fault::PatternEndsWithEscape)?),
         '%' => Step::Any,
         '_' => Step::One,
         _ => Step::Exactly(character),
@@ -61,7 +59,11 @@ fn is_match(text: &str, pattern: &str, escape: Option<char>, same: fn(char, char
     loop {
         let after_first = |text: &'_ str| text.chars().next().map(|first| (first, first.len_utf8()));
         // The executor looks at the pattern only as far as there is text to match.
-        let step = if text.is_empty() && last_any.is_none() { end_step(pattern, escape)? } else { next_step(pattern, escape)? };
+        let step = if text.is_empty() && last_any.is_none() {
+            end_step(pattern, escape)?
+        } else {
+            next_step(pattern, escape)?
+        };
         match (step, after_first(text)) {
             (Some((Step::Any, rest)), _) => {
                 pattern = rest;

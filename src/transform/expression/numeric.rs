@@ -39,7 +39,8 @@ pub struct Decimal {
 }
 
 impl Numeric {
-    pub(super) const ZERO: Numeric = Numeric::Finite(Decimal { negative: false, weight: 0, scale: 0, digits: Vec::new() });
+    pub(super) const ZERO: Numeric =
+        Numeric::Finite(Decimal { negative: false, weight: 0, scale: 0, digits: Vec::new() });
 
     /// The order of B-tree indexes, in which NaN is the largest.
     pub fn compare(&self, other: &Numeric) -> Ordering {

@@ -83,7 +83,8 @@ fn numbers(all: &mut Vec<Signature>) {
             }
         }
     }
-    for (of, function) in widths.into_iter().zip([a::remainder_int2 as Function, a::remainder_int4, a::remainder_int8]) {
+    for (of, function) in widths.into_iter().zip([a::remainder_int2 as Function, a::remainder_int4, a::remainder_int8])
+    {
         add(all, "%", &[of, of], of, function);
     }
     let floats: [(&str, Function, Function); 4] = [
@@ -152,7 +153,21 @@ fn moments(all: &mut Vec<Signature>) {
 fn texts(all: &mut Vec<Signature>) {
     add(all, "||", &[Text, Text], Text, strings::concatenate);
     for other in [
-        Bool, Int2, Int4, Int8, Numeric, Float4, Float8, Date, Time, Timestamp, Timestamptz, Interval, Uuid, Json, Jsonb,
+        Bool,
+        Int2,
+        Int4,
+        Int8,
+        Numeric,
+        Float4,
+        Float8,
+        Date,
+        Time,
+        Timestamp,
+        Timestamptz,
+        Interval,
+        Uuid,
+        Json,
+        Jsonb,
     ] {
         add(all, "||", &[other, Text], Text, strings::concatenate);
         add(all, "||", &[Text, other], Text, strings::concatenate);

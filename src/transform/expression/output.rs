@@ -40,9 +40,12 @@ fn shortest(text: String, with_digits: impl Fn(usize) -> String, reads_back: imp
         if digits >= DIGITS_MAX || around(&text).iter().all(|near| reads_back(near)) {
             return text;
         }
-        text = with_digits(digits + 1);
-        while !reads_back(&text) {
-            text = with_digits(count_digits(&text) + 1);
+        // One more digit; a zero at the end makes no other number of it.
+        let is_longer = |text: &str| reads_back(text) && !text.split('e').next().unwrap_or("").ends_with('0');
+        let longer = (digits + 1..=DIGITS_MAX).map(&with_digits).find(|text| is_longer(text));
+        match longer {
+            Some(longer) => text = longer,
+            None => return text,
         }
     }
 }

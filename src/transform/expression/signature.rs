@@ -15,6 +15,13 @@ pub(super) struct Signature {
     pub action: Action,
 }
 
+impl Signature {
+    /// Whether its result depends on the time zone in PostgreSQL, which then does not evaluate it beforehand.
+    pub fn is_stable(&self) -> bool {
+        self.arguments.contains(&Type::Timestamptz) && self.arguments.iter().any(|each| *each != Type::Timestamptz)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Action {
     Call(Function),
@@ -51,7 +58,8 @@ pub(super) fn choose<'s>(
     keep_best(&mut candidates, exact);
     let preferred = |signature: &Signature| {
         count(inputs, signature, |input, wanted| {
-            input != Type::Unknown && (input == wanted || wanted.category() == input.category() && wanted.is_preferred())
+            input != Type::Unknown
+                && (input == wanted || wanted.category() == input.category() && wanted.is_preferred())
         })
     };
     keep_best(&mut candidates, preferred);

@@ -74,10 +74,7 @@ pub(super) fn upper<'v>([text, ..]: Arguments<'v>) -> Outcome<'v> {
 }
 
 /// The characters to trim, which are blanks if none are given.
-fn trim<'v>(
-    [text, set, _]: Arguments<'v>,
-    part: for<'t> fn(&'t str, &dyn Fn(char) -> bool) -> &'t str,
-) -> Outcome<'v> {
+fn trim<'v>([text, set, _]: Arguments<'v>, part: for<'t> fn(&'t str, &dyn Fn(char) -> bool) -> &'t str) -> Outcome<'v> {
     let Value::Text(text) = text else { return unexpected() };
     match &set {
         Value::Text(set) => borrowed_part(text, |text| part(text, &|character| set.contains(character))),

@@ -23,7 +23,9 @@ fn shift_date<'v>(date: i32, days: i64) -> Outcome<'v> {
 
 pub(super) fn date_plus_days<'v>([left, right, _]: Arguments<'v>) -> Outcome<'v> {
     match (left, right) {
-        (Value::Date(date), Value::Int4(days)) | (Value::Int4(days), Value::Date(date)) => shift_date(date, days.into()),
+        (Value::Date(date), Value::Int4(days)) | (Value::Int4(days), Value::Date(date)) => {
+            shift_date(date, days.into())
+        }
         _ => unexpected(),
     }
 }
@@ -171,8 +173,19 @@ pub(super) fn units_of(of: Type) -> &'static [&'static str] {
             &["year", "month", "day", "hour", "minute", "second", "milliseconds", "microseconds", "epoch"]
         }
         _ => &[
-            "year", "quarter", "month", "day", "hour", "minute", "second", "milliseconds", "microseconds", "dow", "isodow",
-            "doy", "epoch",
+            "year",
+            "quarter",
+            "month",
+            "day",
+            "hour",
+            "minute",
+            "second",
+            "milliseconds",
+            "microseconds",
+            "dow",
+            "isodow",
+            "doy",
+            "epoch",
         ],
     }
 }
@@ -184,8 +197,8 @@ pub(super) fn extract<'v>([unit, value, _]: Arguments<'v>) -> Outcome<'v> {
         Ok(parts) => parts,
         Err(infinite) => {
             // Hours of an interval only grow, as its years do.
-            let grows = matches!(&*unit, "year" | "epoch")
-                || matches!((&value, &*unit), (Value::Interval(_), "day" | "hour"));
+            let grows =
+                matches!(&*unit, "year" | "epoch") || matches!((&value, &*unit), (Value::Interval(_), "day" | "hour"));
             return Ok(match (grows, infinite) {
                 (false, _) => Value::Null,
                 (true, Infinite::Positive) => Value::Numeric(Numeric::Infinity),

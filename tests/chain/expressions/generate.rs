@@ -28,8 +28,24 @@ pub enum Kind {
 use Kind::*;
 
 pub const KINDS: [Kind; 18] = [
-    Bool, Int2, Int4, Int8, Numeric, Float4, Float8, Text, Varchar, Bpchar, Date, Time, Timestamp, Timestamptz, Interval,
-    Uuid, Json, Jsonb,
+    Bool,
+    Int2,
+    Int4,
+    Int8,
+    Numeric,
+    Float4,
+    Float8,
+    Text,
+    Varchar,
+    Bpchar,
+    Date,
+    Time,
+    Timestamp,
+    Timestamptz,
+    Interval,
+    Uuid,
+    Json,
+    Jsonb,
 ];
 const NUMBERS: [Kind; 6] = [Int2, Int4, Int8, Numeric, Float4, Float8];
 const INTEGERS: [Kind; 3] = [Int2, Int4, Int8];
@@ -92,51 +108,186 @@ impl Kind {
             Int4 => &["0", "1", "-1", "7", "2147483647", "-2147483648", "12", "-3", "46341", "65536"],
             Int8 => &["0", "1", "-7", "9223372036854775807", "-9223372036854775808", "3037000500", "10", "4294967296"],
             Numeric => &[
-                "0", "1", "-1", "0.5", "-0.5", "1.50", "2.5", "NaN", "Infinity", "-Infinity", "0.0000", "99999.99995",
-                "1234567890123456789012345678901234567890", "-0.0000000000000000000000000000000000000012345", "1e-30",
-                "12345.6789", "9999.9999", "10000", "1e20", "-7.25", "32767.5", "-2147483648.5", "3", "9223372036854775807.4",
+                "0",
+                "1",
+                "-1",
+                "0.5",
+                "-0.5",
+                "1.50",
+                "2.5",
+                "NaN",
+                "Infinity",
+                "-Infinity",
+                "0.0000",
+                "99999.99995",
+                "1234567890123456789012345678901234567890",
+                "-0.0000000000000000000000000000000000000012345",
+                "1e-30",
+                "12345.6789",
+                "9999.9999",
+                "10000",
+                "1e20",
+                "-7.25",
+                "32767.5",
+                "-2147483648.5",
+                "3",
+                "9223372036854775807.4",
             ],
             Float4 => &[
-                "0", "-0", "1", "-1.5", "0.1", "NaN", "Infinity", "-Infinity", "3.4028235e38", "1.1754944e-38", "1e-45",
-                "2.5", "16777216", "1e6", "123456", "1e-5", "0.0001", "-32768.5",
+                "0",
+                "-0",
+                "1",
+                "-1.5",
+                "0.1",
+                "NaN",
+                "Infinity",
+                "-Infinity",
+                "3.4028235e38",
+                "1.1754944e-38",
+                "1e-45",
+                "2.5",
+                "16777216",
+                "1e6",
+                "123456",
+                "1e-5",
+                "0.0001",
+                "-32768.5",
             ],
             Float8 => &[
-                "0", "-0", "1", "-1.5", "0.1", "NaN", "Infinity", "-Infinity", "1.7976931348623157e308", "5e-324",
-                "2.2250738585072014e-308", "0.5", "2.5", "-3.5", "1e15", "123456789012345.6", "1e-5", "9007199254740993",
-                "9223372036854775807", "2147483647.5", "1e23", "0.30000000000000004",
+                "0",
+                "-0",
+                "1",
+                "-1.5",
+                "0.1",
+                "NaN",
+                "Infinity",
+                "-Infinity",
+                "1.7976931348623157e308",
+                "5e-324",
+                "2.2250738585072014e-308",
+                "0.5",
+                "2.5",
+                "-3.5",
+                "1e15",
+                "123456789012345.6",
+                "1e-5",
+                "9007199254740993",
+                "9223372036854775807",
+                "2147483647.5",
+                "1e23",
+                "0.30000000000000004",
             ],
             Text | Varchar => &[
-                "", " ", "a", "A", "abc", "ABC ", " abc", "ab%c", "a_c", "a\\c", "\\", "%", "äöü", "ÄÖÜß", "İı", "日本語",
-                "😀x", "ǅ", "ΑΣ", "12", " -7 ", "1.5e3", "t", "yes", "1e400", "NaN", "x'y", "aaa",
-                "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "99999999999999999999",
+                "",
+                " ",
+                "a",
+                "A",
+                "abc",
+                "ABC ",
+                " abc",
+                "ab%c",
+                "a_c",
+                "a\\c",
+                "\\",
+                "%",
+                "äöü",
+                "ÄÖÜß",
+                "İı",
+                "日本語",
+                "😀x",
+                "ǅ",
+                "ΑΣ",
+                "12",
+                " -7 ",
+                "1.5e3",
+                "t",
+                "yes",
+                "1e400",
+                "NaN",
+                "x'y",
+                "aaa",
+                "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+                "99999999999999999999",
             ],
             Bpchar => &["", "a", "A", "abc", " a", "ab%", "äö", "12", "abcdef", "日本"],
             Date => &[
-                "2000-01-01", "1999-12-31", "2024-02-29", "1970-01-01", "infinity", "-infinity", "0001-01-01", "0044-03-15 BC",
-                "4714-11-24 BC", "5874897-12-31", "2023-03-31", "1900-02-28", "294276-12-31", "0001-12-31 BC",
+                "2000-01-01",
+                "1999-12-31",
+                "2024-02-29",
+                "1970-01-01",
+                "infinity",
+                "-infinity",
+                "0001-01-01",
+                "0044-03-15 BC",
+                "4714-11-24 BC",
+                "5874897-12-31",
+                "2023-03-31",
+                "1900-02-28",
+                "294276-12-31",
+                "0001-12-31 BC",
             ],
             Time => &["00:00:00", "24:00:00", "12:34:56.789", "23:59:59.999999", "00:00:00.000001", "04:05:00"],
             Timestamp | Timestamptz => &[
-                "2000-01-01 00:00:00", "1999-12-31 23:59:59.999999", "2024-02-29 12:34:56.5", "infinity", "-infinity",
-                "0001-01-01 00:00:00", "0044-03-15 10:00:00 BC", "4714-11-24 00:00:00 BC", "294276-12-31 23:59:59.999999",
-                "1970-01-01 00:00:00.123456", "2023-03-31 01:02:03", "1900-12-31 00:00:00",
+                "2000-01-01 00:00:00",
+                "1999-12-31 23:59:59.999999",
+                "2024-02-29 12:34:56.5",
+                "infinity",
+                "-infinity",
+                "0001-01-01 00:00:00",
+                "0044-03-15 10:00:00 BC",
+                "4714-11-24 00:00:00 BC",
+                "294276-12-31 23:59:59.999999",
+                "1970-01-01 00:00:00.123456",
+                "2023-03-31 01:02:03",
+                "1900-12-31 00:00:00",
             ],
             Interval => &[
-                "00:00:00", "1 day", "1 mon", "-1 mons", "1 year 2 mons 3 days 04:05:06.789", "-00:00:00.000001",
-                "178000000 years", "infinity", "-infinity", "24:00:00", "30 days", "-1 days +02:03:00",
-                "-1 years -2 mons +3 days -04:05:06", "999 days", "2562047788:00:54.775807", "1 mon -1 days",
+                "00:00:00",
+                "1 day",
+                "1 mon",
+                "-1 mons",
+                "1 year 2 mons 3 days 04:05:06.789",
+                "-00:00:00.000001",
+                "178000000 years",
+                "infinity",
+                "-infinity",
+                "24:00:00",
+                "30 days",
+                "-1 days +02:03:00",
+                "-1 years -2 mons +3 days -04:05:06",
+                "999 days",
+                "2562047788:00:54.775807",
+                "1 mon -1 days",
             ],
             Uuid => &[
-                "00000000-0000-0000-0000-000000000000", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+                "00000000-0000-0000-0000-000000000000",
+                "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
                 "ffffffff-ffff-ffff-ffff-ffffffffffff",
             ],
             Json => &[
-                r#"{"a": 1, "b": {"c": "x"}, "a": "last"}"#, "[1,  2, \"drei\", null, {\"a\": []}]", "\"text\"", "null", "1.50",
-                r#"{ "a" : "q\"\u00e4\n\ud83d\ude00\\" , "b":[ ] }"#, "{}", "[]", "true", r#"{"\u0061": "esc", "b": " , ]} "}"#,
+                r#"{"a": 1, "b": {"c": "x"}, "a": "last"}"#,
+                "[1,  2, \"drei\", null, {\"a\": []}]",
+                "\"text\"",
+                "null",
+                "1.50",
+                r#"{ "a" : "q\"\u00e4\n\ud83d\ude00\\" , "b":[ ] }"#,
+                "{}",
+                "[]",
+                "true",
+                r#"{"\u0061": "esc", "b": " , ]} "}"#,
             ],
             Jsonb => &[
-                r#"{"a": 1, "b": {"c": "x"}}"#, "[1, 2, \"drei\", null, {\"a\": []}]", "\"text\"", "null", "1.50", "[[1], [2, 3]]",
-                r#"{"a": "q\"\u00e4\n\ud83d\ude00\\", "b": null}"#, "{}", "[]", "true", r#"{"b": " , ]} ", "aa": 1e3}"#,
+                r#"{"a": 1, "b": {"c": "x"}}"#,
+                "[1, 2, \"drei\", null, {\"a\": []}]",
+                "\"text\"",
+                "null",
+                "1.50",
+                "[[1], [2, 3]]",
+                r#"{"a": "q\"\u00e4\n\ud83d\ude00\\", "b": null}"#,
+                "{}",
+                "[]",
+                "true",
+                r#"{"b": " , ]} ", "aa": 1e3}"#,
             ],
         }
     }
@@ -208,7 +359,11 @@ impl Generator<'_> {
             Int2 | Int4 | Int8 | Numeric | Float4 | Float8 => self.number(kind, depth),
             Text => self.text(depth),
             Varchar => format!("({})::varchar{}", self.castable_to_text(depth), self.length()),
-            Bpchar => format!("({})::{}", self.castable_to_text(depth), if self.random.below(2) == 0 { "bpchar" } else { "char(4)" }),
+            Bpchar => format!(
+                "({})::{}",
+                self.castable_to_text(depth),
+                if self.random.below(2) == 0 { "bpchar" } else { "char(4)" }
+            ),
             Date | Time | Timestamp | Timestamptz | Interval => self.moment(kind, depth),
             Uuid => format!("({})::uuid", self.of(Text, depth)),
             Json | Jsonb => self.part(kind, "->", depth),
@@ -236,7 +391,11 @@ impl Generator<'_> {
         let has_equality = !matches!(kind, Json | Jsonb);
         match self.random.below(7) {
             0 => format!("CASE WHEN {} THEN {first} ELSE {second} END", self.of(Bool, depth)),
-            1 => format!("CASE WHEN {} THEN {second} WHEN {} THEN {first} END", self.of(Bool, depth), self.of(Bool, depth)),
+            1 => format!(
+                "CASE WHEN {} THEN {second} WHEN {} THEN {first} END",
+                self.of(Bool, depth),
+                self.of(Bool, depth)
+            ),
             2 => {
                 let compared = self.random.pick(&[Int4, Text, Date, Numeric, Bool, Uuid]);
                 let (operand, value) = (self.of(compared, depth), self.beside(compared, depth));
@@ -271,7 +430,10 @@ impl Generator<'_> {
                 let (left, right) = self.comparable(depth);
                 format!("({left} IS {}DISTINCT FROM {right})", self.random.pick(&["", "NOT "]))
             }
-            9 => format!("({})::boolean", if self.random.below(2) == 0 { self.of(Int4, depth) } else { self.of(Text, depth) }),
+            9 => format!(
+                "({})::boolean",
+                if self.random.below(2) == 0 { self.of(Int4, depth) } else { self.of(Text, depth) }
+            ),
             10 => {
                 let kind = self.random.pick(&STRINGS);
                 let operator = self.random.pick(&["=", "<>", "!="]);
@@ -291,7 +453,21 @@ impl Generator<'_> {
             0 => (self.random.pick(&NUMBERS), self.random.pick(&NUMBERS)),
             1 => (self.random.pick(&MOMENTS), self.random.pick(&MOMENTS)),
             _ => {
-                let same = self.random.pick(&[Bool, Int2, Int4, Int8, Numeric, Float4, Float8, Date, Time, Timestamp, Timestamptz, Interval, Uuid]);
+                let same = self.random.pick(&[
+                    Bool,
+                    Int2,
+                    Int4,
+                    Int8,
+                    Numeric,
+                    Float4,
+                    Float8,
+                    Date,
+                    Time,
+                    Timestamp,
+                    Timestamptz,
+                    Interval,
+                    Uuid,
+                ]);
                 return (self.of(same, depth), self.beside(same, depth));
             }
         };
@@ -299,7 +475,9 @@ impl Generator<'_> {
     }
 
     fn in_list(&mut self, depth: u32) -> String {
-        let kind = self.random.pick(&[Int2, Int4, Int8, Numeric, Float4, Float8, Text, Varchar, Bpchar, Date, Uuid, Timestamp, Bool]);
+        let kind = self
+            .random
+            .pick(&[Int2, Int4, Int8, Numeric, Float4, Float8, Text, Varchar, Bpchar, Date, Uuid, Timestamp, Bool]);
         let number = NUMBERS.contains(&kind);
         let count = 1 + self.random.below(4);
         let mut list = Vec::new();
@@ -343,7 +521,11 @@ impl Generator<'_> {
             0..=2 => {
                 let operator = self.random.pick(&["+", "-", "*", "/"]);
                 let (left, right) = (self.of(kind, depth), self.beside(kind, depth));
-                if self.random.below(2) == 0 { format!("({left} {operator} {right})") } else { format!("({right} {operator} {left})") }
+                if self.random.below(2) == 0 {
+                    format!("({left} {operator} {right})")
+                } else {
+                    format!("({right} {operator} {left})")
+                }
             }
             3 => {
                 let other = self.random.pick(&NUMBERS);
@@ -375,7 +557,9 @@ impl Generator<'_> {
                 let (precision, scale) = (1 + self.random.below(20), self.random.below(8));
                 format!("({operand})::numeric({precision}, {scale})")
             }
-            (Numeric | Float8, 2) => format!("{}({operand})", self.random.pick(&["round", "ceil", "floor", "trunc", "ceiling"])),
+            (Numeric | Float8, 2) => {
+                format!("{}({operand})", self.random.pick(&["round", "ceil", "floor", "trunc", "ceiling"]))
+            }
             (Numeric, 3) => {
                 let from = self.random.pick(&[Date, Time, Timestamp, Timestamptz, Interval]);
                 let unit = self.random.pick(match from {
@@ -409,23 +593,36 @@ impl Generator<'_> {
             0 => format!("({operand} || {})", self.of(string, depth)),
             1 => {
                 let other = self.castable_to_text(depth);
-                if self.random.below(2) == 0 { format!("({operand} || {other})") } else { format!("({other} || {operand})") }
+                if self.random.below(2) == 0 {
+                    format!("({operand} || {other})")
+                } else {
+                    format!("({other} || {operand})")
+                }
             }
             2 => format!("({})::text", self.castable_to_text(depth)),
             3 => format!("{}({operand})", self.random.pick(&["lower", "upper", "reverse"])),
             4 => {
                 let name = self.random.pick(&["ltrim", "rtrim", "btrim"]);
-                if self.random.below(2) == 0 { format!("{name}({operand})") } else { format!("{name}({operand}, {})", self.beside(Text, 0)) }
+                if self.random.below(2) == 0 {
+                    format!("{name}({operand})")
+                } else {
+                    format!("{name}({operand}, {})", self.beside(Text, 0))
+                }
             }
             5 => {
                 let place = self.random.pick(&["BOTH", "LEADING", "TRAILING"]);
                 format!("trim({place} 'aA ' FROM {operand})")
             }
             6 => format!("substr({operand}, {count})"),
-            7 => format!("substring({operand} FROM {} FOR {count})", self.random.pick(&["0", "1", "2", "-2147483648", "3"])),
+            7 => format!(
+                "substring({operand} FROM {} FOR {count})",
+                self.random.pick(&["0", "1", "2", "-2147483648", "3"])
+            ),
             8 => format!("{}({operand}, {count})", self.random.pick(&["left", "right"])),
             9 => format!("replace({operand}, {}, {})", self.beside(Text, 0), self.beside(Text, 0)),
-            10 => format!("concat({operand}, {}, NULL, {})", self.castable_to_text(depth), self.castable_to_text(depth)),
+            10 => {
+                format!("concat({operand}, {}, NULL, {})", self.castable_to_text(depth), self.castable_to_text(depth))
+            }
             11 => self.part(Json, "->>", depth),
             _ => self.part(Jsonb, "->>", depth),
         }
@@ -452,7 +649,17 @@ impl Generator<'_> {
             },
             (Timestamptz, 0) => format!("({same} {sign} {})", self.of(Interval, depth)),
             (Timestamp | Timestamptz, 2) => {
-                let unit = self.random.pick(&["year", "quarter", "month", "week", "day", "hour", "minute", "second", "milliseconds"]);
+                let unit = self.random.pick(&[
+                    "year",
+                    "quarter",
+                    "month",
+                    "week",
+                    "day",
+                    "hour",
+                    "minute",
+                    "second",
+                    "milliseconds",
+                ]);
                 format!("date_trunc('{unit}', {same})")
             }
             (Timestamp | Timestamptz, _) => {

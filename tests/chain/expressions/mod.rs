@@ -139,8 +139,7 @@ async fn values_types_and_errors_are_those_of_postgresql() -> Result<()> {
 async fn make_table(client: &Client, random: &mut Random) -> Result<Table> {
     let columns: Vec<(&str, generate::Kind)> =
         KINDS.iter().flat_map(|kind| kind.columns().map(|column| (column, *kind))).collect();
-    let definitions: Vec<String> =
-        columns.iter().map(|(name, kind)| format!("{name} {}", kind.type_name())).collect();
+    let definitions: Vec<String> = columns.iter().map(|(name, kind)| format!("{name} {}", kind.type_name())).collect();
     let mut rows = Vec::new();
     for id in 0..ROWS {
         let values = columns.iter().map(|(_, kind)| match random.below(7) {
@@ -263,13 +262,19 @@ fn compare(table: &Table, text: &str, expected: &[Expected], counts: &mut Counts
             counts.values += 1;
             counts.errors += usize::from(expected.state.is_some());
             if !same {
-                let read: Vec<String> = expression.columns().iter().map(|at| {
-                    let value = table.text[id][*at].as_ref().map(|text| String::from_utf8_lossy(text));
-                    format!("{}={value:?}", table.columns[*at].0)
-                }).collect();
+                let read: Vec<String> = expression
+                    .columns()
+                    .iter()
+                    .map(|at| {
+                        let value = table.text[id][*at].as_ref().map(|text| String::from_utf8_lossy(text));
+                        format!("{}={value:?}", table.columns[*at].0)
+                    })
+                    .collect();
                 differences.push(format!(
                     "{text}\n    with {}, binary={is_binary}:\n    PostgreSQL {:?} {:?}, we {ours:?}",
-                    read.join(" "), expected.result, expected.state
+                    read.join(" "),
+                    expected.result,
+                    expected.state
                 ));
                 return;
             }

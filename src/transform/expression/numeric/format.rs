@@ -173,7 +173,8 @@ fn from_decimals(negative: bool, whole: &str, fraction: &str, exponent: i32) -> 
     let zeros = last_power.rem_euclid(DIGIT_DECIMALS) as usize;
     let total = whole.len() + fraction.len() + zeros;
     let padding = (DIGIT_DECIMALS as usize - total % DIGIT_DECIMALS as usize) % DIGIT_DECIMALS as usize;
-    let padded: Vec<u32> = std::iter::repeat_n(0, padding).chain(decimals()).chain(std::iter::repeat_n(0, zeros)).collect();
+    let padded: Vec<u32> =
+        std::iter::repeat_n(0, padding).chain(decimals()).chain(std::iter::repeat_n(0, zeros)).collect();
     let digits: Vec<u16> =
         padded.as_chunks::<4>().0.iter().map(|[a, b, c, d]| ((a * 10 + b) * 100 + c * 10 + d) as u16).collect();
     debug_assert!(digits.iter().all(|digit| u32::from(*digit) < BASE));

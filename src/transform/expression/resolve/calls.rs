@@ -44,11 +44,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn arguments_of<'t>(
-        &self,
-        function: &'t Function,
-        place: &Range<usize>,
-    ) -> Result<Vec<&'t Expr>, ExpressionError> {
+    fn arguments_of<'t>(&self, function: &'t Function, place: &Range<usize>) -> Result<Vec<&'t Expr>, ExpressionError> {
         let plain = function.filter.is_none()
             && function.over.is_none()
             && function.within_group.is_empty()
@@ -58,7 +54,10 @@ impl Resolver<'_> {
             return error(place.clone(), "a function is called with its arguments in parentheses");
         };
         if !plain || list.duplicate_treatment.is_some() || !list.clauses.is_empty() {
-            return error(place.clone(), "aggregates and window functions are not supported: an expression sees one row");
+            return error(
+                place.clone(),
+                "aggregates and window functions are not supported: an expression sees one row",
+            );
         }
         let argument = |argument: &'t FunctionArg| match argument {
             FunctionArg::Unnamed(FunctionArgExpr::Expr(tree)) => Ok(tree),

@@ -87,11 +87,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn type_named(
-        &self,
-        name: &DataType,
-        place: &Range<usize>,
-    ) -> Result<(Type, Option<Modifier>), ExpressionError> {
+    fn type_named(&self, name: &DataType, place: &Range<usize>) -> Result<(Type, Option<Modifier>), ExpressionError> {
         let plain = match name {
             DataType::Bool | DataType::Boolean => Type::Bool,
             DataType::SmallInt(None) | DataType::Int2(None) => Type::Int2,

@@ -54,41 +54,38 @@ impl Resolver<'_> {
     /// one that is alone, are compared each by itself (`transformAExprIn`).
     fn is_in(&self, operand: &Expr, list: &[Expr], negated: bool, place: Range<usize>) -> Outcome {
         let operand = self.expression(operand)?;
-        let (mut constants, mut others) = (Vec::new(), Vec::new());
+        let subject = subject_of(&operand);
+        let mut elements = Vec::with_capacity(list.len());
         for tree in list {
             let before = self.used.borrow().len();
             let element = self.expression(tree)?;
-            let reads_columns = self.used.borrow().len() > before;
-            if reads_columns { others.push(element) } else { constants.push(element) }
+            elements.push((element, self.used.borrow().len() > before));
         }
         let mut tests = Vec::new();
-        let types = std::iter::once(operand.of).chain(constants.iter().map(|element| element.of));
-        match common_type(types) {
+        let constants: Vec<Typed> =
+            elements.iter().filter(|(_, reads_columns)| !reads_columns).map(|(element, _)| element.clone()).collect();
+        match common_type(std::iter::once(operand.of).chain(constants.iter().map(|element| element.of))) {
             Some(common) if constants.len() > 1 => {
-                tests.push(self.in_array(&operand, common, std::mem::take(&mut constants), &place)?);
+                tests.push(self.in_array(&subject, common, constants, &place)?);
+                elements.retain(|(_, reads_columns)| *reads_columns);
             }
             _ => {}
         }
-        let subject = Typed { node: Node::Subject, ..operand.clone() };
-        for element in constants.into_iter().chain(others) {
-            let left = if operand.of == Type::Unknown { operand.clone() } else { subject.clone() };
-            tests.push(self.equal(left, element, &place)?.node);
+        for (element, _) in elements {
+            tests.push(self.equal(subject.clone(), element, &place)?.node);
         }
-        let found = Node::Let { subject: Box::new(operand.node), body: Box::new(Node::Or(tests)) };
-        let node = if negated { Node::Not(Box::new(found)) } else { found };
-        Ok(Typed { node, of: Type::Bool, range: place })
+        let found = self.joined(tests, true, place.clone())?;
+        let found = if negated { self.folded(Node::Not(Box::new(found.node)), Type::Bool, place)? } else { found };
+        Ok(Typed { node: bound(operand, found.node), ..found })
     }
 
     fn in_array(
         &self,
-        operand: &Typed,
+        subject: &Typed,
         common: Type,
         elements: Vec<Typed>,
         place: &Range<usize>,
     ) -> Result<Node, ExpressionError> {
-        let subject = Typed { node: Node::Subject, ..operand.clone() };
-        // A literal as the operand takes its type from the elements.
-        let subject = if operand.of == Type::Unknown { operand.clone() } else { subject };
         let mut compared = None;
         let mut list = Vec::with_capacity(elements.len());
         for element in elements {
@@ -98,25 +95,25 @@ impl Resolver<'_> {
             compared = Some((compare, left));
         }
         match compared {
-            Some((compare, left)) => Ok(Node::In { negated: false, compare, operand: Box::new(left), list }),
+            Some((compare, left)) => {
+                let node = Node::In { compare, operand: Box::new(left), list };
+                self.folded(node, Type::Bool, place.clone()).map(|typed| typed.node)
+            }
             None => error(place.clone(), "the list of IN is empty"),
         }
     }
 
     fn between(&self, operand: &Expr, [low, high]: [&Expr; 2], negated: bool, place: Range<usize>) -> Outcome {
         let operand = self.expression(operand)?;
-        let subject = match operand.of {
-            Type::Unknown => operand.clone(),
-            _ => Typed { node: Node::Subject, ..operand.clone() },
-        };
+        let subject = subject_of(&operand);
         let (low, high) = (self.expression(low)?, self.expression(high)?);
         let names = if negated { ["<", ">"] } else { [">=", "<="] };
         let tests = vec![
             self.operator(names[0], vec![subject.clone(), low], place.clone())?.node,
             self.operator(names[1], vec![subject, high], place.clone())?.node,
         ];
-        let body = Box::new(if negated { Node::Or(tests) } else { Node::And(tests) });
-        Ok(Typed { node: Node::Let { subject: Box::new(operand.node), body }, of: Type::Bool, range: place })
+        let body = self.joined(tests, negated, place)?;
+        Ok(Typed { node: bound(operand, body.node), ..body })
     }
 
     fn case(
@@ -132,7 +129,7 @@ impl Resolver<'_> {
             Some(typed) if typed.of == Type::Unknown => Some(self.coerce(typed, Type::Text)?),
             other => other,
         };
-        let subject = operand.as_ref().map(|typed| Typed { node: Node::Subject, ..typed.clone() });
+        let subject = operand.as_ref().map(subject_of);
         let mut conditions = Vec::with_capacity(whens.len());
         let mut results = Vec::with_capacity(whens.len() + 1);
         // The result that is left counts first where their type is sought.
@@ -157,7 +154,7 @@ impl Resolver<'_> {
         let otherwise = results.next().unwrap_or(Node::Constant(Value::Null));
         let case = without_dead_branches(conditions.into_iter().zip(results), otherwise);
         let node = match operand {
-            Some(operand) => Node::Let { subject: Box::new(operand.node), body: Box::new(case) },
+            Some(operand) => bound(operand, case),
             None => case,
         };
         Ok(Typed { node, of, range: place })
@@ -197,14 +194,37 @@ impl Resolver<'_> {
     /// The first, as the operator `=` takes it, or NULL if both are equal.
     pub(super) fn null_if(&self, left: Typed, right: Typed, place: Range<usize>) -> Outcome {
         let (compare, [left, right], of) = self.equality(left, right, &place)?;
+        let is_null = |node: &Node| matches!(node, Node::Constant(Value::Null));
+        if is_null(&left) || is_null(&right) {
+            return Ok(Typed { node: left, of, range: place });
+        }
+        let left = Typed { node: left, of, range: place.clone() };
+        let subject = subject_of(&left);
         let same = Node::Compare {
             comparison: super::super::evaluate::Comparison::Equal,
             compare,
-            operands: Box::new([Node::Subject, right]),
+            operands: Box::new([subject.node.clone(), right]),
         };
-        let branches = vec![(same, Node::Constant(Value::Null))];
-        let body = Box::new(Node::Case { branches, otherwise: Box::new(Node::Subject) });
-        Ok(Typed { node: Node::Let { subject: Box::new(left), body }, of, range: place })
+        let same = self.folded(same, Type::Bool, place.clone())?;
+        let branches = [(same.node, Node::Constant(Value::Null))];
+        let node = bound(left, without_dead_branches(branches.into_iter(), subject.node));
+        Ok(Typed { node, of, range: place })
+    }
+}
+
+/// What stands for the operand in each of the tests of it.
+fn subject_of(operand: &Typed) -> Typed {
+    match operand.node {
+        Node::Constant(_) => operand.clone(),
+        _ => Typed { node: Node::Subject, ..operand.clone() },
+    }
+}
+
+/// Evaluates the operand once, if any test is left.
+fn bound(operand: Typed, body: Node) -> Node {
+    match body.reads_subject() {
+        true => Node::Let { subject: Box::new(operand.node), body: Box::new(body) },
+        false => body,
     }
 }
 

@@ -154,9 +154,9 @@ impl Resolver<'_> {
             Literal::Null => Ok(Typed::null(place)),
             Literal::Boolean(value) => constant(Value::Bool(*value), Type::Bool),
             Literal::Number(number, false) => self.number(number, place),
-            Literal::SingleQuotedString(text) | Literal::EscapedStringLiteral(text) | Literal::UnicodeStringLiteral(text) => {
-                constant(Value::Text(text.clone().into()), Type::Unknown)
-            }
+            Literal::SingleQuotedString(text)
+            | Literal::EscapedStringLiteral(text)
+            | Literal::UnicodeStringLiteral(text) => constant(Value::Text(text.clone().into()), Type::Unknown),
             Literal::DollarQuotedString(text) => constant(Value::Text(text.value.clone().into()), Type::Unknown),
             Literal::Placeholder(_) => error(place, "an expression has no parameters"),
             _ => error(place, "this kind of literal is not supported; write text in single quotes"),
@@ -219,11 +219,15 @@ impl Resolver<'_> {
             rest = left;
         }
         trees.push(rest);
-        let is_or = *operator == BinaryOperator::Or;
         let mut operands = Vec::with_capacity(trees.len());
         for tree in trees.into_iter().rev() {
             operands.push(self.boolean(tree)?.node);
         }
+        self.joined(operands, *operator == BinaryOperator::Or, place)
+    }
+
+    /// With OR or AND, without what cannot decide it.
+    fn joined(&self, mut operands: Vec<Node>, is_or: bool, place: Range<usize>) -> Outcome {
         let is = |operand: &Node, truth: bool| matches!(operand, Node::Constant(Value::Bool(value)) if *value == truth);
         if operands.iter().any(|operand| is(operand, is_or)) {
             return Ok(Typed { node: Node::Constant(Value::Bool(is_or)), of: Type::Bool, range: place });
@@ -237,13 +241,15 @@ impl Resolver<'_> {
         let typed = self.expression(tree)?;
         match typed.of {
             Type::Bool | Type::Unknown => self.coerce(typed, Type::Bool),
-            other => error(typed.range, format!("a condition is boolean, and this is {other}; compare it with something")),
+            other => {
+                error(typed.range, format!("a condition is boolean, and this is {other}; compare it with something"))
+            }
         }
     }
 
     /// The node, or its value if it is the same for every row.
     fn folded(&self, node: Node, of: Type, range: Range<usize>) -> Outcome {
-        if !node.operands().iter().all(|operand| matches!(operand, Node::Constant(_))) {
+        if !node.operands().iter().all(|operand| matches!(operand, Node::Constant(_))) || is_stable(&node) {
             return Ok(Typed { node, of, range });
         }
         let row = Row { cell: &|_| pgoutput::Cell::Null, subject: None };
@@ -253,6 +259,18 @@ impl Resolver<'_> {
             // A constant reads no cell.
             Err(_) => Ok(Typed { node, of, range }),
         }
+    }
+}
+
+/// What depends on a time zone or a date style in PostgreSQL is evaluated there for every row.
+fn is_stable(node: &Node) -> bool {
+    match node {
+        Node::Concat(_) => true,
+        Node::Cast { from, to, .. } => {
+            let moments = [Type::Date, Type::Timestamp, Type::Timestamptz];
+            *to == Type::Timestamptz || *from == Type::Timestamptz || to.is_string() && moments.contains(from)
+        }
+        _ => false,
     }
 }
 

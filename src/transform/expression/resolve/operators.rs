@@ -42,6 +42,9 @@ impl Resolver<'_> {
             Action::Compare(comparison, compare) => {
                 let operands = self.pair(signature, operands)?;
                 let node = Node::Compare { comparison, compare, operands: Box::new(operands) };
+                if signature.is_stable() && !has_null(&node) {
+                    return Ok(Typed { node, of: Type::Bool, range: place });
+                }
                 self.strict(node, Type::Bool, place)
             }
             _ if name == "||" => {
@@ -104,18 +107,20 @@ impl Resolver<'_> {
         nodes.try_into().map_err(|_| ExpressionError::new(0..self.text.len(), "an operator has two operands"))
     }
 
-    pub(super) fn coerce_all(
-        &self,
-        signature: &Signature,
-        operands: Vec<Typed>,
-    ) -> Result<Vec<Node>, ExpressionError> {
+    pub(super) fn coerce_all(&self, signature: &Signature, operands: Vec<Typed>) -> Result<Vec<Node>, ExpressionError> {
         let coerce = |(operand, to): (Typed, &Type)| self.coerce(operand, *to).map(|typed| typed.node);
         operands.into_iter().zip(&signature.arguments).map(coerce).collect()
     }
 
     pub(super) fn call(&self, signature: &Signature, arguments: Vec<Node>, place: Range<usize>) -> Outcome {
         match signature.action {
-            Action::Call(function) => self.strict(Node::Call { function, arguments }, signature.result, place),
+            Action::Call(function) => {
+                let node = Node::Call { function, arguments };
+                if signature.is_stable() && !has_null(&node) {
+                    return Ok(Typed { node, of: signature.result, range: place });
+                }
+                self.strict(node, signature.result, place)
+            }
             Action::Refused(reason) => error(place, reason),
             Action::Compare(..) => error(place, "these are not compared"),
         }
@@ -123,7 +128,7 @@ impl Resolver<'_> {
 
     /// As [`Self::folded`]; and NULL if any operand is.
     fn strict(&self, node: Node, of: Type, place: Range<usize>) -> Outcome {
-        if node.operands().iter().any(|operand| matches!(operand, Node::Constant(Value::Null))) {
+        if has_null(&node) {
             return Ok(Typed { node: Node::Constant(Value::Null), of, range: place });
         }
         self.folded(node, of, place)
@@ -151,6 +156,10 @@ impl Resolver<'_> {
             false => Ok(matched),
         }
     }
+}
+
+fn has_null(node: &Node) -> bool {
+    node.operands().iter().any(|operand| matches!(operand, Node::Constant(Value::Null)))
 }
 
 fn no_operator(name: &str, types: &[Type], reason: NotChosen) -> String {
