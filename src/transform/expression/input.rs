@@ -38,12 +38,30 @@ fn trim_blanks(text: &str) -> &str {
     text.trim_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r'])
 }
 
+/// As `pg_strtoint32` and its like: digits that go beyond the type are noticed before what follows them.
 fn parse_integer(text: &str, of: Type) -> Result<i64, Fault> {
+    let min = match of {
+        Type::Int2 => i16::MIN.into(),
+        Type::Int4 => i32::MIN.into(),
+        _ => i64::MIN,
+    };
     let text = trim_blanks(text);
-    text.parse().map_err(|error: std::num::ParseIntError| match error.kind() {
-        std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => Fault::OutOfRange(of),
-        _ => Fault::InvalidText(of),
-    })
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let digits = unsigned.bytes().take_while(u8::is_ascii_digit);
+    let mut sum: i128 = 0;
+    for digit in digits.clone() {
+        if sum > -i128::from(min / 10) {
+            return Err(Fault::OutOfRange(of));
+        }
+        sum = sum * 10 + i128::from(digit - b'0');
+    }
+    let count = digits.count();
+    if count == 0 || count < unsigned.len() {
+        return Err(Fault::InvalidText(of));
+    }
+    let value = if text.starts_with('-') { -sum } else { sum };
+    let fits = value >= i128::from(min) && value < -i128::from(min);
+    i64::try_from(value).ok().filter(|_| fits).ok_or(Fault::OutOfRange(of))
 }
 
 /// `boolin`: any beginning of a word that means only one thing.
@@ -62,31 +80,50 @@ fn parse_bool(text: &str) -> Result<bool, Fault> {
 }
 
 fn parse_f64(text: &str) -> Result<f64, Fault> {
-    let text = float_text(text, Type::Float8)?;
-    let value: f64 = text.parse().map_err(|_| Fault::InvalidText(Type::Float8))?;
-    check_float_range(text, value.is_infinite(), value == 0.0, Type::Float8)?;
+    let (number, is_whole) = float_text(text);
+    let value: f64 = number.parse().map_err(|_| Fault::InvalidText(Type::Float8))?;
+    check_float(number, is_whole, value.is_infinite(), value == 0.0, Type::Float8)?;
     Ok(value)
 }
 
 fn parse_f32(text: &str) -> Result<f32, Fault> {
-    let text = float_text(text, Type::Float4)?;
-    let value: f32 = text.parse().map_err(|_| Fault::InvalidText(Type::Float4))?;
-    check_float_range(text, value.is_infinite(), value == 0.0, Type::Float4)?;
+    let (number, is_whole) = float_text(text);
+    let value: f32 = number.parse().map_err(|_| Fault::InvalidText(Type::Float4))?;
+    check_float(number, is_whole, value.is_infinite(), value == 0.0, Type::Float4)?;
     Ok(value)
 }
 
-/// What both PostgreSQL and Rust read, which agree on all of it.
-fn float_text(text: &str, of: Type) -> Result<&str, Fault> {
+/// As much as `strtod` reads of a decimal number, and whether that is all.
+fn float_text(text: &str) -> (&str, bool) {
     let text = trim_blanks(text);
-    if text.is_empty() { Err(Fault::InvalidText(of)) } else { Ok(text) }
+    let bytes = text.as_bytes();
+    let digits = |from: usize| bytes[from.min(bytes.len())..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let is_one_of = |at: usize, set: &[u8]| bytes.get(at).is_some_and(|byte| set.contains(byte));
+    let sign = usize::from(is_one_of(0, b"+-"));
+    let mut end = sign + digits(sign);
+    if is_one_of(end, b".") {
+        end += 1 + digits(end + 1);
+    }
+    if !bytes[sign..end].iter().any(u8::is_ascii_digit) {
+        // A word such as NaN.
+        return (text, true);
+    }
+    if is_one_of(end, b"eE") {
+        let exponent = end + 1 + usize::from(is_one_of(end + 1, b"+-"));
+        end = if digits(exponent) > 0 { exponent + digits(exponent) } else { end };
+    }
+    (&text[..end], end == text.len())
 }
 
-/// A number that becomes infinity or zero only by being read is out of range.
-fn check_float_range(text: &str, is_infinite: bool, is_zero: bool, of: Type) -> Result<(), Fault> {
+/// A number that becomes infinity or zero only by being read is out of range, whatever follows it.
+fn check_float(text: &str, is_whole: bool, is_infinite: bool, is_zero: bool, of: Type) -> Result<(), Fault> {
     let mantissa = text.split(['e', 'E']).next().unwrap_or(text);
     let overflow = is_infinite && text.bytes().any(|byte| byte.is_ascii_digit());
     let underflow = is_zero && mantissa.bytes().any(|byte| matches!(byte, b'1'..=b'9'));
-    if overflow || underflow { Err(Fault::OutOfRange(of)) } else { Ok(()) }
+    if overflow || underflow {
+        return Err(Fault::OutOfRange(of));
+    }
+    if is_whole { Ok(()) } else { Err(Fault::InvalidText(of)) }
 }
 
 /// `uuid_in`: hexadecimal digits, a hyphen after any four of them, braces around it.

@@ -33,66 +33,93 @@ fn match_with(arguments: Arguments<'_>, folds_case: bool) -> Result<Value<'_>, F
     is_match(&text, &pattern, escape, same).map(Value::Bool)
 }
 
-/// What one step of a pattern asks for.
-enum Step {
-    Any,
-    One,
-    Exactly(char),
+/// The first character of a pattern, by itself or behind the escape character, and what follows it.
+#[derive(Clone, Copy)]
+enum Step<'p> {
+    End,
+    Any(&'p str),
+    One(&'p str),
+    Exactly(char, &'p str),
 }
 
-fn next_step(pattern: &str, escape: Option<char>) -> Result<Option<(Step, &str)>, Fault> {
+fn step(pattern: &str, escape: Option<char>) -> Result<Step<'_>, Fault> {
     let mut characters = pattern.chars();
-    let Some(character) = characters.next() else { return Ok(None) };
-    let step = match character {
-        _ if Some(character) == escape => Step::Exactly(characters.next().ok_or(Fault::PatternEndsWithEscape)?),
-        '%' => Step::Any,
-        '_' => Step::One,
-        _ => Step::Exactly(character),
-    };
-    Ok(Some((step, characters.as_str())))
+    let Some(first) = characters.next() else { return Ok(Step::End) };
+    if Some(first) == escape {
+        let literal = characters.next().ok_or(Fault::PatternEndsWithEscape)?;
+        return Ok(Step::Exactly(literal, characters.as_str()));
+    }
+    let rest = characters.as_str();
+    Ok(match first {
+        '%' => Step::Any(rest),
+        '_' => Step::One(rest),
+        _ => Step::Exactly(first, rest),
+    })
 }
 
-/// On a mismatch, the last `%` takes one character more: what came before it need never be tried again.
+fn split_first(text: &str) -> Option<(char, &str)> {
+    let mut characters = text.chars();
+    characters.next().map(|first| (first, characters.as_str()))
+}
+
+/// On a mismatch, the last `%` takes more; what came before it need never be tried again. As in PostgreSQL, an escape at the
+/// end of the pattern is an error only if there is text left to match with it.
 fn is_match(text: &str, pattern: &str, escape: Option<char>, same: fn(char, char) -> bool) -> Result<bool, Fault> {
     let (mut text, mut pattern) = (text, pattern);
     let mut last_any: Option<(&str, &str)> = None;
     loop {
-        let after_first = |text: &'_ str| text.chars().next().map(|first| (first, first.len_utf8()));
-        // The executor looks at the pattern only as far as there is text to match.
-        let step = if text.is_empty() && last_any.is_none() {
-            end_step(pattern, escape)?
-        } else {
-            next_step(pattern, escape)?
-        };
-        match (step, after_first(text)) {
-            (Some((Step::Any, rest)), _) => {
-                pattern = rest;
-                last_any = Some((text, rest));
+        let Some((found, text_rest)) = split_first(text) else { return Ok(only_any(pattern, escape)) };
+        match step(pattern, escape)? {
+            Step::Any(rest) => {
+                let Some((start, rest)) = after_any(text, rest, escape)? else { return Ok(false) };
+                if rest.is_empty() {
+                    return Ok(true);
+                }
+                step(rest, escape)?;
+                (text, pattern) = (start, rest);
+                last_any = Some((start, rest));
                 continue;
             }
-            (Some((Step::One, rest)), Some((_, length))) => {
-                (text, pattern) = (&text[length..], rest);
+            Step::One(rest) => {
+                (text, pattern) = (text_rest, rest);
                 continue;
             }
-            (Some((Step::Exactly(wanted), rest)), Some((first, length))) if same(wanted, first) => {
-                (text, pattern) = (&text[length..], rest);
+            Step::Exactly(wanted, rest) if same(wanted, found) => {
+                (text, pattern) = (text_rest, rest);
                 continue;
             }
-            (None, None) => return Ok(true),
-            _ => {}
+            Step::Exactly(..) | Step::End => {}
         }
         let Some((start, rest)) = last_any else { return Ok(false) };
-        let Some((_, length)) = after_first(start) else { return Ok(false) };
-        (text, pattern) = (&start[length..], rest);
-        last_any = Some((text, rest));
+        let Some((_, next)) = split_first(start) else { return Ok(false) };
+        (text, pattern) = (next, rest);
+        last_any = Some((next, rest));
     }
 }
 
-/// At the end of the text only `%` is looked for, and an escape without a character after it is not noticed.
-fn end_step(pattern: &str, escape: Option<char>) -> Result<Option<(Step, &str)>, Fault> {
-    match pattern.chars().next() {
-        Some('%') if escape != Some('%') => next_step(pattern, escape),
-        Some(_) => Ok(Some((Step::One, ""))),
-        None => Ok(None),
+/// Behind a `%` and all of `%` and `_` that follow it, of which each `_` takes a character: `None` if there is none left.
+fn after_any<'t, 'p>(
+    text: &'t str,
+    pattern: &'p str,
+    escape: Option<char>,
+) -> Result<Option<(&'t str, &'p str)>, Fault> {
+    let (mut text, mut pattern) = (text, pattern);
+    loop {
+        // An escape is not looked behind here.
+        let is_escape = pattern.chars().next().is_some_and(|first| Some(first) == escape);
+        let next = if is_escape { Step::End } else { step(pattern, escape)? };
+        match next {
+            Step::Any(rest) => pattern = rest,
+            Step::One(rest) => match split_first(text) {
+                Some((_, text_rest)) => (text, pattern) = (text_rest, rest),
+                None => return Ok(None),
+            },
+            Step::Exactly(..) | Step::End => return Ok(Some((text, pattern))),
+        }
     }
+}
+
+/// Whether the pattern takes no text at all.
+fn only_any(pattern: &str, escape: Option<char>) -> bool {
+    pattern.is_empty() || escape != Some('%') && pattern.bytes().all(|byte| byte == b'%')
 }

@@ -242,7 +242,9 @@ fn epoch<'v>(value: &Value<'v>) -> Outcome<'v> {
         Value::Date(date) => Ok(Value::Numeric(Numeric::from((i64::from(*date) + EPOCH_UNIX_DAYS) * 86_400))),
         Value::Timestamp(timestamp) | Value::Timestamptz(timestamp) => {
             let micros = i128::from(*timestamp) + i128::from(EPOCH_UNIX_DAYS) * i128::from(MICROS_PER_DAY);
-            decimal(Decimal::from_microseconds(micros))
+            let seconds = Decimal::from_microseconds(micros);
+            // Beyond 64 bits PostgreSQL divides as `numeric` does, to fewer decimals.
+            decimal(if i64::try_from(micros).is_ok() { seconds } else { seconds.rounded(4).with_scale(6) })
         }
         Value::Time(time) => decimal(Decimal::from_microseconds((*time).into())),
         Value::Interval(interval) => {

@@ -297,6 +297,27 @@ pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// The same without one pair of parentheses in a few, so that precedence decides what it means, or that it means nothing.
+pub fn loosened(text: &str, random: &mut Random) -> String {
+    let bytes = text.as_bytes();
+    let mut removed = Vec::new();
+    let mut open = Vec::new();
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'(' => {
+                let is_call = at > 0 && (bytes[at - 1].is_ascii_alphanumeric() || text[..at].ends_with("IN "));
+                open.push((at, !is_call && random.below(3) == 0));
+            }
+            b')' => match open.pop() {
+                Some((start, true)) => removed.extend([start, at]),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    text.char_indices().filter(|(at, _)| !removed.contains(at)).map(|(_, character)| character).collect()
+}
+
 #[derive(Debug)]
 pub struct Generator<'r> {
     pub random: &'r mut Random,

@@ -177,7 +177,15 @@ impl Resolver<'_> {
 
     pub(super) fn coalesce(&self, operands: Vec<Typed>, place: Range<usize>) -> Outcome {
         let (of, nodes) = self.to_common_type(operands, "the arguments of COALESCE", &place)?;
-        self.folded(Node::Coalesce(nodes), of, place)
+        let mut kept = Vec::with_capacity(nodes.len());
+        for node in nodes.into_iter().filter(|node| !matches!(node, Node::Constant(Value::Null))) {
+            let is_last = matches!(node, Node::Constant(_));
+            kept.push(node);
+            if is_last {
+                break;
+            }
+        }
+        self.folded(Node::Coalesce(kept), of, place)
     }
 
     pub(super) fn extreme(&self, keeps: Ordering, operands: Vec<Typed>, place: Range<usize>) -> Outcome {

@@ -249,7 +249,12 @@ impl Resolver<'_> {
 
     /// The node, or its value if it is the same for every row.
     fn folded(&self, node: Node, of: Type, range: Range<usize>) -> Outcome {
-        if !node.operands().iter().all(|operand| matches!(operand, Node::Constant(_))) || is_stable(&node) {
+        if let Node::Cast { operand, .. } = &node
+            && let Node::Constant(Value::Null) = **operand
+        {
+            return Ok(Typed { node: Node::Constant(Value::Null), of, range });
+        }
+        if is_stable(&node) || !node.operands().iter().all(|operand| matches!(operand, Node::Constant(_))) {
             return Ok(Typed { node, of, range });
         }
         let row = Row { cell: &|_| pgoutput::Cell::Null, subject: None };
