@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use sqlparser::ast::{Expr, Spanned};
+use sqlparser::ast::{Expr, FunctionArg, FunctionArgExpr, FunctionArguments, InTarget, Spanned};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Span, Token, Tokenizer};
@@ -16,7 +16,7 @@ pub(super) fn parse(text: &str) -> Result<Expr, ExpressionError> {
     let tokens = Tokenizer::new(&PostgreSqlDialect {}, text)
         .tokenize_with_location()
         .map_err(|error| ExpressionError::new(range_at(text, error.location), capitalized_less(&error.message)))?;
-    if tokens.len() > TOKENS_MAX {
+    if tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).count() > TOKENS_MAX {
         let message = format!("the expression has more than {TOKENS_MAX} words and signs");
         return Err(ExpressionError::new(0..text.len(), message));
     }
@@ -26,6 +26,7 @@ pub(super) fn parse(text: &str) -> Result<Expr, ExpressionError> {
     match parsed {
         Ok(expression) if next.token == Token::EOF => Ok(expression),
         Ok(_) => Err(ExpressionError::new(range(text, next.span), "the expression has ended before this")),
+        Err(error) if next.token == Token::EOF => Err(ExpressionError::new(text.len()..text.len(), describe(error))),
         Err(error) => Err(ExpressionError::new(range(text, next.span), describe(error))),
     }
 }
@@ -49,7 +50,94 @@ fn capitalized_less(message: &str) -> String {
 
 /// The bytes of a part, or of all of the text where the parser does not know.
 pub(super) fn range_of(text: &str, part: &Expr) -> Range<usize> {
-    range(text, part.span())
+    with_closed_parentheses(text, range(text, edge(part, Edge::Start).union(&edge(part, Edge::End))))
+}
+
+/// The tree does not know where its parentheses are: those that are opened in the range are closed in it.
+fn with_closed_parentheses(text: &str, range: Range<usize>) -> Range<usize> {
+    let count = |parenthesis: char| text[range.clone()].matches(parenthesis).count();
+    let mut end = range.end;
+    for _ in count(')')..count('(') {
+        let rest = text[end..].trim_start();
+        match rest.strip_prefix(')') {
+            Some(after) => end = text.len() - after.len(),
+            None => break,
+        }
+    }
+    range.start..end
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Edge {
+    Start,
+    End,
+}
+
+/// The first or the last piece of a tree whose place is known. A chain of operators is as deep as it is long, so this is a
+/// loop, where the parser's own search for places recurses.
+fn edge(tree: &Expr, edge: Edge) -> Span {
+    let mut tree = tree;
+    loop {
+        tree = match (tree, edge) {
+            (Expr::Identifier(name), _) => return name.span,
+            (Expr::Value(value), _) => return value.span,
+            (Expr::TypedString(typed), _) => return typed.value.span,
+            (Expr::Case { case_token, .. }, Edge::Start) => return case_token.0.span,
+            (Expr::Case { end_token, .. }, Edge::End) => return end_token.0.span,
+            (Expr::Function(function), Edge::Start) => return function.name.span(),
+            (Expr::Function(function), Edge::End) => match &function.args {
+                FunctionArguments::List(list) => match list.args.last() {
+                    Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(last))) => last,
+                    _ => return function.name.span(),
+                },
+                _ => return function.name.span(),
+            },
+            (Expr::CompoundIdentifier(names), _) => {
+                return names.iter().map(|name| name.span).fold(Span::empty(), |all, each| all.union(&each));
+            }
+            (
+                Expr::BinaryOp { left, .. } | Expr::IsDistinctFrom(left, _) | Expr::IsNotDistinctFrom(left, _),
+                Edge::Start,
+            ) => left,
+            (
+                Expr::BinaryOp { right, .. } | Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right),
+                Edge::End,
+            ) => right,
+            (Expr::Like { pattern, .. } | Expr::ILike { pattern, .. }, Edge::End) => pattern,
+            (Expr::Between { high, .. }, Edge::End) => high,
+            (Expr::In { target: InTarget::List(list), expr, .. }, Edge::End) => list.last().unwrap_or(expr),
+            (Expr::Position { r#in, .. }, Edge::End) => r#in,
+            (Expr::Substring { expr, substring_from, substring_for, .. }, Edge::End) => {
+                substring_for.as_deref().or(substring_from.as_deref()).unwrap_or(expr)
+            }
+            (
+                Expr::Nested(expr)
+                | Expr::UnaryOp { expr, .. }
+                | Expr::Cast { expr, .. }
+                | Expr::IsNull(expr)
+                | Expr::IsNotNull(expr)
+                | Expr::IsTrue(expr)
+                | Expr::IsNotTrue(expr)
+                | Expr::IsFalse(expr)
+                | Expr::IsNotFalse(expr)
+                | Expr::IsUnknown(expr)
+                | Expr::IsNotUnknown(expr)
+                | Expr::Like { expr, .. }
+                | Expr::ILike { expr, .. }
+                | Expr::Between { expr, .. }
+                | Expr::In { expr, .. }
+                | Expr::Extract { expr, .. }
+                | Expr::Ceil { expr, .. }
+                | Expr::Floor { expr, .. }
+                | Expr::Position { expr, .. }
+                | Expr::Substring { expr, .. }
+                | Expr::Trim { expr, .. },
+                _,
+            ) => expr,
+            (Expr::Interval(interval), _) => &interval.value,
+            _ => return Span::empty(),
+        };
+    }
 }
 
 pub(super) fn range(text: &str, span: Span) -> Range<usize> {

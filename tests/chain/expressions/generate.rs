@@ -308,10 +308,11 @@ pub fn loosened(text: &str, random: &mut Random) -> String {
                 let is_call = at > 0 && (bytes[at - 1].is_ascii_alphanumeric() || text[..at].ends_with("IN "));
                 open.push((at, !is_call && random.below(3) == 0));
             }
-            b')' => match open.pop() {
-                Some((start, true)) => removed.extend([start, at]),
-                _ => {}
-            },
+            b')' => {
+                if let Some((start, true)) = open.pop() {
+                    removed.extend([start, at]);
+                }
+            }
             _ => {}
         }
     }
