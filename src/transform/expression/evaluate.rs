@@ -230,9 +230,12 @@ fn junction<'v>(operands: &'v [Node], decisive: bool, row: &Row<'_, 'v>) -> Outc
 
 fn is_in<'v>(operand: &'v Node, list: &'v [Node], compare: Compare, row: &Row<'_, 'v>) -> Outcome<Option<bool>> {
     let operand = operand.value(row)?;
-    // Every element is evaluated before the first is compared.
+    // Every element is evaluated, since one that fails counts behind one that is equal too; but constants never fail.
     let mut found = Some(false);
-    for element in list {
+    for (at, element) in list.iter().enumerate() {
+        if found == Some(true) && list[at..].iter().all(|element| matches!(element, Node::Constant(_))) {
+            break;
+        }
         let element = element.value(row)?;
         if operand.is_null() || element.is_null() {
             found = if found == Some(true) { found } else { None };

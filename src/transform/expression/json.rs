@@ -70,10 +70,8 @@ fn member<'t>(text: &'t str, key: &str) -> Result<Option<&'t str>, Fault> {
         let (name, after_name) = split_value(rest)?;
         let after_colon = skip_blanks(after_name).strip_prefix(':').ok_or(UNREADABLE)?;
         let (value, after_value) = split_value(skip_blanks(after_colon))?;
-        let is_named = match name[1..name.len() - 1].contains('\\') {
-            false => &name[1..name.len() - 1] == key,
-            true => unquote(name)? == key,
-        };
+        let plain = name.strip_prefix('"').and_then(|name| name.strip_suffix('"')).ok_or(UNREADABLE)?;
+        let is_named = if plain.contains('\\') { unquote(name)? == key } else { plain == key };
         if is_named {
             found = Some(value);
         }

@@ -193,3 +193,109 @@ fn faults_carry_the_sqlstate_of_postgresql() {
     assert_eq!(state("(region || 'x')::integer"), "22P02");
     assert_eq!(state("substr(region, 1, id - 1)"), "22011");
 }
+
+/// Bytes of every kind, in text and in binary, give a value or an error.
+#[test]
+fn no_cell_makes_an_evaluation_panic() {
+    let types = "b s i l n r f t v c d h ts tz iv u j jb".split(' ');
+    let oids = [16, 21, 23, 20, 1700, 700, 701, 25, 1043, 1042, 1082, 1083, 1114, 1184, 1186, 2950, 114, 3802];
+    let columns: Vec<_> = types.zip(oids).map(|(name, oid)| (name.to_owned(), Oid(oid))).collect();
+    let texts = [
+        "concat(b, s, i, l, n, r, f, t, v, c, d, h, ts, tz, iv, u, j, jb)",
+        "n * n / nullif(n, 0) % 7.5 + round(n, s)",
+        "d + i > ts - iv OR d - d = 1",
+        "ts - tz::timestamp",
+        "tz + iv",
+        "h + iv",
+        "h - h",
+        "-iv",
+        "iv + iv - iv",
+        "extract(epoch FROM iv)",
+        "extract(epoch FROM ts)",
+        "extract(doy FROM d)",
+        "extract(second FROM h)",
+        "date_trunc('week', ts)",
+        "date_trunc('quarter', tz)",
+        "d::timestamp::text || tz::date",
+        "iv::time",
+        "ts::time",
+        "j -> 'a' ->> 0",
+        "j ->> 'a'",
+        "j -> -1",
+        "jb ->> 'a'",
+        "jb -> 0 ->> t",
+        "t LIKE v",
+        "t ILIKE c ESCAPE '!'",
+        "t::numeric + t::float8 * t::float4 - t::int8",
+        "t::uuid = u",
+        "t::bool OR b",
+        "f::numeric::int8 + r::int4",
+        "substr(t, s, i)",
+        "left(t, i) || right(t, i)",
+        "floor(n) - ceil(n) + trunc(n, i)",
+        "n::float4 * n::float8",
+        "n::numeric(10, 2)::int8",
+        "s * s + i * l",
+        "-s",
+        "abs(l) % -1",
+        "r / f",
+        "n::varchar(3) || f::char(4)",
+    ];
+    let pieces: [&[u8]; 24] = [
+        b"",
+        b"0",
+        b"-",
+        b"1",
+        b"9",
+        b":",
+        b" ",
+        b"BC",
+        b".",
+        b"e",
+        b"+",
+        b"infinity",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b"\"",
+        b"\\",
+        b"u00",
+        b"\xc3\xa4",
+        b"\x80\x00",
+        b"\xff\xff\xff\xff",
+        b"\x7f\xff\xff\xff\xff\xff\xff\xff",
+        b"1 mon",
+    ];
+    let expressions: Vec<_> = texts
+        .iter()
+        .map(|text| Expression::parse(text, &columns).unwrap_or_else(|error| panic!("{text}: {error}")))
+        .collect();
+    let mut state = 1_u64;
+    let mut below = |limit: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % limit
+    };
+    for _ in 0..4_000 {
+        let sizes = [1, 2, 4, 4, 8, 8, 16, 20];
+        let cells: Vec<Vec<u8>> = columns
+            .iter()
+            .map(|_| {
+                let mut bytes: Vec<u8> = (0..below(8)).flat_map(|_| pieces[below(pieces.len())].to_vec()).collect();
+                if below(2) == 0 {
+                    bytes.resize(sizes[below(sizes.len())], below(256) as u8);
+                }
+                bytes
+            })
+            .collect();
+        for expression in &expressions {
+            for is_binary in [false, true] {
+                let cell = |at: usize| if is_binary { Cell::Binary(&cells[at]) } else { Cell::Text(&cells[at]) };
+                if let Ok(value) = expression.evaluate(cell) {
+                    value.to_text(&mut String::new());
+                    value.to_binary(&mut Vec::new());
+                }
+            }
+        }
+    }
+}

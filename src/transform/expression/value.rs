@@ -5,7 +5,9 @@ use std::cmp::Ordering;
 
 use pgsluice_proto::pgoutput::Cell;
 
-use super::datetime::{date_as_timestamp, timestamp_as_comparable, write_date, write_time, write_timestamp};
+use super::datetime::{
+    MICROS_PER_DAY, date_as_timestamp, timestamp_as_comparable, write_date, write_time, write_timestamp,
+};
 use super::error::{EvaluationError, Fault};
 use super::input::{parse_uuid, read_text};
 use super::interval::Interval;
@@ -159,7 +161,7 @@ fn read_binary(bytes: &[u8], of: Type) -> Option<Value<'_>> {
             Value::Jsonb(Cow::Borrowed(text))
         }
         Type::Date => Value::Date(i32::from_be_bytes(bytes.try_into().ok()?)),
-        Type::Time => Value::Time(i64_value()?),
+        Type::Time => Value::Time(i64_value().filter(|time| (0..=MICROS_PER_DAY).contains(time))?),
         Type::Timestamp => Value::Timestamp(i64_value()?),
         Type::Timestamptz => Value::Timestamptz(i64_value()?),
         Type::Interval => {

@@ -4,6 +4,7 @@
 //! from binary cells, beside what PostgreSQL says. `PGSLUICE_EXPRESSIONS` says how many, `PGSLUICE_SEED` which.
 
 mod generate;
+mod kinds;
 
 use anyhow::{Result, ensure};
 use pgsluice::transform::expression::{EvaluationError, Expression, Value};
@@ -13,7 +14,8 @@ use pgsluice_testkit::{ChainOptions, Install, Pair};
 use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use self::generate::{Generator, KINDS, loosened, quoted};
+use self::generate::{Generator, loosened};
+use self::kinds::{KINDS, Kind, quoted};
 use crate::load::Random;
 
 const EXPRESSIONS_DEFAULT: usize = 2_000;
@@ -145,7 +147,7 @@ async fn values_types_and_errors_are_those_of_postgresql() -> Result<()> {
 }
 
 async fn make_table(client: &Client, random: &mut Random) -> Result<Table> {
-    let columns: Vec<(&str, generate::Kind)> =
+    let columns: Vec<(&str, Kind)> =
         KINDS.iter().flat_map(|kind| kind.columns().map(|column| (column, *kind))).collect();
     let definitions: Vec<String> = columns.iter().map(|(name, kind)| format!("{name} {}", kind.type_name())).collect();
     let mut rows = Vec::new();
