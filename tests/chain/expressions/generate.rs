@@ -3,7 +3,7 @@
 use crate::load::Random;
 
 use super::kinds::Kind::{self, *};
-use super::kinds::{KINDS, quoted};
+use super::kinds::{KINDS, quoted, value};
 
 const NUMBERS: [Kind; 6] = [Int2, Int4, Int8, Numeric, Float4, Float8];
 const INTEGERS: [Kind; 3] = [Int2, Int4, Int8];
@@ -51,16 +51,16 @@ impl Generator<'_> {
 
     /// A literal that has its type by itself.
     fn literal(&mut self, kind: Kind) -> String {
-        let value = self.random.pick(kind.values());
+        let value = value(kind, self.random);
         match kind {
-            Bool => value.to_owned(),
-            Int4 | Numeric if value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') => value.to_owned(),
-            Text => format!("{}::text", quoted(value)),
-            Date => format!("DATE {}", quoted(value)),
-            Interval => format!("INTERVAL {}", quoted(value)),
-            Timestamp => format!("TIMESTAMP {}", quoted(value)),
-            Bpchar => format!("{}::bpchar", quoted(value)),
-            _ => format!("CAST({} AS {})", quoted(value), kind.type_name()),
+            Bool => value,
+            Int4 | Numeric if value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') => value,
+            Text => format!("{}::text", quoted(&value)),
+            Date => format!("DATE {}", quoted(&value)),
+            Interval => format!("INTERVAL {}", quoted(&value)),
+            Timestamp => format!("TIMESTAMP {}", quoted(&value)),
+            Bpchar => format!("{}::bpchar", quoted(&value)),
+            _ => format!("CAST({} AS {})", quoted(&value), kind.type_name()),
         }
     }
 
@@ -75,7 +75,7 @@ impl Generator<'_> {
     /// Beside something of a known type, where a quoted literal takes it.
     fn beside(&mut self, kind: Kind, depth: u32) -> String {
         match self.random.below(4) {
-            0 if !matches!(kind, Json | Jsonb) => quoted(self.random.pick(kind.values())),
+            0 if !matches!(kind, Json | Jsonb) => quoted(&value(kind, self.random)),
             1 if self.random.below(4) == 0 => "NULL".to_owned(),
             _ => self.of(kind, depth),
         }

@@ -23,6 +23,8 @@ pub enum Kind {
     Jsonb,
 }
 
+use crate::load::Random;
+
 use Kind::*;
 
 pub const KINDS: [Kind; 18] = [
@@ -289,4 +291,52 @@ impl Kind {
 
 pub fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
+}
+
+/// One of those at the edges, or any other.
+pub fn value(kind: Kind, random: &mut Random) -> String {
+    if random.below(3) > 0 {
+        return random.pick(kind.values()).to_owned();
+    }
+    let sign = random.pick(&["", "-"]);
+    let bits = random.below(1 << 62);
+    match kind {
+        Int2 => (bits as i16).to_string(),
+        Int4 => (bits as i32).to_string(),
+        Int8 => format!("{sign}{}", bits >> random.below(60)),
+        Numeric => {
+            let (whole, fraction) = (digits(random), digits(random));
+            if random.below(2) == 0 { format!("{sign}0{whole}") } else { format!("{sign}0{whole}.{fraction}") }
+        }
+        Float4 => number(f32::from_bits(bits as u32).into()),
+        Float8 if random.below(2) == 0 => number(f64::from_bits(bits << 1)),
+        Float8 => format!("{sign}{}.{}", bits % 100_000, random.below(1_000_000)),
+        Text | Varchar => {
+            (0..random.below(9)).map(|_| random.pick(&['a', 'B', 'ä', ' ', '1', '%', '_', '日', 'x'])).collect()
+        }
+        Date => day(random),
+        Timestamp | Timestamptz => format!("{} {}", day(random), clock(random)),
+        Time => clock(random),
+        Interval => {
+            let (months, days) = (random.below(4_000) as i64 - 2_000, random.below(4_000) as i64 - 2_000);
+            format!("{months} mons {days} days {sign}{}", clock(random))
+        }
+        Bool | Bpchar | Uuid | Json | Jsonb => random.pick(kind.values()).to_owned(),
+    }
+}
+
+fn digits(random: &mut Random) -> String {
+    (0..1 + random.below(30)).map(|_| random.pick(&['0', '0', '9', '9', '1', '5', '4', '7'])).collect()
+}
+
+fn number(value: f64) -> String {
+    if value.is_finite() { format!("{value:e}") } else { "0.25".to_owned() }
+}
+
+fn day(random: &mut Random) -> String {
+    format!("{:04}-{:02}-{:02}", 1 + random.below(9_999), 1 + random.below(12), 1 + random.below(28))
+}
+
+fn clock(random: &mut Random) -> String {
+    format!("{:02}:{:02}:{:02}.{:06}", random.below(24), random.below(60), random.below(60), random.below(1_000_000))
 }

@@ -15,7 +15,7 @@ use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use self::generate::{Generator, loosened};
-use self::kinds::{KINDS, Kind, quoted};
+use self::kinds::{KINDS, Kind, quoted, value};
 use crate::load::Random;
 
 const EXPRESSIONS_DEFAULT: usize = 2_000;
@@ -154,7 +154,7 @@ async fn make_table(client: &Client, random: &mut Random) -> Result<Table> {
     for id in 0..ROWS {
         let values = columns.iter().map(|(_, kind)| match random.below(7) {
             0 => "NULL".to_owned(),
-            _ => quoted(random.pick(kind.values())),
+            _ => quoted(&value(*kind, random)),
         });
         rows.push(format!("({id}, {})", values.collect::<Vec<_>>().join(", ")));
     }
