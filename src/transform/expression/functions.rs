@@ -77,6 +77,12 @@ pub(super) static FUNCTIONS: LazyLock<Vec<Signature>> = LazyLock::new(|| {
         action: Action::Call(*function),
     };
     let mut all: Vec<Signature> = TABLE.iter().map(row).collect();
+    // With a text as the second argument it is another function.
+    let action =
+        Action::Refused("regular expressions are not supported; give the position of the substring as an integer");
+    for arguments in [vec![Text, Text], vec![Text, Text, Text]] {
+        all.push(Signature { name: "substring", arguments, result: Text, action });
+    }
     let action = Action::Refused("an interval is not cut; extract a part of it");
     let arguments = vec![Text, Interval];
     all.push(Signature { name: "date_trunc", arguments, result: Interval, action });

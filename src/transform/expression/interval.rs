@@ -92,6 +92,75 @@ impl Interval {
         Interval { micros, days, months }.checked()
     }
 
+    /// `interval_mul`.
+    pub(super) fn multiply(self, factor: f64) -> Result<Interval, Fault> {
+        if factor.is_nan() {
+            return Err(OVERFLOW);
+        }
+        if self.infinite_sign() != 0 {
+            return match factor {
+                0.0 => Err(OVERFLOW),
+                _ if factor < 0.0 => self.negate(),
+                _ => Ok(self),
+            };
+        }
+        if factor.is_infinite() {
+            return match self.in_micros().cmp(&0) {
+                Ordering::Equal => Err(OVERFLOW),
+                Ordering::Less if factor < 0.0 => Ok(Interval::INFINITY),
+                Ordering::Greater if factor > 0.0 => Ok(Interval::INFINITY),
+                _ => Ok(Interval::NEGATIVE_INFINITY),
+            };
+        }
+        self.scaled(|part| part * factor)
+    }
+
+    /// `interval_div`.
+    pub(super) fn divide(self, divisor: f64) -> Result<Interval, Fault> {
+        if divisor.is_nan() {
+            return Err(OVERFLOW);
+        }
+        if divisor == 0.0 {
+            return Err(Fault::DivisionByZero);
+        }
+        if self.infinite_sign() != 0 {
+            return match divisor {
+                _ if divisor.is_infinite() => Err(OVERFLOW),
+                _ if divisor < 0.0 => self.negate(),
+                _ => Ok(self),
+            };
+        }
+        self.scaled(|part| part / divisor)
+    }
+
+    /// What is left of a month becomes days of thirty to a month, and what is left of a day becomes time.
+    fn scaled(self, scale: impl Fn(f64) -> f64) -> Result<Interval, Fault> {
+        const SECONDS_PER_DAY: f64 = 86_400.0;
+        let to_i32 = |value: f64| {
+            let fits = value >= f64::from(i32::MIN) && value < -f64::from(i32::MIN);
+            if fits { Ok(value as i32) } else { Err(OVERFLOW) }
+        };
+        // `TSROUND`: what is beyond microseconds is the inexactness of doubles.
+        let rounded = |value: f64| (value * 1e6).round_ties_even() / 1e6;
+        let (scaled_months, scaled_days) = (scale(self.months.into()), scale(self.days.into()));
+        let (months, mut days) = (to_i32(scaled_months)?, to_i32(scaled_days)?);
+        let days_of_month = rounded((scaled_months - f64::from(months)) * DAYS_PER_MONTH as f64);
+        let rest_of_days = scaled_days - f64::from(days) + days_of_month - days_of_month.trunc();
+        let mut seconds = rounded(rest_of_days * SECONDS_PER_DAY);
+        if seconds.abs() >= SECONDS_PER_DAY {
+            let whole = (seconds / SECONDS_PER_DAY).trunc();
+            days = days.checked_add(to_i32(whole)?).ok_or(OVERFLOW)?;
+            seconds -= whole * SECONDS_PER_DAY;
+        }
+        days = days.checked_add(to_i32(days_of_month)?).ok_or(OVERFLOW)?;
+        let micros = (scale(self.micros as f64) + seconds * MICROS_PER_SECOND as f64).round_ties_even();
+        // 2^63 itself is not in range.
+        if !(micros >= i64::MIN as f64 && micros < -(i64::MIN as f64)) {
+            return Err(OVERFLOW);
+        }
+        Interval { micros: micros as i64, days, months }.checked()
+    }
+
     /// `timestamp_mi`: microseconds as whole days and the rest of a day.
     pub(super) fn between(later: i64, earlier: i64) -> Result<Interval, Fault> {
         if !timestamp_is_finite(later) || !timestamp_is_finite(earlier) {

@@ -142,12 +142,9 @@ fn moments(all: &mut Vec<Signature>) {
         add(all, "-", &[of, of], Interval, t::timestamp_minus_timestamp);
     }
     add(all, "-", &[Time, Time], Interval, t::time_minus_time);
-    let factor = Action::Refused("an interval is not multiplied or divided; write the interval that is meant");
-    for (name, arguments) in
-        [("*", vec![Interval, Float8]), ("*", vec![Float8, Interval]), ("/", vec![Interval, Float8])]
-    {
-        all.push(Signature { name, arguments, result: Interval, action: factor });
-    }
+    add(all, "*", &[Interval, Float8], Interval, t::multiply_interval);
+    add(all, "*", &[Float8, Interval], Interval, t::multiply_interval);
+    add(all, "/", &[Interval, Float8], Interval, t::divide_interval);
 }
 
 fn texts(all: &mut Vec<Signature>) {

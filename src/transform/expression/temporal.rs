@@ -124,6 +124,22 @@ pub(super) fn negate_interval<'v>([interval, ..]: Arguments<'v>) -> Outcome<'v> 
     }
 }
 
+pub(super) fn multiply_interval<'v>([left, right, _]: Arguments<'v>) -> Outcome<'v> {
+    match (left, right) {
+        (Value::Interval(interval), Value::Float8(factor)) | (Value::Float8(factor), Value::Interval(interval)) => {
+            interval.multiply(factor).map(Value::Interval)
+        }
+        _ => unexpected(),
+    }
+}
+
+pub(super) fn divide_interval<'v>([left, right, _]: Arguments<'v>) -> Outcome<'v> {
+    match (left, right) {
+        (Value::Interval(interval), Value::Float8(divisor)) => interval.divide(divisor).map(Value::Interval),
+        _ => unexpected(),
+    }
+}
+
 /// The parts of a timestamp, date, time or interval.
 struct Parts {
     day: Day,

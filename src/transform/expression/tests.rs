@@ -86,6 +86,11 @@ fn refusals_name_the_place_and_what_would_be_right() {
             "region",
             "there is no cast here from text to date; what a text means as a moment depends on the settings of a session",
         ),
+        (
+            "substring(region, '2')",
+            "substring(region, '2')",
+            "regular expressions are not supported; give the position of the substring as an integer",
+        ),
         ("region::point", "region", "the type point is not supported in expressions"),
         (
             "CASE WHEN id = 1 THEN day ELSE 1 END",

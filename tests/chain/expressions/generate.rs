@@ -172,7 +172,8 @@ impl Generator<'_> {
             10 => {
                 let kind = self.random.pick(&STRINGS);
                 let operator = self.random.pick(&["=", "<>", "!="]);
-                format!("({} {operator} {})", self.of(kind, depth), self.beside(kind, depth))
+                let other = if self.random.below(3) == 0 { self.random.pick(&STRINGS) } else { kind };
+                format!("({} {operator} {})", self.of(kind, depth), self.beside(other, depth))
             }
             _ => {
                 let (left, right) = self.comparable(depth);
@@ -237,7 +238,10 @@ impl Generator<'_> {
 
     fn like(&mut self, depth: u32) -> String {
         let pattern = match self.random.below(3) {
-            0 => self.of(Text, 0),
+            0 => {
+                let kind = self.random.pick(&STRINGS);
+                self.of(kind, 0)
+            }
             _ => {
                 let pieces = ["%", "_", "a", "b", "c", "A", "\\%", "\\_", "\\\\", "ä", "%%", " ", "x", "日", "\\"];
                 let text: String = (0..1 + self.random.below(4)).map(|_| self.random.pick(&pieces)).collect();
@@ -325,6 +329,17 @@ impl Generator<'_> {
         let operand = self.of(string, depth);
         let count = self.random.pick(&["0", "1", "2", "3", "-1", "-2", "100", "s1", "i1"]);
         match self.random.below(13) {
+            0 if self.random.below(2) == 0 => {
+                let (kind, literal) = (self.random.pick(&KINDS), quoted(&value(Text, self.random)));
+                // Such documents are merged.
+                let kind = if kind == Jsonb { Json } else { kind };
+                let column = self.column(kind);
+                if self.random.below(2) == 0 {
+                    format!("({column} || {literal})")
+                } else {
+                    format!("({literal} || {column})")
+                }
+            }
             0 => format!("({operand} || {})", self.of(string, depth)),
             1 => {
                 let other = self.castable_to_text(depth);
@@ -402,7 +417,16 @@ impl Generator<'_> {
                 format!("({})::{}", self.of(from, depth), kind.type_name())
             }
             (_, 0) => format!("({same} {sign} {})", self.beside(Interval, depth)),
-            (_, 1) => format!("(- {same})"),
+            (_, 1) if self.random.below(2) == 0 => format!("(- {same})"),
+            (_, 1) => {
+                let number = self.random.pick(&[Int4, Float8, Float8]);
+                let (factor, operator) = (self.of(number, depth), self.random.pick(&["*", "/"]));
+                if operator == "*" && self.random.below(2) == 0 {
+                    format!("({factor} * {same})")
+                } else {
+                    format!("({same} {operator} {factor})")
+                }
+            }
             (_, 2) => format!("({} - {})", self.of(Time, depth), self.of(Time, depth)),
             _ => {
                 let of = self.random.pick(&[Timestamp, Timestamptz]);
