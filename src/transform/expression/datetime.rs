@@ -273,11 +273,12 @@ fn parse_offset(text: &str, of: Type) -> Result<i64, Fault> {
         return Ok(0);
     }
     let mut seconds = 0;
-    let parts: Vec<&str> = text[1..].split(':').collect();
-    for (part, unit) in parts.iter().zip([3_600, 60, 1]) {
+    let mut parts = text[1..].split(':');
+    for unit in [3_600, 60, 1] {
+        let Some(part) = parts.next() else { break };
         seconds += i64::from(number(part, 2, 2, of)?) * unit;
     }
-    if parts.len() > 3 || seconds >= 16 * 3_600 {
+    if parts.next().is_some() || seconds >= 16 * 3_600 {
         return Err(Fault::InvalidText(of));
     }
     Ok(if text.starts_with('-') { -seconds } else { seconds } * MICROS_PER_SECOND)

@@ -65,6 +65,11 @@ const TABLE: &[(&str, &[Type], Type, Function)] = &[
     ("extract", &[Text, Timestamp], Numeric, t::extract),
     ("extract", &[Text, Timestamptz], Numeric, t::extract),
     ("extract", &[Text, Interval], Numeric, t::extract),
+    ("date_part", &[Text, Date], Float8, t::date_part),
+    ("date_part", &[Text, Time], Float8, t::date_part),
+    ("date_part", &[Text, Timestamp], Float8, t::date_part),
+    ("date_part", &[Text, Timestamptz], Float8, t::date_part),
+    ("date_part", &[Text, Interval], Float8, t::date_part),
     ("date_trunc", &[Text, Timestamp], Timestamp, t::truncate),
     ("date_trunc", &[Text, Timestamptz], Timestamptz, t::truncate),
 ];

@@ -248,6 +248,53 @@ pub(super) fn extract<'v>([unit, value, _]: Arguments<'v>) -> Outcome<'v> {
     Ok(Value::Numeric(Numeric::from(integer)))
 }
 
+/// `date_part`: the same as a double, whose fractions are sums of doubles.
+pub(super) fn date_part<'v>([unit, value, none]: Arguments<'v>) -> Outcome<'v> {
+    // Of a date it is that of its midnight.
+    let value = match value {
+        Value::Date(date) => Value::Timestamp(date_to_timestamp(date, Type::Timestamp)?),
+        other => other,
+    };
+    let fraction = match (&unit, parts(&value)) {
+        (Value::Text(unit), Ok(Parts { micros, .. })) => {
+            let within_minute = micros % MICROS_PER_MINUTE;
+            let seconds = (within_minute / MICROS_PER_SECOND) as f64;
+            let rest = (within_minute % MICROS_PER_SECOND) as f64;
+            match &**unit {
+                "second" => Some(seconds + rest / 1e6),
+                "milliseconds" => Some(seconds * 1e3 + rest / 1e3),
+                "epoch" => epoch_float(&value),
+                _ => None,
+            }
+        }
+        _ => None,
+    };
+    if let Some(fraction) = fraction {
+        return Ok(Value::Float8(fraction));
+    }
+    match extract([unit, value, none])? {
+        Value::Numeric(part) => Ok(Value::Float8(part.to_f64())),
+        other => Ok(other),
+    }
+}
+
+fn epoch_float(value: &Value<'_>) -> Option<f64> {
+    const UNIX_MICROS: i64 = EPOCH_UNIX_DAYS * MICROS_PER_DAY;
+    match value {
+        Value::Timestamp(timestamp) | Value::Timestamptz(timestamp) => Some(match timestamp.checked_add(UNIX_MICROS) {
+            Some(micros) => micros as f64 / 1e6,
+            None => (*timestamp as f64 + UNIX_MICROS as f64) / 1e6,
+        }),
+        Value::Time(time) => Some(*time as f64 / 1e6),
+        Value::Interval(interval) => {
+            let (years, months) = (f64::from(interval.months / 12), f64::from(interval.months % 12));
+            let seconds = interval.micros as f64 / 1e6 + 365.25 * 86_400.0 * years;
+            Some(seconds + 30.0 * 86_400.0 * months + 86_400.0 * f64::from(interval.days))
+        }
+        _ => None,
+    }
+}
+
 fn decimal<'v>(value: Decimal) -> Outcome<'v> {
     Ok(Value::Numeric(Numeric::Finite(value)))
 }

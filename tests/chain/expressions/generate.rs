@@ -307,7 +307,11 @@ impl Generator<'_> {
                     Interval => &["year", "month", "day", "hour", "minute", "second", "milliseconds", "epoch"],
                     _ => &["year", "month", "day", "hour", "minute", "second", "microseconds", "dow", "doy", "epoch"],
                 });
-                format!("extract({unit} FROM {})", self.of(from, depth))
+                if self.random.below(2) == 0 {
+                    format!("extract({unit} FROM {})", self.of(from, depth))
+                } else {
+                    format!("date_part('{unit}', {})::text::numeric", self.of(from, depth))
+                }
             }
             _ => format!("abs({operand})"),
         }

@@ -38,7 +38,8 @@ impl Resolver<'_> {
                     _ => error(place, "NULLIF has two arguments"),
                 }
             }
-            ("date_trunc", 2) => self.truncation(arguments, place),
+            ("date_trunc", 2) => self.with_unit(name, &TRUNCATION_UNITS, arguments, place),
+            ("date_part", 2) => self.with_unit(name, units_of(arguments[1].of), arguments, place),
             ("extract", _) => error(place, "write it as EXTRACT(year FROM …)"),
             _ => self.named(name, arguments, place),
         }
@@ -94,17 +95,18 @@ impl Resolver<'_> {
         self.folded(Node::Concat(nodes), Type::Text, place)
     }
 
-    fn truncation(&self, mut arguments: Vec<Typed>, place: Range<usize>) -> Outcome {
+    /// A function whose first argument is one of these units, in letters of any case.
+    fn with_unit(&self, name: &str, units: &[&str], mut arguments: Vec<Typed>, place: Range<usize>) -> Outcome {
         let Node::Constant(Value::Text(unit)) = &arguments[0].node else {
-            return error(arguments[0].range.clone(), "write the unit of date_trunc as a literal");
+            return error(arguments[0].range.clone(), format!("write the unit of {name} as a literal"));
         };
         let unit = unit.to_lowercase();
-        if !TRUNCATION_UNITS.contains(&unit.as_str()) {
-            let message = format!("date_trunc has no unit {unit} here; there is {}", TRUNCATION_UNITS.join(", "));
+        if !units.contains(&unit.as_str()) {
+            let message = format!("{name} has no unit {unit} here; there is {}", units.join(", "));
             return error(arguments[0].range.clone(), message);
         }
         arguments[0].node = Node::Constant(Value::Text(unit.into()));
-        self.named("date_trunc", arguments, place)
+        self.named(name, arguments, place)
     }
 
     pub(super) fn special_call(&self, tree: &Expr, place: Range<usize>) -> Outcome {

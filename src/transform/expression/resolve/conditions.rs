@@ -10,6 +10,7 @@ use super::super::evaluate::Node;
 use super::super::operators::TEXT_ORDER;
 use super::super::types::{Type, common_type};
 use super::super::value::{Value, compare};
+use super::operators::Equality;
 use super::{Outcome, Resolver, Typed, error};
 
 impl Resolver<'_> {
@@ -46,8 +47,10 @@ impl Resolver<'_> {
     }
 
     fn is_distinct(&self, left: &Expr, right: &Expr, negated: bool, place: Range<usize>) -> Outcome {
-        let (compare, operands, _) = self.equality(self.expression(left)?, self.expression(right)?, &place)?;
-        self.folded(Node::IsDistinct { negated, compare, operands: Box::new(operands) }, Type::Bool, place)
+        let Equality { compare, operands, is_stable, .. } =
+            self.equality(self.expression(left)?, self.expression(right)?, &place)?;
+        let node = Node::IsDistinct { negated, compare, operands: Box::new(operands) };
+        self.folded_unless(is_stable, node, Type::Bool, place)
     }
 
     /// Elements without columns become an array of the type that they have in common with the operand; the others, and
@@ -90,14 +93,15 @@ impl Resolver<'_> {
         let mut list = Vec::with_capacity(elements.len());
         for element in elements {
             let element = self.coerce(element, common)?;
-            let (compare, [left, right], _) = self.equality(subject.clone(), element, place)?;
+            let equality = self.equality(subject.clone(), element, place)?;
+            let [left, right] = equality.operands;
             list.push(right);
-            compared = Some((compare, left));
+            compared = Some((equality.compare, left, equality.is_stable));
         }
         match compared {
-            Some((compare, left)) => {
+            Some((compare, left, is_stable)) => {
                 let node = Node::In { compare, operand: Box::new(left), list };
-                self.folded(node, Type::Bool, place.clone()).map(|typed| typed.node)
+                self.folded_unless(is_stable, node, Type::Bool, place.clone()).map(|typed| typed.node)
             }
             None => error(place.clone(), "the list of IN is empty"),
         }
@@ -201,7 +205,7 @@ impl Resolver<'_> {
 
     /// The first, as the operator `=` takes it, or NULL if both are equal.
     pub(super) fn null_if(&self, left: Typed, right: Typed, place: Range<usize>) -> Outcome {
-        let (compare, [left, right], of) = self.equality(left, right, &place)?;
+        let Equality { compare, operands: [left, right], of, is_stable } = self.equality(left, right, &place)?;
         let is_null = |node: &Node| matches!(node, Node::Constant(Value::Null));
         if is_null(&left) || is_null(&right) {
             return Ok(Typed { node: left, of, range: place });
@@ -213,7 +217,7 @@ impl Resolver<'_> {
             compare,
             operands: Box::new([subject.node.clone(), right]),
         };
-        let same = self.folded(same, Type::Bool, place.clone())?;
+        let same = self.folded_unless(is_stable, same, Type::Bool, place.clone())?;
         let branches = [(same.node, Node::Constant(Value::Null))];
         let node = bound(left, without_dead_branches(branches.into_iter(), subject.node));
         Ok(Typed { node, of, range: place })

@@ -5,12 +5,21 @@ use std::ops::Range;
 use sqlparser::ast::{BinaryOperator, Expr};
 
 use super::super::error::ExpressionError;
-use super::super::evaluate::{Compare, Comparison, Node};
+use super::super::evaluate::{Compare, Node};
 use super::super::operators::OPERATORS;
 use super::super::signature::{Action, NotChosen, Signature, choose};
 use super::super::types::Type;
 use super::super::value::Value;
 use super::{Outcome, Resolver, Typed, error};
+
+/// Two operands as the operator `=` takes them.
+pub(super) struct Equality {
+    pub compare: Compare,
+    pub operands: [Node; 2],
+    /// The type of the left one.
+    pub of: Type,
+    pub is_stable: bool,
+}
 
 impl Resolver<'_> {
     pub(super) fn binary(&self, operator: &BinaryOperator, left: &Expr, right: &Expr, place: Range<usize>) -> Outcome {
@@ -42,10 +51,7 @@ impl Resolver<'_> {
             Action::Compare(comparison, compare) => {
                 let operands = self.pair(signature, operands)?;
                 let node = Node::Compare { comparison, compare, operands: Box::new(operands) };
-                if signature.is_stable() && !has_null(&node) {
-                    return Ok(Typed { node, of: Type::Bool, range: place });
-                }
-                self.strict(node, Type::Bool, place)
+                self.strict(signature, node, place)
             }
             _ if name == "||" => {
                 // Here what is not text is made text, as by a cast that was asked for.
@@ -81,25 +87,34 @@ impl Resolver<'_> {
         }
     }
 
-    /// How two operands are compared for equality, and the operands as they are compared.
+    /// How two operands are compared for equality.
     pub(super) fn equality(
         &self,
         left: Typed,
         right: Typed,
         place: &Range<usize>,
-    ) -> Result<(Compare, [Node; 2], Type), ExpressionError> {
+    ) -> Result<Equality, ExpressionError> {
         let operands = vec![left, right];
         let signature = self.choose_operator("=", &operands, place)?;
         match signature.action {
-            Action::Compare(_, compare) => Ok((compare, self.pair(signature, operands)?, signature.arguments[0])),
+            Action::Compare(_, compare) => {
+                let operands = self.pair(signature, operands)?;
+                Ok(Equality { compare, operands, of: signature.arguments[0], is_stable: signature.is_stable() })
+            }
             _ => error(place.clone(), "these are not compared"),
         }
     }
 
     pub(super) fn equal(&self, left: Typed, right: Typed, place: &Range<usize>) -> Outcome {
-        let (compare, operands, _) = self.equality(left, right, place)?;
-        let node = Node::Compare { comparison: Comparison::Equal, compare, operands: Box::new(operands) };
-        self.strict(node, Type::Bool, place.clone())
+        self.operator("=", vec![left, right], place.clone())
+    }
+
+    /// As [`Self::folded`], but for what PostgreSQL does not evaluate beforehand, unless it is NULL.
+    pub(super) fn folded_unless(&self, is_stable: bool, node: Node, of: Type, place: Range<usize>) -> Outcome {
+        match is_stable && !has_null(&node) {
+            true => Ok(Typed { node, of, range: place }),
+            false => self.folded(node, of, place),
+        }
     }
 
     pub(super) fn pair(&self, signature: &Signature, operands: Vec<Typed>) -> Result<[Node; 2], ExpressionError> {
@@ -114,24 +129,18 @@ impl Resolver<'_> {
 
     pub(super) fn call(&self, signature: &Signature, arguments: Vec<Node>, place: Range<usize>) -> Outcome {
         match signature.action {
-            Action::Call(function) => {
-                let node = Node::Call { function, arguments };
-                if signature.is_stable() && !has_null(&node) {
-                    return Ok(Typed { node, of: signature.result, range: place });
-                }
-                self.strict(node, signature.result, place)
-            }
+            Action::Call(function) => self.strict(signature, Node::Call { function, arguments }, place),
             Action::Refused(reason) => error(place, reason),
             Action::Compare(..) => error(place, "these are not compared"),
         }
     }
 
-    /// As [`Self::folded`]; and NULL if any operand is.
-    fn strict(&self, node: Node, of: Type, place: Range<usize>) -> Outcome {
+    /// Folded, and NULL if any operand is.
+    fn strict(&self, signature: &Signature, node: Node, place: Range<usize>) -> Outcome {
         if has_null(&node) {
-            return Ok(Typed { node: Node::Constant(Value::Null), of, range: place });
+            return Ok(Typed { node: Node::Constant(Value::Null), of: signature.result, range: place });
         }
-        self.folded(node, of, place)
+        self.folded_unless(signature.is_stable(), node, signature.result, place)
     }
 
     pub(super) fn like(
