@@ -14,7 +14,7 @@
 //!   as a moment, and the collation under which texts are ordered.
 //! - A row is evaluated from its text and from its binary cells to the same value. Times are of the time zone UTC.
 //!
-//! **Where it differs from PostgreSQL**, which `tests/chain/expressions.rs` compares it with:
+//! **Where it differs from PostgreSQL**, which `tests/chain/expressions` compares it with:
 //!
 //! - Texts are equal if their bytes are, as under every deterministic collation.
 //! - `lower`, `upper` and ILIKE map each character to one, by Unicode as the standard library has it, as the built-in locale
@@ -22,6 +22,8 @@
 //! - A part without columns that fails makes the expression be refused, also where PostgreSQL would not come to it.
 //! - Text is cast to numbers in decimal notation only: no `0x1f`, no `1_000`, no hexadecimal floats.
 //! - Dates, times and intervals in literals are read in ISO style, and intervals with whole numbers before their units.
+//! - Chains that PostgreSQL's grammar refuses, such as `a < b < c`, are read from the left; `BETWEEN SYMMETRIC` is refused.
+//! - Regular expressions, arrays, ranges, enums, `bytea` and `time with time zone` are refused.
 //! - Results longer than a value of PostgreSQL can be are an error, which it raises as one of its memory.
 
 mod arithmetic;

@@ -88,7 +88,7 @@ fn refusals_name_the_place_and_what_would_be_right() {
         ),
         (
             "substring(region, '2')",
-            "substring(region, '2')",
+            "region, '2'",
             "regular expressions are not supported; give the position of the substring as an integer",
         ),
         ("region::point", "region", "the type point is not supported in expressions"),

@@ -25,7 +25,7 @@ const LOOSENED_EVERY: usize = 8;
 /// Statements that PostgreSQL is given at once.
 const EXPRESSIONS_PER_QUERY: usize = 200;
 /// Of a hundred expressions, so many may be refused that PostgreSQL evaluates.
-const REFUSED_PERCENT_MAX: usize = 10;
+const REFUSED_PERCENT_MAX: usize = 2;
 /// The locale provider and the infinite intervals that the comparison needs came with 17.
 const MAJOR: u32 = 18;
 
