@@ -29,3 +29,4 @@ pub mod setup;
 pub mod snapshot;
 pub mod source;
 pub mod status;
+pub mod transform;

@@ -6,6 +6,7 @@ mod commands;
 mod constraints;
 mod crash;
 mod deferred;
+mod expressions;
 mod feedback;
 mod fencing;
 mod gate;
