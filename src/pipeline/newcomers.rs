@@ -182,24 +182,38 @@ impl Newcomers {
         Ok(shared.phase() == Phase::Running)
     }
 
-    /// Looks for tables to copy until the session ends.
+    /// Looks for tables to copy, and for foreign keys that can be made again, until the session ends. A server that cannot be
+    /// asked is asked again: the stream, which has connections of its own, does not depend on it.
     fn watch(&self) -> Result<(), Error> {
         let runtime = postgres::new_runtime(STAGE)?;
-        let (source, target) = runtime.block_on(async {
-            let source = postgres::connect(&self.config.source, STAGE).await?;
-            Ok::<_, Error>((source, postgres::connect(&self.config.target, STAGE).await?))
-        })?;
+        let mut servers = None;
         while self.session.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-            let tables = runtime.block_on(self.tables_to_copy(&source, &target))?;
-            if !tables.is_empty() {
-                return Err(Error::new(STAGE, Kind::TablesToCopy(tables)));
-            }
-            let deferred = runtime.block_on(snapshot::read_deferred(&target, self.config.name.as_str()))?;
-            if deferred.iter().any(|one| one.due == Due::Now) {
-                return Err(Error::new(STAGE, Kind::DeferredDue));
+            match runtime.block_on(self.look(&mut servers)) {
+                Ok(None) => {}
+                Ok(Some(found)) => return Err(Error::new(STAGE, found)),
+                Err(error) => {
+                    let error = if self.config.log.row_values { error } else { error.without_row_values() };
+                    tracing::warn!(%error, "whether there are tables to copy is not known");
+                    servers = None;
+                }
             }
         }
         Ok(())
+    }
+
+    /// What the next session has to do, if anything.
+    async fn look(&self, servers: &mut Option<(Client, Client)>) -> Result<Option<Kind>, Error> {
+        if servers.is_none() {
+            let source = postgres::connect(&self.config.source, STAGE).await?;
+            *servers = Some((source, postgres::connect(&self.config.target, STAGE).await?));
+        }
+        let Some((source, target)) = servers else { return Ok(None) };
+        let tables = self.tables_to_copy(source, target).await?;
+        if !tables.is_empty() {
+            return Ok(Some(Kind::TablesToCopy(tables)));
+        }
+        let deferred = snapshot::read_deferred(target, self.config.name.as_str()).await?;
+        Ok(deferred.iter().any(|one| one.due == Due::Now).then_some(Kind::DeferredDue))
     }
 
     /// Tables, quoted, that are published and not on the target, or on the target and not published any more.

@@ -310,6 +310,29 @@ async fn a_table_that_is_marked_while_it_catches_up_is_copied_again() -> Result<
     stop(&engine).await
 }
 
+/// The sessions that look for new tables can end without the stream's noticing.
+#[tokio::test]
+async fn a_lost_watch_does_not_disturb_the_stream() -> Result<()> {
+    let (replication, engine) = start().await?;
+    let [_, b, _] = replication.servers();
+    let watch = "FROM pg_stat_activity WHERE application_name = 'pgsluice' AND backend_type = 'client backend'";
+    wait_for("the watch", DEADLINE, || async {
+        Ok((b.scalar(DATABASE, &format!("SELECT count(*) {watch}")).await? == "1").then_some(()))
+    })
+    .await?;
+    b.sql(DATABASE, &format!("SELECT pg_terminate_backend(pid) {watch}")).await?;
+    wait_log(&engine, "whether there are tables to copy is not known", 1).await?;
+    replication.run_each("UPDATE old SET n = 9").await?;
+    settle(&replication, &engine, &["public.old"]).await?;
+    let sessions = engine.stderr().matches("streaming starts").count();
+    ensure!(sessions == 1, "{sessions} sessions");
+    // And it is at work again.
+    publish(&replication).await?;
+    wait_log(&engine, TAKEN_OVER, 1).await?;
+    settle(&replication, &engine, &TABLES).await?;
+    stop(&engine).await
+}
+
 /// A TRUNCATE of a table that streams and of one that is copied beside it, which refers to it.
 #[tokio::test]
 async fn a_truncate_across_streams_is_applied_to_each_by_itself() -> Result<()> {
