@@ -11,6 +11,7 @@ use pgsluice_proto::pgoutput::Cell;
 
 use super::cast::{Modifier, cast};
 use super::error::{EvaluationError, Fault};
+use super::input;
 use super::types::Type;
 use super::value::Value;
 
@@ -134,7 +135,7 @@ impl Node {
     pub(super) fn value<'v>(&'v self, row: &Row<'_, 'v>) -> Outcome<Value<'v>> {
         match self {
             Node::Constant(value) => Ok(borrowed(value)),
-            Node::Column { index, of } => Value::read((row.cell)(*index), *of, *index),
+            Node::Column { index, of } => input::read((row.cell)(*index), *of, *index),
             Node::Subject => Ok(row.subject.cloned().unwrap_or(Value::Null)),
             Node::Let { subject, body } => {
                 let subject = subject.value(row)?;

@@ -4,12 +4,28 @@
 
 use std::borrow::Cow;
 
-use super::datetime::{parse_date, parse_time, parse_timestamp};
-use super::error::Fault;
+use pgsluice_proto::pgoutput::Cell;
+
+use super::datetime::{MICROS_PER_DAY, parse_date, parse_time, parse_timestamp};
+use super::error::{EvaluationError, Fault};
 use super::interval::Interval;
 use super::numeric::Numeric;
 use super::types::Type;
-use super::value::{Value, read_uuid};
+use super::value::{JSONB_VERSION, Value};
+
+/// The value of a column of this type.
+#[inline]
+pub(super) fn read(cell: Cell<'_>, of: Type, column: usize) -> Result<Value<'_>, EvaluationError> {
+    match cell {
+        Cell::Null => Ok(Value::Null),
+        Cell::Unchanged => Err(EvaluationError::Unchanged(column)),
+        Cell::Text(bytes) => {
+            let text = std::str::from_utf8(bytes).map_err(|_| EvaluationError::Cell(column))?;
+            read_text(text, of).map_err(|_| EvaluationError::Cell(column))
+        }
+        Cell::Binary(bytes) => read_binary(bytes, of).ok_or(EvaluationError::Cell(column)),
+    }
+}
 
 /// The value that this text is of a type.
 #[inline]
@@ -29,7 +45,43 @@ pub(super) fn read_text(text: &str, of: Type) -> Result<Value<'_>, Fault> {
         Type::Timestamp => Value::Timestamp(parse_timestamp(text, of)?),
         Type::Timestamptz => Value::Timestamptz(parse_timestamp(text, of)?),
         Type::Interval => Value::Interval(Interval::parse(text)?),
-        Type::Uuid => read_uuid(text)?,
+        Type::Uuid => Value::Uuid(parse_uuid(text)?),
+    })
+}
+
+fn read_binary(bytes: &[u8], of: Type) -> Option<Value<'_>> {
+    let text = || std::str::from_utf8(bytes).ok().map(Cow::Borrowed);
+    let i64_value = || Some(i64::from_be_bytes(bytes.try_into().ok()?));
+    Some(match of {
+        Type::Bool => Value::Bool(match bytes {
+            [0] => false,
+            [1] => true,
+            _ => return None,
+        }),
+        Type::Int2 => Value::Int2(i16::from_be_bytes(bytes.try_into().ok()?)),
+        Type::Int4 => Value::Int4(i32::from_be_bytes(bytes.try_into().ok()?)),
+        Type::Int8 => Value::Int8(i64_value()?),
+        Type::Numeric => Value::Numeric(Numeric::from_binary(bytes)?),
+        Type::Float4 => Value::Float4(f32::from_be_bytes(bytes.try_into().ok()?)),
+        Type::Float8 => Value::Float8(f64::from_be_bytes(bytes.try_into().ok()?)),
+        Type::Text | Type::Varchar | Type::Bpchar | Type::Json | Type::Unknown => Value::Text(text()?),
+        Type::Jsonb => {
+            let (version, text) = bytes.split_first()?;
+            let text = std::str::from_utf8(text).ok().filter(|_| *version == JSONB_VERSION)?;
+            Value::Jsonb(Cow::Borrowed(text))
+        }
+        Type::Date => Value::Date(i32::from_be_bytes(bytes.try_into().ok()?)),
+        Type::Time => Value::Time(i64_value().filter(|time| (0..=MICROS_PER_DAY).contains(time))?),
+        Type::Timestamp => Value::Timestamp(i64_value()?),
+        Type::Timestamptz => Value::Timestamptz(i64_value()?),
+        Type::Interval => {
+            let (micros, rest) = bytes.split_first_chunk::<8>()?;
+            let (days, months) = rest.split_first_chunk::<4>()?;
+            let months = i32::from_be_bytes(months.try_into().ok()?);
+            let (micros, days) = (i64::from_be_bytes(*micros), i32::from_be_bytes(*days));
+            Value::Interval(Interval { micros, days, months })
+        }
+        Type::Uuid => Value::Uuid(bytes.try_into().ok()?),
     })
 }
 
@@ -127,7 +179,7 @@ fn check_float(text: &str, is_whole: bool, is_infinite: bool, is_zero: bool, of:
 }
 
 /// `uuid_in`: hexadecimal digits, a hyphen after any four of them, braces around it.
-pub(super) fn parse_uuid(text: &str) -> Result<[u8; 16], Fault> {
+fn parse_uuid(text: &str) -> Result<[u8; 16], Fault> {
     const INVALID: Fault = Fault::InvalidText(Type::Uuid);
     let inner = match text.strip_prefix('{') {
         Some(rest) => rest.strip_suffix('}').ok_or(INVALID)?,

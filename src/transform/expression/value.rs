@@ -3,17 +3,10 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use pgsluice_proto::pgoutput::Cell;
-
-use super::datetime::{
-    MICROS_PER_DAY, date_as_timestamp, timestamp_as_comparable, write_date, write_time, write_timestamp,
-};
-use super::error::{EvaluationError, Fault};
-use super::input::{parse_uuid, read_text};
+use super::datetime::{date_as_timestamp, timestamp_as_comparable, write_date, write_time, write_timestamp};
 use super::interval::Interval;
 use super::numeric::Numeric;
 use super::output::{write_f32, write_f64, write_uuid};
-use super::types::Type;
 
 /// A value, or NULL. Text borrows from the cell or from the expression where nothing had to be made of it.
 #[derive(Clone, Debug)]
@@ -43,23 +36,9 @@ pub enum Value<'a> {
 }
 
 /// The version that `jsonb_send` puts in front of the text.
-const JSONB_VERSION: u8 = 1;
+pub(super) const JSONB_VERSION: u8 = 1;
 
 impl<'a> Value<'a> {
-    /// The value of a column of this type.
-    #[inline]
-    pub(super) fn read(cell: Cell<'a>, of: Type, column: usize) -> Result<Value<'a>, EvaluationError> {
-        match cell {
-            Cell::Null => Ok(Value::Null),
-            Cell::Unchanged => Err(EvaluationError::Unchanged(column)),
-            Cell::Text(bytes) => {
-                let text = std::str::from_utf8(bytes).map_err(|_| EvaluationError::Cell(column))?;
-                read_text(text, of).map_err(|_| EvaluationError::Cell(column))
-            }
-            Cell::Binary(bytes) => read_binary(bytes, of).ok_or(EvaluationError::Cell(column)),
-        }
-    }
-
     /// Whether it is NULL.
     pub fn is_null(&self) -> bool {
         matches!(self, Value::Null)
@@ -139,42 +118,6 @@ impl<'a> Value<'a> {
     }
 }
 
-fn read_binary(bytes: &[u8], of: Type) -> Option<Value<'_>> {
-    let text = || std::str::from_utf8(bytes).ok().map(Cow::Borrowed);
-    let i64_value = || Some(i64::from_be_bytes(bytes.try_into().ok()?));
-    Some(match of {
-        Type::Bool => Value::Bool(match bytes {
-            [0] => false,
-            [1] => true,
-            _ => return None,
-        }),
-        Type::Int2 => Value::Int2(i16::from_be_bytes(bytes.try_into().ok()?)),
-        Type::Int4 => Value::Int4(i32::from_be_bytes(bytes.try_into().ok()?)),
-        Type::Int8 => Value::Int8(i64_value()?),
-        Type::Numeric => Value::Numeric(Numeric::from_binary(bytes)?),
-        Type::Float4 => Value::Float4(f32::from_be_bytes(bytes.try_into().ok()?)),
-        Type::Float8 => Value::Float8(f64::from_be_bytes(bytes.try_into().ok()?)),
-        Type::Text | Type::Varchar | Type::Bpchar | Type::Json | Type::Unknown => Value::Text(text()?),
-        Type::Jsonb => {
-            let (version, text) = bytes.split_first()?;
-            let text = std::str::from_utf8(text).ok().filter(|_| *version == JSONB_VERSION)?;
-            Value::Jsonb(Cow::Borrowed(text))
-        }
-        Type::Date => Value::Date(i32::from_be_bytes(bytes.try_into().ok()?)),
-        Type::Time => Value::Time(i64_value().filter(|time| (0..=MICROS_PER_DAY).contains(time))?),
-        Type::Timestamp => Value::Timestamp(i64_value()?),
-        Type::Timestamptz => Value::Timestamptz(i64_value()?),
-        Type::Interval => {
-            let (micros, rest) = bytes.split_first_chunk::<8>()?;
-            let (days, months) = rest.split_first_chunk::<4>()?;
-            let months = i32::from_be_bytes(months.try_into().ok()?);
-            let (micros, days) = (i64::from_be_bytes(*micros), i32::from_be_bytes(*days));
-            Value::Interval(Interval { micros, days, months })
-        }
-        Type::Uuid => Value::Uuid(bytes.try_into().ok()?),
-    })
-}
-
 /// The order of two values that an operator compares, or `None` where the operator has none for them.
 #[inline]
 pub(super) fn compare(left: &Value<'_>, right: &Value<'_>) -> Option<Ordering> {
@@ -236,9 +179,4 @@ fn float(value: &Value<'_>) -> Option<f64> {
 /// NaN equals itself and is the largest.
 fn compare_floats(left: f64, right: f64) -> Ordering {
     left.partial_cmp(&right).unwrap_or_else(|| left.is_nan().cmp(&right.is_nan()))
-}
-
-/// A uuid literal or cell.
-pub(super) fn read_uuid(text: &str) -> Result<Value<'static>, Fault> {
-    parse_uuid(text).map(Value::Uuid)
 }
