@@ -11,7 +11,7 @@ use std::io;
 use pgsluice_proto::{DecodeError, Lsn};
 
 pub use self::server::ServerError;
-use crate::config::{ConfigError, Role};
+use crate::config::{ConfigError, LogConfig, Role};
 
 /// Where it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,8 +269,13 @@ impl Error {
         }
     }
 
+    /// As it may be shown.
+    pub fn shown(self, log: &LogConfig) -> Error {
+        if log.row_values { self } else { self.without_row_values() }
+    }
+
     /// The same error without anything that could hold a value of a row.
-    pub fn without_row_values(mut self) -> Error {
+    fn without_row_values(mut self) -> Error {
         match self.0.kind {
             Kind::Server { ref mut error, .. } | Kind::Statement { ref mut error, .. } => {
                 *error = error.without_row_values();

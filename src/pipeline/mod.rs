@@ -135,8 +135,7 @@ pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiv
         if let Kind::TablesToCopy(tables) = error.kind() {
             opening.strange.extend(tables.iter().cloned());
         }
-        let error = if config.log.row_values { error } else { error.without_row_values() };
-        let pause = retry.after(error)?;
+        let pause = retry.after(error.shown(&config.log))?;
         if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
             return Ok(summary);
         }

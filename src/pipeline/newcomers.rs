@@ -139,11 +139,7 @@ impl Newcomers {
                 Err(error)
                     if error.disposition() == Disposition::Retry || matches!(error.kind(), Kind::TimedOut { .. }) =>
                 {
-                    if self.config.log.row_values {
-                        error
-                    } else {
-                        error.without_row_values()
-                    }
+                    error.shown(&self.config.log)
                 }
                 result => return result,
             };
@@ -192,7 +188,7 @@ impl Newcomers {
                 Ok(None) => {}
                 Ok(Some(found)) => return Err(Error::new(STAGE, found)),
                 Err(error) => {
-                    let error = if self.config.log.row_values { error } else { error.without_row_values() };
+                    let error = error.shown(&self.config.log);
                     tracing::warn!(%error, "whether there are tables to copy is not known");
                     servers = None;
                 }

@@ -6,13 +6,15 @@ use tokio_postgres::error::SqlState;
 use crate::config::Role;
 use crate::error::{Error, Stage};
 
-/// What is confirmed to the source must be on the target's disk, whatever the role's default is. And a backend whose
-/// engine is gone has to notice, at rest as well as while it waits for a lock, to let go of the progress row. Rows are
+/// A backend whose engine is gone has to notice, at rest as well as amid a build or while it waits for a lock. The setting came
+/// with 14.
+pub const NOTICE_LOST_CLIENT: &str =
+    "SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'";
+
+/// What is confirmed to the source must be on the target's disk, whatever the role's default is. Rows are
 /// found by index, one after the other, with a plan that is made once: the planner knows nothing of the arrays' lengths.
-/// `client_connection_check_interval` came with 14.
 const TARGET_SETTINGS: &str = "\
     SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'; \
-    SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'; \
     SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off; \
     SET plan_cache_mode = 'force_generic_plan'; \
     SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3";
@@ -21,7 +23,7 @@ const TARGET_SETTINGS: &str = "\
 /// fire, because the role may not say otherwise.
 pub async fn prepare_target(target: &Client, stage: Stage) -> Result<bool, Error> {
     let failed = |error| Error::from_postgres(stage, Role::Target, error);
-    target.batch_execute(TARGET_SETTINGS).await.map_err(failed)?;
+    target.batch_execute(&format!("{NOTICE_LOST_CLIENT}; {TARGET_SETTINGS}")).await.map_err(failed)?;
     match target.batch_execute("SET session_replication_role = 'replica'").await {
         Ok(()) => Ok(false),
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(true),

@@ -17,15 +17,12 @@ use crate::config::{Endpoint, Role};
 use crate::error::{Error, Kind};
 use crate::postgres;
 
-/// Functions are made before what they mention. A backend that builds an index for nobody has to notice; the setting came
-/// with 14.
-const SETTINGS: &str = "SET check_function_bodies = off; \
-    SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'";
-
 /// Opens a session that makes objects.
 pub async fn connect(endpoint: &Endpoint) -> Result<Client, Error> {
     let target = postgres::connect(endpoint, STAGE).await?;
-    target.batch_execute(SETTINGS).await.map_err(|error| Error::from_postgres(STAGE, Role::Target, error))?;
+    // Functions are made before what they mention.
+    let settings = format!("SET check_function_bodies = off; {}", postgres::NOTICE_LOST_CLIENT);
+    target.batch_execute(&settings).await.map_err(|error| Error::from_postgres(STAGE, Role::Target, error))?;
     Ok(target)
 }
 

@@ -112,8 +112,7 @@ pub enum State {
 /// A refusal before anything is made where programs, rights or columns are missing; [`Kind::Statement`] with the object
 /// that the target refuses, and nothing that comes before rows is left of it.
 pub async fn copy(config: &Config, options: &Options) -> Result<Vec<Item>, Error> {
-    let hide = |error: Error| if config.log.row_values { error } else { error.without_row_values() };
-    copy_section(config, options).await.map_err(hide)
+    copy_section(config, options).await.map_err(|error| error.shown(&config.log))
 }
 
 async fn copy_section(config: &Config, options: &Options) -> Result<Vec<Item>, Error> {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::{ChainOptions, Engine, wait_for};
+use tokio_postgres::Client;
 
 use crate::load::{Changes, Random, expect_end, settle, stop, wait_log, wait_streaming};
 use crate::replication::{DATABASE, DEADLINE, ENGINE, Replication};
@@ -52,16 +53,21 @@ async fn publish(replication: &Replication) -> Result<()> {
     replication.chain.a.sql(DATABASE, "ALTER PUBLICATION pgsluice_test ADD TABLE late, later").await
 }
 
+/// The copy of the table on C cannot end before this session commits.
+async fn block_copy(replication: &Replication, table: &str) -> Result<Client> {
+    let blocker = replication.chain.c.connect(DATABASE).await?;
+    blocker.batch_execute(&format!("BEGIN; LOCK TABLE {table} IN EXCLUSIVE MODE")).await?;
+    Ok(blocker)
+}
+
 const TAKEN_OVER: &str = "the stream takes over";
 
 /// The first row of a table that nobody has told the engine of has it copied; meanwhile the others stream.
 #[tokio::test]
 async fn tables_that_join_are_copied_while_the_others_stream() -> Result<()> {
     let (replication, engine) = start().await?;
-    // The copy cannot end while somebody else has the table.
     let [_, _, c] = replication.servers();
-    let blocker = c.connect(DATABASE).await?;
-    blocker.batch_execute("BEGIN; LOCK TABLE late IN EXCLUSIVE MODE").await?;
+    let blocker = block_copy(&replication, "late").await?;
     publish(&replication).await?;
     let changes = Changes::start(&replication, CHANGES);
     wait_log(&engine, "copying starts", 1).await?;
@@ -96,8 +102,7 @@ async fn changes_keep_their_order_when_tables_change_hands() -> Result<()> {
     let (replication, engine) = start().await?;
     let [a, b, c] = replication.servers();
     // `late` is copied, and the copy of `later` waits.
-    let blocker = c.connect(DATABASE).await?;
-    blocker.batch_execute("BEGIN; LOCK TABLE later IN EXCLUSIVE MODE").await?;
+    let blocker = block_copy(&replication, "later").await?;
     publish(&replication).await?;
     wait_copied(&replication).await?;
     // The catch-up will wait for this row.
@@ -189,8 +194,7 @@ async fn an_engine_killed_while_tables_join() -> Result<()> {
 async fn servers_that_restart_while_tables_join() -> Result<()> {
     let (replication, engine) = start().await?;
     let [_, _, c] = replication.servers();
-    let blocker = c.connect(DATABASE).await?;
-    blocker.batch_execute("BEGIN; LOCK TABLE later IN EXCLUSIVE MODE").await?;
+    let blocker = block_copy(&replication, "later").await?;
     publish(&replication).await?;
     let changes = Changes::start(&replication, CHANGES);
     wait_log(&engine, "copying starts", 1).await?;
@@ -286,8 +290,7 @@ async fn a_published_table_that_is_not_selected_is_refused() -> Result<()> {
 async fn a_table_that_is_marked_while_it_catches_up_is_copied_again() -> Result<()> {
     let (replication, engine) = start().await?;
     let [a, _, c] = replication.servers();
-    let blocker = c.connect(DATABASE).await?;
-    blocker.batch_execute("BEGIN; LOCK TABLE later IN EXCLUSIVE MODE").await?;
+    let blocker = block_copy(&replication, "later").await?;
     publish(&replication).await?;
     wait_copied(&replication).await?;
     let row_blocker = c.connect(DATABASE).await?;
@@ -341,8 +344,7 @@ async fn a_truncate_across_streams_is_applied_to_each_by_itself() -> Result<()> 
     let refers = "CREATE TABLE refers (id int PRIMARY KEY, n int REFERENCES old)";
     c.sql(DATABASE, refers).await?;
     a.sql(DATABASE, &format!("{refers}; INSERT INTO refers SELECT g, g FROM generate_series(1, 100) g")).await?;
-    let blocker = c.connect(DATABASE).await?;
-    blocker.batch_execute("BEGIN; LOCK TABLE late IN EXCLUSIVE MODE").await?;
+    let blocker = block_copy(&replication, "late").await?;
     a.sql(DATABASE, "ALTER PUBLICATION pgsluice_test ADD TABLE refers, late").await?;
     replication.chain.wait_b_caught_up().await?;
     stop(&engine).await?;

@@ -16,10 +16,6 @@ use crate::snapshot::state::failed_on;
 use crate::snapshot::{STAGE, run_jobs, target_failed};
 use crate::source::publication::TableName;
 
-/// A backend whose engine is gone has to notice, amid a build too. The setting came with 14.
-const BUILD_SETTINGS: &str =
-    "SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'";
-
 const OVER_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What all that is built has in common.
@@ -133,7 +129,7 @@ struct Session<'a> {
 impl Session<'_> {
     async fn open(config: &Config, epoch: i64) -> Result<Session<'_>, Error> {
         let target = postgres::connect(&config.target, STAGE).await?;
-        target.batch_execute(BUILD_SETTINGS).await.map_err(target_failed)?;
+        target.batch_execute(postgres::NOTICE_LOST_CLIENT).await.map_err(target_failed)?;
         Ok(Session { name: config.name.as_str(), epoch, target })
     }
 
