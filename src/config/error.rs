@@ -59,11 +59,11 @@ pub enum Problem {
     Pattern(PatternError),
     #[error("the list is empty; name at least one table or pattern, such as \"public.*\"")]
     NoPatterns,
-    #[error("the password is also given by `{other}`; keep one of the two")]
+    #[error("the secret is also given by `{other}`; keep one of the two")]
     SecondPassword { other: &'static str },
-    #[error("cannot read the password file {}: {error}", path.display())]
+    #[error("cannot read the file {}: {error}", path.display())]
     PasswordFile { path: PathBuf, error: io::Error },
-    #[error("the password file {} {fault}", path.display())]
+    #[error("the file {} {fault}", path.display())]
     PasswordFileContent { path: PathBuf, fault: &'static str },
     /// Does not repeat the name: a password written here by mistake would be shown.
     #[error("the environment variable named here is unset, empty or not UTF-8")]

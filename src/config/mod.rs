@@ -15,6 +15,7 @@ mod error;
 mod pattern;
 mod raw;
 mod resolve;
+mod rules;
 mod secret;
 mod unknown_key;
 
@@ -24,7 +25,8 @@ use std::time::Duration;
 
 pub use dsn::{DsnError, SslMode};
 pub use error::{ConfigError, Key, Problem};
-pub use pattern::{Pattern, PatternError};
+pub use pattern::{NamePattern, Pattern, PatternError};
+pub use rules::{LetterCase, Mask, NameStep, Renaming, Rule};
 pub use secret::Secret;
 pub use unknown_key::Suggestion;
 
@@ -41,6 +43,8 @@ pub struct Config {
     pub stream: StreamConfig,
     pub apply: ApplyConfig,
     pub log: LogConfig,
+    /// In the order of the file.
+    pub rules: Vec<Rule>,
 }
 
 impl Config {

@@ -1,8 +1,9 @@
-//! Table names with wildcards: `schema.table` as text comes in, a [`Pattern`] that says which tables it means goes out.
+//! Names with wildcards: `schema.table` as text comes in, a [`Pattern`] that says which tables it means goes out; a
+//! [`NamePattern`] does the same for a name alone, such as a column's.
 //!
 //! Names are compared exactly, character by character. An unquoted part is not folded to lower case as SQL folds it:
-//! folding would make `Shop.*` silently miss the schema `"Shop"`. `*` stands for any run of characters and `?` for one,
-//! both within a part; a part in double quotes is literal, with `""` for a quote, as in SQL.
+//! folding would make `Shop.*` silently miss the schema `"Shop"`. `*` stands for any run of characters, `?` for one, and
+//! `[a-cx]` for one of those, all within a part; a part in double quotes is literal, with `""` for a quote, as in SQL.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,8 +18,61 @@ pub struct Pattern {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Exact(String),
-    /// Unquoted, with at least one `*` or `?`.
-    Wild(Vec<char>),
+    /// Unquoted, with at least one wildcard.
+    Wild(Vec<Piece>),
+}
+
+/// What a place in a wild name may hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    /// Any run of characters.
+    Run,
+    Any,
+    One(char),
+    /// One of these ranges, whose ends belong to them.
+    Of(Vec<(char, char)>),
+}
+
+/// A name, or several by wildcards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamePattern {
+    text: String,
+    part: Part,
+}
+
+impl NamePattern {
+    pub fn matches(&self, name: &str) -> bool {
+        self.part.matches(name)
+    }
+
+    /// The name, where the pattern means one and no other.
+    pub fn exact(&self) -> Option<&str> {
+        match &self.part {
+            Part::Exact(name) => Some(name),
+            Part::Wild(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for NamePattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<NamePattern, PatternError> {
+        let part = match text.strip_prefix('"') {
+            Some(quoted) => match quoted_part(quoted, text)? {
+                (part, "") => part,
+                (_, _) => return Err(PatternError::Quote(text.to_owned())),
+            },
+            None => unquoted_part(text, text)?,
+        };
+        Ok(NamePattern { text: text.to_owned(), part })
+    }
 }
 
 impl Pattern {
@@ -53,6 +107,10 @@ pub enum PatternError {
     Quote(String),
     #[error("\"{0}\" has white space outside of double quotes; write one schema.table in each string of the list")]
     Space(String),
+    #[error(
+        "\"{0}\" has a [ that begins no list of characters such as [ab] or [a-d]; write a name that holds it in double quotes"
+    )]
+    Class(String),
 }
 
 impl FromStr for Pattern {
@@ -76,12 +134,49 @@ fn part<'a>(rest: &'a str, whole: &str) -> Result<(Part, &'a str), PatternError>
     }
     let (name, after) = rest.split_at(rest.find('.').unwrap_or(rest.len()));
     match name {
-        "" => Err(PatternError::EmptyPart(whole.to_owned())),
         _ if name.contains('"') => Err(PatternError::Quote(whole.to_owned())),
         _ if name.contains(char::is_whitespace) => Err(PatternError::Space(whole.to_owned())),
-        _ if name.contains(['*', '?']) => Ok((Part::Wild(name.chars().collect()), after)),
-        _ => Ok((Part::Exact(name.to_owned()), after)),
+        _ => Ok((unquoted_part(name, whole)?, after)),
     }
+}
+
+fn unquoted_part(name: &str, whole: &str) -> Result<Part, PatternError> {
+    if name.is_empty() {
+        return Err(PatternError::EmptyPart(whole.to_owned()));
+    }
+    if !name.contains(['*', '?', '[']) {
+        return Ok(Part::Exact(name.to_owned()));
+    }
+    let mut pieces = Vec::new();
+    let mut characters = name.chars();
+    while let Some(c) = characters.next() {
+        pieces.push(match c {
+            '*' => Piece::Run,
+            '?' => Piece::Any,
+            '[' => class(&mut characters).ok_or_else(|| PatternError::Class(whole.to_owned()))?,
+            c => Piece::One(c),
+        });
+    }
+    Ok(Part::Wild(pieces))
+}
+
+/// What follows a `[`, up to its `]`.
+fn class(characters: &mut std::str::Chars<'_>) -> Option<Piece> {
+    let (listed, rest) = characters.as_str().split_once(']')?;
+    *characters = rest.chars();
+    let mut ranges = Vec::new();
+    let mut listed = listed.chars();
+    while let Some(first) = listed.next() {
+        let mut ahead = listed.clone();
+        match (ahead.next(), ahead.next()) {
+            (Some('-'), Some(last)) => {
+                ranges.push((first, last));
+                listed = ahead;
+            }
+            _ => ranges.push((first, first)),
+        }
+    }
+    (!ranges.is_empty()).then_some(Piece::Of(ranges))
 }
 
 /// As [`part`], from behind the opening quote.
@@ -114,16 +209,16 @@ impl Part {
 
 /// Only the last `*` met is ever tried again, one character longer, so the time is bounded by the product of both
 /// lengths however many stars there are.
-fn wild_matches(wild: &[char], name: &[char]) -> bool {
+fn wild_matches(wild: &[Piece], name: &[char]) -> bool {
     let (mut w, mut n) = (0, 0);
     let mut last_star = None;
     while n < name.len() {
         match (wild.get(w), last_star) {
-            (Some('*'), _) => {
+            (Some(Piece::Run), _) => {
                 last_star = Some((w, n));
                 w += 1;
             }
-            (Some(c), _) if *c == '?' || *c == name[n] => (w, n) = (w + 1, n + 1),
+            (Some(piece), _) if piece.takes(name[n]) => (w, n) = (w + 1, n + 1),
             (_, Some((star, from))) => {
                 last_star = Some((star, from + 1));
                 (w, n) = (star + 1, from + 1);
@@ -131,7 +226,19 @@ fn wild_matches(wild: &[char], name: &[char]) -> bool {
             (_, None) => return false,
         }
     }
-    wild[w..].iter().all(|c| *c == '*')
+    wild[w..].iter().all(|piece| *piece == Piece::Run)
+}
+
+impl Piece {
+    /// Whether it stands for this one character.
+    fn takes(&self, c: char) -> bool {
+        match self {
+            Piece::Run => false,
+            Piece::Any => true,
+            Piece::One(one) => *one == c,
+            Piece::Of(ranges) => ranges.iter().any(|(first, last)| (*first..=*last).contains(&c)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -159,6 +266,11 @@ mod tests {
             ("s.a**b?", "s", "ab1", true),
             ("Shop.orders", "shop", "orders", false),
             ("a*.b", "ac", "b", true),
+            ("s.a[0-9x]_?", "s", "a7_z", true),
+            ("s.a[0-9x]_?", "s", "ax_z", true),
+            ("s.a[0-9x]_?", "s", "ay_z", false),
+            ("s.[*]*", "s", "*b", true),
+            ("s.[*]*", "s", "b", false),
             (r#""s*".t"#, "s*", "t", true),
             (r#""s*".t"#, "sx", "t", false),
         ] {
@@ -178,6 +290,16 @@ mod tests {
     }
 
     #[test]
+    fn a_name_alone_may_hold_dots_and_blanks() {
+        let name = |text: &str| text.parse::<NamePattern>().unwrap();
+        assert_eq!(name("a.b c").exact(), Some("a.b c"));
+        assert_eq!(name(r#""*_id""#).exact(), Some("*_id"));
+        assert!(name("*_id").matches("cust_id") && !name("*_id").matches("id"));
+        assert_eq!("".parse::<NamePattern>(), Err(PatternError::EmptyPart(String::new())));
+        assert_eq!(r#""a"b"#.parse::<NamePattern>(), Err(PatternError::Quote(r#""a"b"#.to_owned())));
+    }
+
+    #[test]
     fn text_that_is_not_schema_and_table_is_refused() {
         type Make = fn(String) -> PatternError;
         for (text, make) in [
@@ -194,6 +316,8 @@ mod tests {
             (r#"a.b"c""#, PatternError::Quote),
             (r#"a."b"""#, PatternError::Quote),
             ("a.b, c.d", PatternError::Space),
+            ("a.b[c", PatternError::Class),
+            ("a.b[]", PatternError::Class),
         ] {
             assert_eq!(text.parse::<Pattern>(), Err(make(text.to_owned())), "{text}");
         }

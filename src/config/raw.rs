@@ -2,14 +2,15 @@
 //! is known and every value has its type. Each value keeps its place in the text, so that what is found wrong with it
 //! later still has a line. Nothing here is `Debug`, since a DSN can hold a password.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
 use toml::Spanned;
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
-use super::{ConfigError, Key, Problem, SynchronousCommit, ValueFormat, unknown_key};
+use super::{ConfigError, Key, LetterCase, Problem, SynchronousCommit, ValueFormat, unknown_key};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +31,10 @@ pub(super) struct RawConfig {
     pub apply: RawApply,
     #[serde(default)]
     pub log: RawLog,
+    #[serde(default)]
+    pub masks: RawMasks,
+    #[serde(default)]
+    pub rule: Vec<Spanned<RawRule>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -78,6 +83,82 @@ pub(super) struct RawLog {
     pub row_values: Option<bool>,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMasks {
+    pub secret_file: Option<Spanned<Text>>,
+    pub secret_env: Option<Spanned<Text>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRule {
+    pub table: Option<Spanned<OneOrMore>>,
+    pub except: Option<Spanned<OneOrMore>>,
+    #[serde(rename = "where")]
+    pub filter: Option<Spanned<Text>>,
+    pub rename_to: Option<Spanned<Text>>,
+    pub rename_schema: Option<Spanned<RawRenaming>>,
+    pub rename_table: Option<Spanned<RawRenaming>>,
+    pub rename_columns: Option<Spanned<BTreeMap<String, RawRenaming>>>,
+    pub drop_columns: Option<Spanned<OneOrMore>>,
+    pub keep_columns: Option<Spanned<OneOrMore>>,
+    pub mask: Option<Spanned<BTreeMap<String, RawMask>>>,
+    pub set: Option<Spanned<BTreeMap<String, Text>>>,
+    pub cast: Option<Spanned<BTreeMap<String, Text>>>,
+    pub key: Option<Spanned<OneOrMore>>,
+    pub soft_delete: Option<bool>,
+    pub yields: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a new name in quotes, or some of { case, remove_prefix, remove_suffix, replace_prefix, \
+                 replace_suffix, replace, add_prefix, add_suffix }"
+)]
+pub(super) enum RawRenaming {
+    To(String),
+    Steps(RawSteps),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSteps {
+    pub replace: Option<[String; 2]>,
+    pub replace_prefix: Option<[String; 2]>,
+    pub replace_suffix: Option<[String; 2]>,
+    pub remove_prefix: Option<String>,
+    pub remove_suffix: Option<String>,
+    pub case: Option<LetterCase>,
+    pub add_prefix: Option<String>,
+    pub add_suffix: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected the name of a mask in quotes, or a table such as { type = \"partial\", last = 4 }; masks are \
+                 null, fixed, sha256, hmac_sha256, digits, digits_random, partial and email"
+)]
+pub(super) enum RawMask {
+    Name(String),
+    Table(RawMaskTable),
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMaskTable {
+    #[serde(rename = "type")]
+    pub of: String,
+    pub value: Option<String>,
+    pub length: Option<i64>,
+    pub first: Option<i64>,
+    pub last: Option<i64>,
+    pub with: Option<String>,
+    pub domain: Option<String>,
+}
+
 // `untagged` with `expecting` states what is expected in the words of the documentation and, unlike serde's own
 // message, never repeats what was found.
 
@@ -94,6 +175,13 @@ pub(super) enum TextList {
 }
 
 #[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a string in quotes, or a list of strings")]
+pub(super) enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+#[derive(Deserialize)]
 #[serde(untagged, expecting = "expected a whole number, such as 10000")]
 pub(super) enum Count {
     Number(i64),
@@ -107,19 +195,39 @@ pub(super) enum Size {
 }
 
 /// The tables of the file; the empty name is the top.
-pub(super) const TABLES: [&str; 9] =
-    ["", "source", "primary", "target", "tables", "snapshot", "stream", "apply", "log"];
+pub(super) const TABLES: [&str; 11] =
+    ["", "source", "primary", "target", "tables", "snapshot", "stream", "apply", "log", "masks", RULE];
+/// The one that may come more than once.
+pub(super) const RULE: &str = "rule";
 
 /// The keys of one of [`TABLES`]: the fields of its raw struct.
 pub(super) fn keys_of(table: &str) -> Option<&'static [&'static str]> {
     Some(match table {
-        "" => &["name", "source", "primary", "target", "tables", "snapshot", "stream", "apply", "log"],
+        "" => &["name", "source", "primary", "target", "tables", "snapshot", "stream", "apply", "log", "masks", RULE],
         "source" | "primary" | "target" => &["dsn", "password_file", "password_env"],
         "tables" => &["include", "exclude"],
         "snapshot" => &["copy_data", "jobs", "chunk_bytes"],
         "stream" => &["format", "status_interval", "retry_limit"],
         "apply" => &["batch_rows", "batch_bytes", "netting", "synchronous_commit"],
         "log" => &["row_values"],
+        "masks" => &["secret_file", "secret_env"],
+        RULE => &[
+            "table",
+            "except",
+            "where",
+            "rename_to",
+            "rename_schema",
+            "rename_table",
+            "rename_columns",
+            "drop_columns",
+            "keep_columns",
+            "mask",
+            "set",
+            "cast",
+            "key",
+            "soft_delete",
+            "yields",
+        ],
         _ => return None,
     })
 }
@@ -143,10 +251,13 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<RawConfig, ConfigError> {
     };
     for (key, value) in document.get_ref() {
         let name = key.get_ref().as_ref();
-        if TABLES.contains(&name) && !value.get_ref().is_table() {
-            let message = format!("expected a table, written as [{name}] on a line of its own");
-            return Err(value_error(Key::new("", name), key.span(), message));
-        }
+        let message = match value.get_ref() {
+            DeValue::Array(rules) if name == RULE && rules.iter().all(|rule| rule.get_ref().is_table()) => continue,
+            _ if name == RULE => "expected rules, each below a line [[rule]] of its own".to_owned(),
+            value if !TABLES.contains(&name) || value.is_table() => continue,
+            _ => format!("expected a table, written as [{name}] on a line of its own"),
+        };
+        return Err(value_error(Key::new("", name), key.span(), message));
     }
     let keys = document.get_ref().clone();
     RawConfig::deserialize(toml::Deserializer::from(document)).map_err(|error| {
@@ -162,11 +273,22 @@ pub(super) fn line_of(text: &str, span: &Range<usize>) -> usize {
     1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count()
 }
 
+/// The tables of a document by their names; those that come more than once, each time.
+pub(super) fn tables_of<'a, 'i>(document: &'a DeTable<'i>) -> impl Iterator<Item = (&'a str, &'a DeTable<'i>)> {
+    document.iter().flat_map(|(key, value)| {
+        let tables: Vec<_> = match value.get_ref() {
+            DeValue::Array(tables) => tables.iter().filter_map(|table| table.get_ref().as_table()).collect(),
+            value => value.as_table().into_iter().collect(),
+        };
+        tables.into_iter().map(|table| (key.get_ref().as_ref(), table))
+    })
+}
+
 /// The key whose value holds the byte at `offset`.
 fn key_at(document: &DeTable<'_>, offset: usize) -> Option<Key> {
-    let nested = document.iter().filter_map(|(key, value)| Some((key.get_ref().as_ref(), value.get_ref().as_table()?)));
-    let mut keys =
-        nested.chain([("", document)]).flat_map(|(table, keys)| keys.iter().map(move |entry| (table, entry)));
+    let mut keys = tables_of(document)
+        .chain([("", document)])
+        .flat_map(|(table, keys)| keys.iter().map(move |entry| (table, entry)));
     keys.find(|(_, (_, value))| value.span().contains(&offset))
         .map(|(table, (key, _))| Key::new(table, key.get_ref().as_ref()))
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::raw::{Count, RawConfig, RawEndpoint, Size, Text, TextList, line_of};
+use super::raw::{Count, RawConfig, RawEndpoint, RawMasks, Size, Text, TextList, line_of};
 use super::{
     ApplyConfig, Config, ConfigError, Endpoint, Key, LogConfig, Name, Pattern, Problem, Role, Secret, SnapshotConfig,
-    StreamConfig, TableSelection, dsn,
+    StreamConfig, TableSelection, dsn, rules,
 };
 
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
@@ -54,6 +54,7 @@ pub(super) fn resolve(
         return Err(file.value("tables", "include", &include_at, Problem::NoPatterns));
     }
     let (exclude, exclude_at) = raw.tables.exclude.map(list_of).unwrap_or_default();
+    let secret = file.mask_secret(raw.masks)?;
     Ok(Config {
         name: Name::new(&name).ok_or_else(|| file.value("", "name", &at, Problem::Name))?,
         source: file.endpoint(Role::Source, raw.source)?,
@@ -91,18 +92,19 @@ pub(super) fn resolve(
             synchronous_commit: raw.apply.synchronous_commit.unwrap_or_default(),
         },
         log: LogConfig { row_values: raw.log.row_values.unwrap_or(false) },
+        rules: rules::resolve(&file, raw.rule, secret)?,
     })
 }
 
 /// What every value of one file is resolved against.
-struct File<'a> {
-    text: &'a str,
+pub(super) struct File<'a> {
+    pub(super) text: &'a str,
     path: &'a Path,
     env: &'a dyn Fn(&str) -> Option<String>,
 }
 
 impl File<'_> {
-    fn value(&self, table: &str, key: &str, at: &Range<usize>, problem: Problem) -> ConfigError {
+    pub(super) fn value(&self, table: &str, key: &str, at: &Range<usize>, problem: Problem) -> ConfigError {
         let (line, problem) = (line_of(self.text, at), Box::new(problem));
         ConfigError::Value { path: self.path.to_owned(), key: Key::new(table, key), line, problem }
     }
@@ -124,8 +126,8 @@ impl File<'_> {
 
         endpoint.password = match (endpoint.password.take(), raw.password_file, raw.password_env) {
             (password, None, None) => password,
-            (None, Some(file), None) => Some(self.password_file(&table, file)?),
-            (None, None, Some(variable)) => Some(self.password_env(&table, variable)?),
+            (None, Some(file), None) => Some(self.secret_file(&table, "password_file", file)?),
+            (None, None, Some(variable)) => Some(self.secret_env(&table, "password_env", variable)?),
             (Some(_), Some(second), _) => return Err(self.second_password(&table, "password_file", second, "dsn")),
             (Some(_), None, Some(second)) => return Err(self.second_password(&table, "password_env", second, "dsn")),
             (None, Some(_), Some(second)) => {
@@ -139,11 +141,26 @@ impl File<'_> {
         self.value(table, key, &at.span(), Problem::SecondPassword { other })
     }
 
+    /// The key of masks.
+    fn mask_secret(&self, raw: RawMasks) -> Result<Option<Secret>, ConfigError> {
+        const TABLE: &str = "masks";
+        let (key, at, secret) = match (raw.secret_file, raw.secret_env) {
+            (None, None) => return Ok(None),
+            (Some(_), Some(second)) => {
+                return Err(self.second_password(TABLE, "secret_env", second, "secret_file"));
+            }
+            (Some(file), None) => ("secret_file", file.span(), self.secret_file(TABLE, "secret_file", file)?),
+            (None, Some(variable)) => ("secret_env", variable.span(), self.secret_env(TABLE, "secret_env", variable)?),
+        };
+        rules::check_secret(&secret).map_err(|fault| self.value(TABLE, key, &at, Problem::Type(fault)))?;
+        Ok(Some(secret))
+    }
+
     /// The file's text without its last line's end, which editors add and nobody means.
-    fn password_file(&self, table: &str, file: Spanned<Text>) -> Result<Secret, ConfigError> {
+    fn secret_file(&self, table: &str, key: &str, file: Spanned<Text>) -> Result<Secret, ConfigError> {
         let (file, at) = text_of(file);
         let path = self.path.parent().unwrap_or(Path::new("")).join(file);
-        let fail = |problem| self.value(table, "password_file", &at, problem);
+        let fail = |problem| self.value(table, key, &at, problem);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) => return Err(fail(Problem::PasswordFile { path, error })),
@@ -158,11 +175,11 @@ impl File<'_> {
         }
     }
 
-    fn password_env(&self, table: &str, variable: Spanned<Text>) -> Result<Secret, ConfigError> {
+    fn secret_env(&self, table: &str, key: &str, variable: Spanned<Text>) -> Result<Secret, ConfigError> {
         let (variable, at) = text_of(variable);
         match (self.env)(&variable).filter(|password| !password.is_empty()) {
             Some(password) => Ok(Secret::new(password)),
-            None => Err(self.value(table, "password_env", &at, Problem::PasswordEnv)),
+            None => Err(self.value(table, key, &at, Problem::PasswordEnv)),
         }
     }
 
@@ -222,7 +239,7 @@ impl File<'_> {
     }
 }
 
-fn text_of(value: Spanned<Text>) -> (String, Range<usize>) {
+pub(super) fn text_of(value: Spanned<Text>) -> (String, Range<usize>) {
     let at = value.span();
     let Text::Text(text) = value.into_inner();
     (text, at)
@@ -442,13 +459,13 @@ mod tests {
             }
         }
         std::fs::remove_dir_all(&folder).unwrap();
-        let missing = format!(": cannot read the password file {}: ", folder.join("x").display());
+        let missing = format!(": cannot read the file {}: ", folder.join("x").display());
         let file = format!("source.password_file = \"{}\"", folder.join("x").display());
         assert!(complaint(&file).starts_with(&missing));
         assert!(complaint("source.password_env = \"hunter2\"").contains("is unset"));
         for text in ["password_file = \"/x\"", "password_env = \"PG_PASSWORD\""] {
             let text = format!("[primary]\ndsn = \"host=/s user=u password=hunter2\"\n{text}");
-            assert_eq!(complaint(&text), ": the password is also given by `dsn`; keep one of the two");
+            assert_eq!(complaint(&text), ": the secret is also given by `dsn`; keep one of the two");
         }
         assert!(complaint("source.password_file = \"/x\"\nsource.password_env = \"X\"").contains("`password_file`"));
     }

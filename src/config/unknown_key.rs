@@ -62,9 +62,8 @@ impl fmt::Display for Suggestion {
 }
 
 pub(super) fn find(document: &DeTable<'_>) -> Option<Stranger> {
-    let nested = document.iter().filter_map(|(key, value)| Some((key.get_ref().as_ref(), value.get_ref().as_table()?)));
     std::iter::once(("", document))
-        .chain(nested)
+        .chain(raw::tables_of(document))
         .flat_map(|(table, keys)| strangers_in(table, keys))
         .min_by_key(|stranger| stranger.span.start)
 }
@@ -139,8 +138,9 @@ mod tests {
     #[test]
     fn tables_are_called_tables() {
         assert_eq!(complaint("\n[targte]"), "p.toml: unknown table [targte], line 2; did you mean `target`?");
-        let known = "known here: `name`, `source`, `primary`, `target`, `tables`, `snapshot`, `stream`, `apply`, `log`";
-        for text in ["[[rule]]\ntable = 1", "[trail]", "[http]", "http = { listen = 1 }"] {
+        let known = "known here: `name`, `source`, `primary`, `target`, `tables`, `snapshot`, `stream`, `apply`, `log`, `masks`, \
+                     `rule`";
+        for text in ["[[zzz]]\ntable = 1", "[trail]", "[http]", "http = { listen = 1 }"] {
             let complaint = complaint(text);
             assert!(complaint.contains("unknown table [") && complaint.ends_with(known), "{complaint}");
         }
