@@ -320,6 +320,7 @@ mod tests {
             name: "t".to_owned(),
             replica_identity: ReplicaIdentity::Default,
             columns: Vec::new(),
+            keeps_deleted: false,
         });
         let mut batch = Batch::default();
         batch.begin(Begin { commit_lsn: Lsn::new(1), commit_time: PgTimestamp::default(), xid: Xid(1) });

@@ -17,8 +17,7 @@ use std::sync::Arc;
 use pgsluice_proto::pgoutput::{Begin, Commit, OldTuple};
 use pgsluice_proto::{Lsn, PgTimestamp, Xid};
 
-pub use self::row::{Kinds, OldRow, Row};
-use self::row::{Rows, Span};
+pub use self::row::{Kinds, OldRow, Row, RowBuilder, Rows, Span};
 use crate::decode::{Change, Operation, Relation, Truncate};
 
 /// One being filled, one waiting, one being applied.
@@ -57,14 +56,21 @@ struct Entry {
 
 #[derive(Clone, Copy, Debug)]
 enum StoredOperation {
-    Insert { new: Span },
-    Update { old: Option<StoredOld>, new: Span },
-    Delete { old: StoredOld },
+    Row(RowOperation),
     Truncate { index: u32 },
 }
 
+/// A change of one row, by where the rows lie in the batch.
 #[derive(Clone, Copy, Debug)]
-enum StoredOld {
+pub enum RowOperation {
+    Insert { new: Span },
+    Update { old: Option<OldSpan>, new: Span },
+    Delete { old: OldSpan },
+}
+
+/// An [`OldRow`], by where it lies.
+#[derive(Clone, Copy, Debug)]
+pub enum OldSpan {
     Key(Span),
     Full(Span),
 }
@@ -151,14 +157,25 @@ impl Batch {
     #[inline]
     pub fn push(&mut self, change: &Change<'_>) {
         let operation = match change.operation {
-            Operation::Insert { new } => StoredOperation::Insert { new: self.rows.push(&new) },
+            Operation::Insert { new } => RowOperation::Insert { new: self.rows.push(&new) },
             Operation::Update { old, new } => {
-                StoredOperation::Update { old: old.map(|old| self.push_old(old)), new: self.rows.push(&new) }
+                RowOperation::Update { old: old.map(|old| self.push_old(old)), new: self.rows.push(&new) }
             }
-            Operation::Delete { old } => StoredOperation::Delete { old: self.push_old(old) },
+            Operation::Delete { old } => RowOperation::Delete { old: self.push_old(old) },
         };
-        let relation = self.relation_index(change.relation);
-        self.push_entry(relation, operation);
+        self.push_built(change.relation, operation);
+    }
+
+    /// Where rows are made for [`Batch::push_built`]. One that is not pushed takes room until the batch is cleared.
+    pub fn rows(&mut self) -> &mut Rows {
+        &mut self.rows
+    }
+
+    /// A change whose rows were made in [`Batch::rows`].
+    #[inline]
+    pub fn push_built(&mut self, relation: &Arc<Relation>, operation: RowOperation) {
+        let relation = self.relation_index(relation);
+        self.push_entry(relation, StoredOperation::Row(operation));
     }
 
     pub fn push_truncate(&mut self, truncate: Truncate) {
@@ -281,15 +298,15 @@ impl Batch {
     fn change(&self, entry: &Entry) -> BatchedChange<'_> {
         let relation = || &self.relations[entry.relation as usize];
         let operation = match entry.operation {
-            StoredOperation::Insert { new } => {
+            StoredOperation::Row(RowOperation::Insert { new }) => {
                 BatchedOperation::Insert { relation: relation(), new: self.rows.row(new) }
             }
-            StoredOperation::Update { old, new } => BatchedOperation::Update {
+            StoredOperation::Row(RowOperation::Update { old, new }) => BatchedOperation::Update {
                 relation: relation(),
                 old: old.map(|old| self.old_row(old)),
                 new: self.rows.row(new),
             },
-            StoredOperation::Delete { old } => {
+            StoredOperation::Row(RowOperation::Delete { old }) => {
                 BatchedOperation::Delete { relation: relation(), old: self.old_row(old) }
             }
             StoredOperation::Truncate { index } => BatchedOperation::Truncate(&self.truncates[index as usize]),
@@ -307,17 +324,17 @@ impl Batch {
         self.entries.push(Entry { relation, transaction, operation });
     }
 
-    fn push_old(&mut self, old: OldTuple<'_>) -> StoredOld {
+    fn push_old(&mut self, old: OldTuple<'_>) -> OldSpan {
         match old {
-            OldTuple::Key(tuple) => StoredOld::Key(self.rows.push(&tuple)),
-            OldTuple::Full(tuple) => StoredOld::Full(self.rows.push(&tuple)),
+            OldTuple::Key(tuple) => OldSpan::Key(self.rows.push(&tuple)),
+            OldTuple::Full(tuple) => OldSpan::Full(self.rows.push(&tuple)),
         }
     }
 
-    fn old_row(&self, old: StoredOld) -> OldRow<'_> {
+    fn old_row(&self, old: OldSpan) -> OldRow<'_> {
         match old {
-            StoredOld::Key(span) => OldRow::Key(self.rows.row(span)),
-            StoredOld::Full(span) => OldRow::Full(self.rows.row(span)),
+            OldSpan::Key(span) => OldRow::Key(self.rows.row(span)),
+            OldSpan::Full(span) => OldRow::Full(self.rows.row(span)),
         }
     }
 

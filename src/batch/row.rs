@@ -2,9 +2,9 @@
 
 use pgsluice_proto::pgoutput::{Cell, Tuple};
 
-/// A row's cells: a run in [`Rows::cells`].
+/// Where a row lies in its [`Rows`]: a run of cells.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
+pub struct Span {
     first_cell: u32,
     cells: u16,
     kinds: Kinds,
@@ -50,8 +50,9 @@ impl Kinds {
     }
 }
 
+/// Rows in memory that is used again.
 #[derive(Debug, Default)]
-pub(super) struct Rows {
+pub struct Rows {
     arena: Vec<u8>,
     cells: Vec<StoredCell>,
 }
@@ -95,11 +96,74 @@ impl Rows {
         Span { first_cell, cells: tuple.len() as u16, kinds }
     }
 
+    /// Makes a row cell by cell. After an error nothing of it is left.
+    pub fn build<E>(&mut self, write: impl FnOnce(&mut RowBuilder<'_>) -> Result<(), E>) -> Result<Span, E> {
+        let (first_byte, first_cell) = (self.arena.len(), self.cells.len());
+        let mut builder = RowBuilder { rows: self, kinds: Kinds::default() };
+        let written = write(&mut builder);
+        let kinds = builder.kinds;
+        if let Err(error) = written {
+            self.arena.truncate(first_byte);
+            self.cells.truncate(first_cell);
+            return Err(error);
+        }
+        Ok(Span { first_cell: first_cell as u32, cells: (self.cells.len() - first_cell) as u16, kinds })
+    }
+
     #[inline]
     pub fn row(&self, span: Span) -> Row<'_> {
         let first = span.first_cell as usize;
         let cells = &self.cells[first..first + usize::from(span.cells)];
         Row { arena: &self.arena, cells, kinds: span.kinds }
+    }
+}
+
+/// A row that is being made.
+#[derive(Debug)]
+pub struct RowBuilder<'r> {
+    rows: &'r mut Rows,
+    kinds: Kinds,
+}
+
+impl RowBuilder<'_> {
+    /// Adds a cell as it came.
+    #[inline]
+    pub fn push(&mut self, cell: Cell<'_>) {
+        let start = self.rows.arena.len();
+        let kind = match cell {
+            Cell::Null => NULL,
+            Cell::Unchanged => UNCHANGED,
+            Cell::Text(value) => {
+                self.rows.arena.extend_from_slice(value);
+                TEXT
+            }
+            Cell::Binary(value) => {
+                self.rows.arena.extend_from_slice(value);
+                BINARY
+            }
+        };
+        self.add(kind, start);
+    }
+
+    /// Adds a cell whose value is written in place, in binary or in text; NULL where `write` says false.
+    pub fn push_with(&mut self, is_binary: bool, write: impl FnOnce(&mut Vec<u8>) -> bool) {
+        let start = self.rows.arena.len();
+        let kind = match write(&mut self.rows.arena) {
+            false => NULL,
+            true if is_binary => BINARY,
+            true => TEXT,
+        };
+        self.add(kind, start);
+    }
+
+    #[inline]
+    fn add(&mut self, kind: u32, start: usize) {
+        let end = self.rows.arena.len();
+        assert!(end <= u32::MAX as usize, "an arena is addressed by 32 bits");
+        assert!(end - start <= LENGTH_MASK as usize, "a value is below 1 GiB");
+        self.kinds.add(kind);
+        let kind_and_length = kind << KIND_SHIFT | (end - start) as u32;
+        self.rows.cells.push(StoredCell { start: start as u32, kind_and_length });
     }
 }
 

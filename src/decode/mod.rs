@@ -47,6 +47,19 @@ pub struct Truncate {
     pub restart_identity: bool,
     /// The statement emptied others too, which are left out here.
     pub is_partial: bool,
+    /// Relations whose tables on the target are not emptied, as rules have it.
+    pub in_part: Vec<PartialTruncate>,
+}
+
+/// What a TRUNCATE of a relation comes to in a table that keeps rows all the same.
+#[derive(Debug)]
+pub struct PartialTruncate {
+    /// As the target has it.
+    pub relation: Arc<Relation>,
+    /// Only rows with these values, in text, are meant.
+    pub own: Vec<(String, String)>,
+    /// They stay, and get these values, in text or NULL; `None` where they go.
+    pub mark: Option<Vec<(String, Option<String>)>>,
 }
 
 #[derive(Debug)]
@@ -134,6 +147,7 @@ impl Decoder {
                     relations: relations.collect::<Result<_, _>>().map_err(decode_error)?,
                     restart_identity: truncate.restart_identity,
                     is_partial: false,
+                    in_part: Vec::new(),
                 }))
             }
         }

@@ -20,6 +20,8 @@ pub struct Relation {
     pub replica_identity: ReplicaIdentity,
     /// In the order in which rows carry them.
     pub columns: Vec<Column>,
+    /// The target keeps rows that were deleted, so that an insert may find its key there. No source says so; rules do.
+    pub keeps_deleted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +63,7 @@ impl RelationMap {
             name: message.name.to_owned(),
             replica_identity: message.replica_identity,
             columns: columns.collect(),
+            keeps_deleted: false,
         };
         self.relations.insert(message.id, Arc::new(relation));
     }

@@ -22,6 +22,7 @@ pub enum Stage {
     Snapshot,
     Source,
     Decode,
+    Transform,
     Apply,
     Checkpoint,
     Status,
@@ -90,6 +91,9 @@ pub enum Kind {
     /// The stream and the table on the target do not fit together.
     #[error("{what}\n  to mend it: {mend}")]
     Mismatch { what: String, mend: String },
+    /// A rule has no answer for a row. Nothing of the row is in it.
+    #[error("{what}\n  to mend it: {mend}")]
+    Row { what: String, mend: String },
     /// Values come in a format that no longer fits; the next session inspects the types again.
     #[error("column {column} has changed its type to one that must travel as text")]
     FormatOutdated { column: String },
@@ -180,6 +184,7 @@ impl Error {
             | Kind::RowCount { .. }
             | Kind::SetCount { .. }
             | Kind::Mismatch { .. }
+            | Kind::Row { .. }
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
             | Kind::Incomplete(_)
@@ -204,6 +209,7 @@ impl Error {
             | Kind::RowCount { .. }
             | Kind::SetCount { .. }
             | Kind::Mismatch { .. }
+            | Kind::Row { .. }
             | Kind::FormatOutdated { .. }
             | Kind::Rewritten
             | Kind::TablesToCopy(_)
@@ -235,6 +241,7 @@ impl Error {
             | Kind::Decode(_)
             | Kind::Protocol { .. }
             | Kind::Fenced { .. }
+            | Kind::Row { .. }
             | Kind::FormatOutdated { .. }
             | Kind::Rewritten
             | Kind::TablesToCopy(_)

@@ -151,7 +151,7 @@ fn step(object: impl Into<String>, present: bool) -> Step {
 }
 
 fn warn_of_missing_identity(tables: &[PublishedTable]) {
-    for published in tables.iter().filter(|published| !published.has_identity) {
+    for published in tables.iter().filter(|published| !published.has_identity()) {
         let table = &published.table;
         tracing::warn!(
             "{table} has no replica identity: once it is published, PostgreSQL refuses every UPDATE and DELETE of it on \

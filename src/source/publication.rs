@@ -6,15 +6,18 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use pgsluice_proto::Oid;
+use pgsluice_proto::pgoutput::ReplicaIdentity;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use crate::config::{Pattern, Role, TableSelection};
+use crate::decode::{Column, Relation};
 use crate::error::{Error, Stage};
 use crate::postgres::{quote_ident, quote_qualified};
 
 /// A table by its exact name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableName {
     pub schema: String,
     pub name: String,
@@ -32,9 +35,36 @@ pub struct PublishedTable {
     pub table: TableName,
     /// Name and type of each column that rows carry.
     pub columns: Vec<(String, u32)>,
-    /// Updates and deletes are published with an old row or key: there is a replica identity that can be used.
-    pub has_identity: bool,
+    pub replica_identity: ReplicaIdentity,
+    /// Columns by which updates and deletes find their row; under FULL all of them.
+    pub identity: Vec<String>,
     pub is_partitioned: bool,
+}
+
+impl PublishedTable {
+    /// Updates and deletes are published with an old row or key: there is a replica identity that can be used.
+    pub fn has_identity(&self) -> bool {
+        self.replica_identity == ReplicaIdentity::Full || !self.identity.is_empty()
+    }
+
+    /// As a stream would describe it.
+    pub fn relation(&self) -> Relation {
+        let is_full = self.replica_identity == ReplicaIdentity::Full;
+        let column = |(name, type_oid): &(String, u32)| Column {
+            name: name.clone(),
+            type_oid: Oid(*type_oid),
+            is_identity: is_full || self.identity.contains(name),
+        };
+        Relation {
+            id: Oid(0),
+            version: 0,
+            namespace: self.table.schema.clone(),
+            name: self.table.name.clone(),
+            replica_identity: self.replica_identity,
+            columns: self.columns.iter().map(column).collect(),
+            keeps_deleted: false,
+        }
+    }
 }
 
 /// One row a table, from a FROM clause that gives each a `pg_class` row `c` with its `pg_namespace` row `n`, and in
@@ -42,10 +72,13 @@ pub struct PublishedTable {
 const TABLES_SQL: &str = "\
 SELECT n.nspname::text, c.relname::text, array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attnum > 0),
     array_agg(a.atttypid ORDER BY a.attnum) FILTER (WHERE a.attnum > 0),
-    c.relreplident = 'f' OR EXISTS (
-        SELECT FROM pg_index i WHERE i.indrelid = c.oid
-        AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END),
-    c.relkind = 'p'
+    c.relreplident::text,
+    c.relkind = 'p',
+    ARRAY(SELECT k.attname::text FROM pg_index i JOIN pg_attribute k ON k.attrelid = c.oid
+        JOIN unnest(i.indkey) WITH ORDINALITY u (attnum, place) ON u.attnum = k.attnum AND u.place <= i.indnkeyatts
+        WHERE i.indrelid = c.oid
+        AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
+        ORDER BY u.place)
 {from}
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
     AND (listed IS NULL OR listed ? a.attname::text)
@@ -206,11 +239,22 @@ async fn query_tables(
         tables.push(PublishedTable {
             table: TableName { schema: row.try_get(0).map_err(failed)?, name: row.try_get(1).map_err(failed)? },
             columns: names.unwrap_or_default().into_iter().zip(types.unwrap_or_default()).collect(),
-            has_identity: row.try_get(4).map_err(failed)?,
+            replica_identity: replica_identity(row.try_get(4).map_err(failed)?),
+            identity: row.try_get(6).map_err(failed)?,
             is_partitioned: row.try_get(5).map_err(failed)?,
         });
     }
     Ok(tables)
+}
+
+/// By the letter that `pg_class` has for it.
+fn replica_identity(letter: &str) -> ReplicaIdentity {
+    match letter {
+        "f" => ReplicaIdentity::Full,
+        "n" => ReplicaIdentity::Nothing,
+        "i" => ReplicaIdentity::Index,
+        _ => ReplicaIdentity::Default,
+    }
 }
 
 /// The statement that makes the publication.

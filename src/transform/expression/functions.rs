@@ -162,7 +162,7 @@ pub(super) fn refusal(name: &str) -> String {
 }
 
 /// The name that was most likely meant, if any is near.
-pub(super) fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub(in crate::transform) fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     /// As `config` has it for its keys.
     const SIMILARITY_MIN: f64 = 0.7;
     let scored = known.map(|each| (strsim::jaro_winkler(name, each), each));

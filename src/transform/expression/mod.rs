@@ -55,6 +55,8 @@ pub use interval::Interval;
 pub use numeric::{Decimal, Numeric};
 pub use value::Value;
 
+pub(super) use functions::nearest;
+
 use evaluate::{Node, Row};
 use types::Type;
 
@@ -67,11 +69,17 @@ pub struct Expression {
 }
 
 impl Expression {
-    /// Compiles it. `columns` are the name and type OID of each column of the relation, in the order of its cells.
+    /// Compiles it. `columns` are the name and type OID of each column of the relation, in the order of its cells. Those
+    /// whose names begin with `$` can be written as they are.
     pub fn parse(text: &str, columns: &[(String, Oid)]) -> Result<Expression, ExpressionError> {
         let tree = parse::parse(text)?;
         let (typed, columns) = resolve::resolve(text, &tree, columns)?;
         Ok(Expression { root: typed.node, of: typed.of, columns })
+    }
+
+    /// Whether the text is an expression at all, before there are columns for it.
+    pub fn check_syntax(text: &str) -> Result<(), ExpressionError> {
+        parse::parse(text).map(drop)
     }
 
     /// The OID of the type that PostgreSQL would give it.

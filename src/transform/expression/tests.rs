@@ -99,7 +99,7 @@ fn refusals_name_the_place_and_what_would_be_right() {
         ),
         ("id = 1 / 0", "1 / 0", "this fails for every row: division by zero"),
         ("region ~ 'x'", "region ~ 'x'", "the operator ~ is not supported"),
-        ("id = $1", "$1", "an expression has no parameters"),
+        ("id = $1", "$1", "there is no $1 here; known: none"),
         (
             "extract(week FROM day) = 1",
             "day",

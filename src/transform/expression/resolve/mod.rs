@@ -139,8 +139,29 @@ impl Resolver<'_> {
             let hint = meant.map_or(String::new(), |meant| format!("; did you mean \"{meant}\"?"));
             return error(place, format!("there is no column \"{wanted}\"{hint}"));
         };
-        let oid = self.columns[index].1;
-        let Some(of) = Type::from_oid(oid) else {
+        self.column_at(index, place)
+    }
+
+    /// What stands behind the columns by a name that begins with `$`.
+    fn parameter(&self, name: &str, place: Range<usize>) -> Outcome {
+        match self.columns.iter().rposition(|(known, _)| known == name) {
+            Some(index) => self.column_at(index, place),
+            None => {
+                let known: Vec<_> = self
+                    .columns
+                    .iter()
+                    .filter(|(name, _)| name.starts_with('$'))
+                    .map(|(name, _)| name.as_str())
+                    .collect();
+                let hint = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                error(place, format!("there is no {name} here; known: {hint}"))
+            }
+        }
+    }
+
+    fn column_at(&self, index: usize, place: Range<usize>) -> Outcome {
+        let (wanted, oid) = &self.columns[index];
+        let Some(of) = Type::from_oid(*oid) else {
             let message = format!("column \"{wanted}\" has the type with OID {}, which expressions do not know", oid.0);
             return error(place, message);
         };
@@ -158,7 +179,7 @@ impl Resolver<'_> {
             | Literal::EscapedStringLiteral(text)
             | Literal::UnicodeStringLiteral(text) => constant(Value::Text(text.clone().into()), Type::Unknown),
             Literal::DollarQuotedString(text) => constant(Value::Text(text.value.clone().into()), Type::Unknown),
-            Literal::Placeholder(_) => error(place, "an expression has no parameters"),
+            Literal::Placeholder(name) => self.parameter(name, place),
             _ => error(place, "this kind of literal is not supported; write text in single quotes"),
         }
     }

@@ -1,0 +1,138 @@
+//! The rules of all tables: compiled and checked together before the first row.
+//!
+//! **Always holds:** where several tables of the source go to one of the target, each gives a column of its key a constant of
+//! its own. By it their rows are told apart, so that what empties one of them leaves the others.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::decide::{check_names, decide};
+use super::plan::Plan;
+use super::refusal::RuleError;
+use crate::config::Rule;
+use crate::decode::Relation;
+use crate::error::{Error, Stage};
+use crate::source::publication::TableName;
+
+/// What rules make of the tables of a source.
+#[derive(Debug, Default)]
+pub struct Mapping {
+    rules: Arc<[Rule]>,
+    plans: HashMap<TableName, Arc<Plan>>,
+    /// By tables of the source that share theirs on the target: the column and the value that mark their rows.
+    own: HashMap<TableName, (String, String)>,
+}
+
+impl Mapping {
+    /// # Errors
+    /// Every rule that does not fit.
+    pub fn new(rules: &[Rule], relations: &[Relation]) -> Result<Mapping, Vec<RuleError>> {
+        let mut errors = check_names(rules, relations);
+        let mut mapping = Mapping { rules: rules.into(), ..Mapping::default() };
+        for relation in relations {
+            match mapping.compile(relation) {
+                Ok(Some(plan)) => drop(mapping.plans.insert(name_of(relation), Arc::new(plan))),
+                Ok(None) => {}
+                Err(error) => errors.push(*error),
+            }
+        }
+        match mapping.tell_apart(relations) {
+            Ok(own) => mapping.own = own,
+            Err(mut more) => errors.append(&mut more),
+        }
+        if errors.is_empty() { Ok(mapping) } else { Err(errors) }
+    }
+
+    /// There is nothing to transform at all.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The plan for a relation as it is now; `None` where no rule is about it.
+    pub(super) fn compile(&self, relation: &Relation) -> Result<Option<Plan>, Box<RuleError>> {
+        let decisions = decide(&self.rules, relation)?;
+        decisions.map(|decisions| Plan::compile(&decisions, relation)).transpose()
+    }
+
+    /// The plan for a table as it was at first; `None` where no rule is about it.
+    pub fn plan(&self, table: &TableName) -> Option<&Arc<Plan>> {
+        self.plans.get(table)
+    }
+
+    /// Where a table's rows go.
+    pub fn target(&self, table: &TableName) -> TableName {
+        self.plan(table).map_or_else(|| table.clone(), |plan| name_of(plan.target()))
+    }
+
+    /// The column and the value, in text, by which the table's rows are told from those of others that go to the same place.
+    pub fn own(&self, table: &TableName) -> Option<&(String, String)> {
+        self.own.get(table)
+    }
+
+    /// What decides what becomes of the table's rows, to tell whether it is still the same; `None` where no rule is about it.
+    pub fn fingerprint(&self, table: &TableName) -> Option<String> {
+        self.plan(table).map(|plan| plan.fingerprint())
+    }
+
+    /// For each table that shares its place the column and value that are its own.
+    fn tell_apart(&self, relations: &[Relation]) -> Result<HashMap<TableName, (String, String)>, Vec<RuleError>> {
+        let mut sources: HashMap<TableName, Vec<TableName>> = HashMap::new();
+        for relation in relations {
+            let name = name_of(relation);
+            sources.entry(self.target(&name)).or_default().push(name);
+        }
+        let (mut own, mut errors) = (HashMap::new(), Vec::new());
+        for (target, mut sources) in sources.into_iter().filter(|(_, sources)| sources.len() > 1) {
+            sources.sort();
+            match self.own_values(&sources) {
+                Some((column, values)) => {
+                    own.extend(sources.into_iter().zip(values).map(|(table, value)| (table, (column.clone(), value))));
+                }
+                None => errors.extend(self.indistinct(&target, &sources)),
+            }
+        }
+        if errors.is_empty() { Ok(own) } else { Err(errors) }
+    }
+
+    /// A column that all of them give a constant, each another one, and those constants.
+    fn own_values(&self, sources: &[TableName]) -> Option<(String, Vec<String>)> {
+        let constants: Option<Vec<_>> = sources.iter().map(|table| Some(self.plan(table)?.constants())).collect();
+        let constants = constants?;
+        let columns = constants.first()?.iter().map(|(column, _)| column.clone());
+        columns.into_iter().find_map(|column| {
+            let value = |of_table: &Vec<(String, String)>| {
+                of_table.iter().find(|(name, _)| *name == column).map(|(_, value)| value.clone())
+            };
+            let values: Vec<String> = constants.iter().map(value).collect::<Option<_>>()?;
+            let differ = (1..values.len()).all(|at| !values[..at].contains(&values[at]));
+            differ.then_some((column, values))
+        })
+    }
+
+    fn indistinct(&self, target: &TableName, sources: &[TableName]) -> Option<RuleError> {
+        let renaming = |table: &&TableName| self.plan(table).is_some();
+        let table = sources.iter().find(renaming)?;
+        let rule = self.rules.iter().find(|rule| rule.matches(&table.schema, &table.name))?;
+        let list: Vec<_> = sources.iter().map(TableName::to_string).collect();
+        let what = format!("{} all go to {target}, and nothing tells their rows apart there", list.join(", "));
+        let mend = "give each of them a constant of its own in the key, such as set = { origin = \"$source_table\" } with \
+                    key = [\"origin\", \"id\"]; or rename them apart";
+        Some(*RuleError::without_table(rule, what, mend))
+    }
+}
+
+/// All that does not fit, as one refusal.
+pub fn refusal(stage: Stage, errors: &[RuleError]) -> Error {
+    let mut mends: Vec<&str> = Vec::new();
+    for error in errors {
+        if !mends.contains(&error.mend.as_str()) {
+            mends.push(&error.mend);
+        }
+    }
+    let what: Vec<_> = errors.iter().map(RuleError::to_string).collect();
+    Error::refused(stage, what.join("\n"), mends.join("; "))
+}
+
+fn name_of(relation: &Relation) -> TableName {
+    TableName { schema: relation.namespace.clone(), name: relation.name.clone() }
+}
