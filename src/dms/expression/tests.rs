@@ -1,4 +1,8 @@
+use pgsluice_proto::pgoutput::Cell;
+
 use super::*;
+use crate::transform::Expression;
+use crate::transform::expression::types::Type;
 
 fn sql(text: &str) -> String {
     match translate(text, Some("amount".to_owned())) {
@@ -118,4 +122,90 @@ fn differences_are_noted() {
         panic!()
     };
     assert!(!soft_delete && notes.len() == 1);
+}
+
+/// The same row in each test: a column's name, its type and its value.
+const ROW: [(&str, Type, Option<&str>); 6] = [
+    ("name", Type::Text, Some("Ann_Lee")),
+    ("n", Type::Numeric, Some("2.345")),
+    ("i", Type::Int4, Some("-7")),
+    ("t", Type::Timestamp, Some("2024-02-29 12:34:56.789")),
+    ("nil", Type::Text, None),
+    ("none", Type::Int4, None),
+];
+
+fn value(text: &str) -> Option<String> {
+    let columns: Vec<_> = ROW.iter().map(|(name, of, _)| ((*name).to_owned(), of.oid())).collect();
+    let sql = sql(text);
+    let expression = Expression::parse(&sql, &columns).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let value = expression.evaluate(|at| ROW[at].2.map_or(Cell::Null, |text| Cell::Text(text.as_bytes())));
+    let mut text = String::new();
+    value.unwrap_or_else(|error| panic!("{sql}: {error}")).to_text(&mut text).then_some(text)
+}
+
+/// What SQLite 3.40 makes of the same expressions and values.
+#[test]
+fn values_are_those_of_sqlite() {
+    for (text, expected) in [
+        ("$name || '-' || ($i * 2)", Some("Ann_Lee--14")),
+        ("'1' || $nil", None),
+        ("10 - 4 - 3", Some("3")),
+        ("10 - (4 - 3)", Some("9")),
+        ("2 + 3 * 4 % 5", Some("4")),
+        ("-7 / 2", Some("-3")),
+        ("-7 % 3", Some("-1")),
+        ("upper($name)", Some("ANN_LEE")),
+        ("lower(substr($name, 5))", Some("lee")),
+        ("substr($name, 1, 3)", Some("Ann")),
+        ("substr($name, -3)", Some("Lee")),
+        ("substr($name, -30)", Some("Ann_Lee")),
+        ("trim('  x ')", Some("x")),
+        ("trim('xxaxx', 'x')", Some("a")),
+        ("ltrim('xxaxx', 'x')", Some("axx")),
+        ("rtrim('xxaxx', 'x')", Some("xxa")),
+        ("replace($name, '_', ' ')", Some("Ann Lee")),
+        ("length($name)", Some("7")),
+        ("instr($name, '_')", Some("4")),
+        ("abs($i)", Some("7")),
+        ("coalesce($nil, $nil, 'x')", Some("x")),
+        ("ifnull($nil, 'x')", Some("x")),
+        ("nullif($name, 'Ann_Lee')", None),
+        ("max($i, 5, -9)", Some("5")),
+        ("min($i, 5, -9)", Some("-9")),
+        ("max($i, $none)", None),
+        ("iif($i < 0, 'minus', 'plus')", Some("minus")),
+        ("iif($none < 0, 'minus', 'plus')", Some("plus")),
+        ("$i = -7", Some("1")),
+        ("$i == 7", Some("0")),
+        ("$none = 7", None),
+        ("$nil IS NULL", Some("1")),
+        ("$nil NOT NULL", Some("0")),
+        ("$none IS $none", Some("1")),
+        ("$i IS NOT $none", Some("1")),
+        ("$name LIKE 'ann%'", Some("1")),
+        ("$name LIKE 'ann\\_lee'", Some("0")),
+        ("$name LIKE 'ann!_l%' ESCAPE '!'", Some("1")),
+        ("$i BETWEEN -8 AND -7 AND $name <> 'x'", Some("1")),
+        ("$i NOT IN (1, 2)", Some("1")),
+        ("NOT $i = 1 AND $i < 0", Some("1")),
+        ("NOT ($i = 1 OR $i < 0)", Some("0")),
+        ("$i = 1 OR $i = -7 AND $name = 'x'", Some("0")),
+        ("CASE $i WHEN 1 THEN 'a' WHEN -7 THEN 'b' END", Some("b")),
+        ("CASE WHEN $i > 0 THEN 'a' END", None),
+        ("date($t)", Some("2024-02-29")),
+        ("time($t)", Some("12:34:56")),
+        ("datetime($t)", Some("2024-02-29 12:34:56")),
+        ("strftime('%Y-%m-%d', $t)", Some("2024-02-29")),
+        ("strftime('%H:%M:%S', $t)", Some("12:34:56")),
+        ("strftime('%d.%m.%Y %H:%M', $t)", Some("29.02.2024 12:34")),
+        ("strftime('100%% %s', $t)", Some("100% 1709210096")),
+        ("strftime('%S|%M', $t)", Some("56|34")),
+        ("cast('12' as integer)", Some("12")),
+        ("cast($i as text) || 'x'", Some("-7x")),
+    ] {
+        assert_eq!(value(text).as_deref(), expected, "{text} as {}", sql(text));
+    }
+    // SQLite writes the same numbers as floating-point ones.
+    assert_eq!(value("round($n, 2)").as_deref(), Some("2.35"));
+    assert_eq!(value("round(-2.5)").as_deref(), Some("-3"));
 }
