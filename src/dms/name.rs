@@ -150,6 +150,9 @@ impl Piece {
 
     /// Whether there is a character that both stand for. [`Piece::Run`] is not asked.
     fn meets(&self, other: &Piece) -> bool {
+        if let (Piece::One(left), Piece::One(right)) = (self, other) {
+            return left == right;
+        }
         match (self.ranges(), other.ranges()) {
             (Some(left), Some(right)) => left.iter().any(|(a, b)| right.iter().any(|(c, d)| a <= d && c <= b)),
             (None, _) | (_, None) => true,
@@ -158,6 +161,9 @@ impl Piece {
 
     /// Whether it stands for every character that the other stands for. [`Piece::Run`] is not asked.
     fn covers(&self, other: &Piece) -> bool {
+        if let (Piece::One(left), Piece::One(right)) = (self, other) {
+            return left == right;
+        }
         match (self.ranges(), other.ranges()) {
             (None, _) => true,
             (Some(_), None) => false,

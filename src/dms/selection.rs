@@ -53,6 +53,9 @@ impl Translator<'_> {
         if let Err(error) = sql::check(&condition) {
             return Some(Verdict::not_possible(format!("the condition {condition} cannot be read: {error}")));
         }
+        if selection.schema.single().is_none() || selection.table.single().is_none() {
+            verdict.changed("DMS has filters for single tables only; here they hold for every table that matches");
+        }
         match self.claim(rule.id, Aspect::Rows, (&selection.schema, &selection.table), None) {
             Place::Free => {}
             Place::Shared(earlier) | Place::Taken(earlier) | Place::Beside(earlier) => {

@@ -319,3 +319,67 @@ fn what_is_no_mapping_is_refused_with_its_place() {
         assert!(found.contains(complaint), "{found}\nfor {text}");
     }
 }
+
+/// A generator of its own, so that a mapping is known by its seed.
+struct Random(u64);
+
+impl Random {
+    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        choices[(mixed ^ (mixed >> 31)) as usize % choices.len()]
+    }
+}
+
+/// As SQL's LIKE, with nothing of the code that is tested.
+fn like(pattern: &[u8], name: &[u8]) -> bool {
+    match pattern {
+        [] => name.is_empty(),
+        [b'%', rest @ ..] => (0..=name.len()).any(|at| like(rest, &name[at..])),
+        [b'_', rest @ ..] => !name.is_empty() && like(rest, &name[1..]),
+        [first, rest @ ..] => name.first() == Some(first) && like(rest, &name[1..]),
+    }
+}
+
+#[test]
+fn what_stands_is_what_dms_does_for_random_renamings() {
+    const PATTERNS: [&str; 10] = ["%", "ab", "a%", "%b", "_b", "a_", "abc", "%c", "a%c", "ba"];
+    const NAMES: [&str; 7] = ["a", "b", "ab", "ba", "abc", "bb", "cc"];
+    for seed in 0..400 {
+        let mut random = Random(seed);
+        let target = random.of(&["table", "column"]);
+        let rules: Vec<_> = (2..2 + random.of(&[1, 3, 6, 12]))
+            .map(|id| (id, ["s", random.of(&PATTERNS), random.of(&PATTERNS)]))
+            .collect();
+        let texts: Vec<_> = rules
+            .iter()
+            .map(|(id, [schema, table, column])| {
+                let place =
+                    if target == "table" { format!("{schema}.{table}") } else { format!("{schema}.{table}.{column}") };
+                action("rename", target, &place, &format!(r#""value": "to{id}""#))
+            })
+            .collect();
+        let translation = translated(&mapping(&texts.iter().map(String::as_str).collect::<Vec<_>>()));
+        assert_eq!(translation.report.rules.len(), rules.len() + 1, "seed {seed}");
+        let config = config(&translation);
+        for (table, column) in NAMES.iter().flat_map(|table| NAMES.map(|column| (*table, column))) {
+            let acts = |(_, [_, tables, columns]): &&(i32, [&str; 3])| {
+                like(tables.as_bytes(), table.as_bytes())
+                    && (target == "table" || like(columns.as_bytes(), column.as_bytes()))
+            };
+            let expected = rules.iter().find(acts).map(|(id, _)| format!("to{id}"));
+            let deciding = config.rules.iter().filter(|rule| rule.matches("s", table)).filter_map(|rule| {
+                let of_column = rule.rename_columns.iter().find(|(pattern, _)| pattern.matches(column));
+                let renaming = if target == "table" { rule.rename_table.as_ref() } else { of_column.map(|(_, to)| to) };
+                Some((rule.yields, renaming?.apply("x")))
+            });
+            let (yielding, standing): (Vec<_>, Vec<_>) = deciding.partition(|(yields, _)| *yields);
+            assert!(standing.len() <= 1, "seed {seed}: a collision at {table}.{column}\n{}", translation.toml);
+            let stands = standing.first().or(yielding.first()).map(|(_, name)| name.clone());
+            assert_eq!(stands, expected, "seed {seed} at {table}.{column}\n{}", translation.toml);
+        }
+    }
+}

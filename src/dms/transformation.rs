@@ -86,18 +86,21 @@ impl Translator<'_> {
             Ok(Translated::Hash(hashed)) => return self.hashed_column(of, name, &hashed),
             Err(reason) => return Verdict::not_possible(reason),
         };
+        let (mut verdict, mut yields) = match self.decided(of, Aspect::Value, Some(&Name::literal(name))) {
+            Ok(decided) => decided,
+            Err(refusal) => return refusal,
+        };
         let mut keys = vec![("set", at(name, sql))];
-        let mut yields = false;
         if soft_delete {
             match self.claim(of.rule.id, Aspect::SoftDelete, of.tables(), None) {
                 Place::Taken(_) => {}
-                place => {
+                place @ (Place::Free | Place::Shared(_) | Place::Beside(_)) => {
                     keys.push(("soft_delete", Value::from(true)));
-                    yields = matches!(place, Place::Shared(_));
+                    yields |= matches!(place, Place::Shared(_));
                 }
             }
         }
-        let mut verdict = self.decide_with(of, Aspect::Value, Some(&Name::literal(name)), keys, yields);
+        self.write(of.rule, of.pattern, keys, yields);
         verdict.note(needed);
         notes.into_iter().for_each(|note| verdict.changed(note));
         if soft_delete {
@@ -209,6 +212,7 @@ impl Translator<'_> {
         self.decide(of, Aspect::Mask, Some(column), vec![("mask", at(&column.as_column(), mask))])
     }
 
+    /// Writes a rule with these keys, unless an earlier one decides all that it does.
     fn decide(
         &mut self,
         of: &Of<'_>,
@@ -216,32 +220,34 @@ impl Translator<'_> {
         column: Option<&Name>,
         keys: Vec<(&'static str, Value)>,
     ) -> Verdict {
-        self.decide_with(of, aspect, column, keys, false)
+        match self.decided(of, aspect, column) {
+            Ok((verdict, yields)) => {
+                self.write(of.rule, of.pattern, keys, yields);
+                verdict
+            }
+            Err(refusal) => refusal,
+        }
     }
 
-    /// Writes a rule with these keys, unless an earlier one decides all that it does.
-    fn decide_with(
-        &mut self,
-        of: &Of<'_>,
-        aspect: Aspect,
-        column: Option<&Name>,
-        keys: Vec<(&'static str, Value)>,
-        yields: bool,
-    ) -> Verdict {
+    /// Whether the rule yields to an earlier one; or that it does nothing, since an earlier one decides all that it does.
+    fn decided(&mut self, of: &Of<'_>, aspect: Aspect, column: Option<&Name>) -> Result<(Verdict, bool), Verdict> {
         let mut verdict = Verdict::carried();
         let place = self.claim(of.rule.id, aspect, of.tables(), column);
         match place {
             Place::Free => {}
             Place::Taken(earlier) => {
-                return Verdict::ignored(format!("rule {earlier} decides it already, and the lowest rule-id does in DMS"));
+                return Err(Verdict::ignored(format!(
+                    "rule {earlier} decides it already, and the lowest rule-id does in DMS"
+                )));
             }
-            Place::Shared(earlier) => verdict.note(format!("where an earlier rule decides it, such as {earlier}, that one stands, as in DMS")),
+            Place::Shared(earlier) => {
+                verdict.note(format!("where an earlier rule decides it, such as {earlier}, that one stands, as in DMS"));
+            }
             Place::Beside(earlier) => verdict.changed(format!(
                 "rule {earlier} acts on the same column; DMS does but the action of the lowest rule-id, here both are done"
             )),
         }
-        self.write(of.rule, of.pattern, keys, yields || matches!(place, Place::Shared(_)));
-        verdict
+        Ok((verdict, matches!(place, Place::Shared(_))))
     }
 }
 
