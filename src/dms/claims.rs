@@ -73,13 +73,14 @@ impl Claims {
     }
 }
 
+/// Columns differ most, so they are compared first.
 impl Claim {
     fn covers(&self, other: &Claim) -> bool {
-        self.schema.covers(&other.schema) && self.table.covers(&other.table) && self.column.covers(&other.column)
+        self.column.covers(&other.column) && self.table.covers(&other.table) && self.schema.covers(&other.schema)
     }
 
     fn meets(&self, other: &Claim) -> bool {
-        self.schema.meets(&other.schema) && self.table.meets(&other.table) && self.column.meets(&other.column)
+        self.column.meets(&other.column) && self.table.meets(&other.table) && self.schema.meets(&other.schema)
     }
 
     fn is_other_action_on_columns(&self, other: &Claim) -> bool {

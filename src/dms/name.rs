@@ -210,8 +210,22 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// What comes before the first run of either side meets piece by piece, which tells most names apart.
+fn meets(mut left: &[Piece], mut right: &[Piece]) -> bool {
+    while let ([first, left_rest @ ..], [other, right_rest @ ..]) = (left, right) {
+        if *first == Piece::Run || *other == Piece::Run {
+            break;
+        }
+        if !first.meets(other) {
+            return false;
+        }
+        (left, right) = (left_rest, right_rest);
+    }
+    runs_meet(left, right)
+}
+
 /// Both are walked at once; `reached[j]` says that the pieces so far can meet the first `j` of the right side.
-fn meets(left: &[Piece], right: &[Piece]) -> bool {
+fn runs_meet(left: &[Piece], right: &[Piece]) -> bool {
     let mut reached = vec![false; right.len() + 1];
     reached[0] = true;
     skip_runs(&mut reached, right);

@@ -241,10 +241,11 @@ impl Translator<'_> {
                 )));
             }
             Place::Shared(earlier) => {
-                verdict.note(format!("where an earlier rule decides it, such as {earlier}, that one stands, as in DMS"));
+                verdict
+                    .note(format!("where an earlier rule decides it, such as {earlier}, that one stands, as in DMS"));
             }
             Place::Beside(earlier) => verdict.changed(format!(
-                "rule {earlier} acts on the same column; DMS does but the action of the lowest rule-id, here both are done"
+                "rule {earlier} acts on the same column; DMS takes only that of the lowest rule-id, here both are done"
             )),
         }
         Ok((verdict, matches!(place, Place::Shared(_))))

@@ -200,7 +200,9 @@ impl Parser<'_> {
         }
         match ["GLOB", "REGEXP", "MATCH", "COLLATE"].into_iter().find(|word| self.is_word(0, word)) {
             Some(word) => Err(format!("{word} has no equal here")),
-            None if negated => Err(format!("NOT is expected before no {}", self.next_shown())),
+            None if negated => {
+                Err(format!("NOT stands before {}, where IN, BETWEEN or LIKE is expected", self.next_shown()))
+            }
             None => Ok(None),
         }
     }
@@ -312,9 +314,6 @@ impl Parser<'_> {
         self.at += 1;
         if self.takes_sign("(") {
             self.list_to_parenthesis()?;
-        } else {
-            self.expect_sign(")")?;
-            return functions::cast(operand, &name, self.context);
         }
         self.expect_sign(")")?;
         functions::cast(operand, &name, self.context)

@@ -1,7 +1,5 @@
 //! The tree of an expression as PostgreSQL has it, and its text.
 
-use std::borrow::Cow;
-
 use sqlparser::ast::{BinaryOperator, Expr};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
@@ -149,8 +147,8 @@ impl Sql {
     }
 
     /// As an operand.
-    fn within(&self) -> Cow<'static, str> {
-        if self.is_atom() { self.write().into() } else { format!("({})", self.write()).into() }
+    fn within(&self) -> String {
+        if self.is_atom() { self.write() } else { format!("({})", self.write()) }
     }
 }
 
@@ -193,9 +191,9 @@ impl Operator {
 /// The precedence of `||` is another in PostgreSQL, so parentheses stand wherever they could be missed.
 fn binary(operator: Operator, left: &Sql, right: &Sql) -> String {
     let side = |side: &Sql, is_left: bool| match side {
-        Sql::Binary(inner, _, _) if is_left && *inner == operator && !operator.compares() => side.write().into(),
+        Sql::Binary(inner, _, _) if is_left && *inner == operator && !operator.compares() => side.write(),
         Sql::Binary(inner, _, _) if inner.joins() => side.within(),
-        _ if operator.joins() => Cow::Owned(side.write()),
+        _ if operator.joins() => side.write(),
         _ => side.within(),
     };
     format!("{} {} {}", side(left, true), operator.sign(), side(right, false))
