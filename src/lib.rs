@@ -20,6 +20,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod decode;
+pub mod dms;
 pub mod error;
 pub mod pipeline;
 pub mod postgres;

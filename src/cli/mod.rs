@@ -1,5 +1,6 @@
 //! The command line: one file a command, results on stdout, logs on stderr, exit codes as `error` gives them.
 
+mod import_dms;
 mod output;
 mod resync;
 mod run;
@@ -69,6 +70,8 @@ enum Command {
     Resync(resync::ResyncArguments),
     /// Print decoded changes as JSON lines, without applying or confirming them
     Tail(tail::TailArguments),
+    /// Translate a table mapping of AWS DMS to rules, with every difference named
+    ImportDms(import_dms::ImportDmsArguments),
     /// Remove the slot, the publication and the schema for progress
     Teardown(teardown::TeardownArguments),
 }
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::run(arguments, format),
         Command::Resync(arguments) => resync::run(arguments, format),
         Command::Tail(arguments) => tail::run(arguments),
+        Command::ImportDms(arguments) => import_dms::run(arguments, format),
         Command::Teardown(arguments) => teardown::run(arguments, format),
     };
     match result {

@@ -11,6 +11,7 @@ mod feedback;
 mod fencing;
 mod gate;
 mod histories;
+mod import_dms;
 mod load;
 mod mode;
 mod newcomers;
