@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!            ┌──────────────────── pipeline (wiring, back-pressure, the only retry loop) ────────────────────┐
-//!  B ──TCP──► source ──frames──► decode ──changes──► batch ──whole transactions──► apply ──SQL──► C
+//!  B ──TCP──► source ──frames──► decode ──changes──► transform ──► batch ──► apply ──SQL──► C
 //!            ▲                                                                       │
 //!            └────────── feedback ◄───────────── checkpoint ◄─── progress row in the same commit
 //!  B ──COPY──► snapshot ──COPY──► C      before the stream, for tables that C does not have
@@ -19,6 +19,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod copy_format;
 pub mod decode;
 pub mod dms;
 pub mod error;

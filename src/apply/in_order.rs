@@ -123,14 +123,23 @@ fn row_parameters<'a>(prepared: &Prepared, new: Option<Row<'a>>, old: Option<Old
 }
 
 async fn truncate_work<'a>(client: &Client, plans: &mut Plans, truncate: &Truncate) -> Result<Work<'a>, Error> {
-    for relation in &truncate.relations {
+    let in_part = truncate.in_part.iter().map(|part| &part.relation);
+    for relation in truncate.relations.iter().chain(in_part.clone()) {
         plans.get(client, relation).await?;
     }
-    let tables = truncate.relations.iter().filter_map(|relation| plans.known(relation)).map(TablePlan::table);
-    let names: Vec<_> = truncate.relations.iter().map(|relation| relation.to_string()).collect();
+    let tables: Vec<_> =
+        truncate.relations.iter().filter_map(|relation| plans.known(relation)).map(TablePlan::table).collect();
+    let names: Vec<_> = truncate.relations.iter().chain(in_part).map(|relation| relation.to_string()).collect();
+    let tables = tables.into_iter();
     // PostgreSQL empties no table that has checks to come. The source has emptied it, so its own were over by then.
-    let truncate =
-        if truncate.is_partial { sql::delete_all(tables) } else { sql::truncate(tables, truncate.restart_identity) };
-    let sql = format!("SET CONSTRAINTS ALL IMMEDIATE; {truncate}; SET CONSTRAINTS ALL DEFERRED");
+    let mut statements = match (truncate.relations.is_empty(), truncate.is_partial) {
+        (true, _) => Vec::new(),
+        (false, true) => vec![sql::delete_all(tables)],
+        (false, false) => vec![sql::truncate(tables, truncate.restart_identity)],
+    };
+    for part in &truncate.in_part {
+        statements.extend(plans.known(&part.relation).map(|plan| sql::truncate_part(plan.table(), part)));
+    }
+    let sql = format!("SET CONSTRAINTS ALL IMMEDIATE; {}; SET CONSTRAINTS ALL DEFERRED", statements.join("; "));
     Ok(Work::Barrier(sql, names.join(", ")))
 }

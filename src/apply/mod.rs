@@ -21,7 +21,6 @@
 mod catalog;
 mod divide;
 mod durability;
-mod encode;
 mod flight;
 mod in_order;
 mod net;

@@ -63,7 +63,8 @@ enum Shape {
 enum Identity {
     /// Positions of the columns by which a row is found.
     Key(Vec<usize>),
-    WholeRow,
+    /// The same, of all that are known of old rows; rows that are alike in them are the same.
+    WholeRow(Vec<usize>),
     /// The source sends no old rows; updates and deletes cannot come.
     None,
 }
@@ -117,6 +118,8 @@ pub(super) struct TablePlan {
     /// For each column of the relation, its column in `table`.
     columns: Vec<usize>,
     identity: Identity,
+    /// An insert may find its key, so that changes are applied one by one.
+    keeps_deleted: bool,
     statements: HashMap<Shape, Prepared>,
 }
 
@@ -126,7 +129,8 @@ impl TablePlan {
     pub fn new(relation: &Relation, table: TargetTable) -> Result<TablePlan, Error> {
         let columns = match_columns(relation, &table)?;
         let identity = identity(relation, &table, &columns);
-        Ok(TablePlan { relation: relation.id, table, columns, identity, statements: HashMap::new() })
+        let (relation, keeps_deleted) = (relation.id, relation.keeps_deleted);
+        Ok(TablePlan { relation, table, columns, identity, keeps_deleted, statements: HashMap::new() })
     }
 
     pub async fn insert(&mut self, client: &Client, relation: &Relation) -> Result<Prepared, Error> {
@@ -134,7 +138,14 @@ impl TablePlan {
             return Ok(prepared.clone());
         }
         let written = self.written();
-        let text = sql::insert(&self.table.name, &self.pick(&written));
+        let text = match &self.identity {
+            Identity::Key(key) if relation.keeps_deleted => {
+                sql::upsert(&self.table.name, &self.pick(&written), &self.pick(key))
+            }
+            Identity::Key(_) | Identity::WholeRow(_) | Identity::None => {
+                sql::insert(&self.table.name, &self.pick(&written))
+            }
+        };
         let slots = written.into_iter().map(Slot::New).collect();
         self.prepare(client, relation, Shape::Insert, &text, slots).await
     }
@@ -181,6 +192,9 @@ impl TablePlan {
     /// deletes have to be applied one by one: without a key, or with a column that no update can set.
     pub fn netting_key(&self) -> Option<&[usize]> {
         let Identity::Key(key) = &self.identity else { return None };
+        if self.keeps_deleted {
+            return None;
+        }
         let guarded = |position: usize| self.column(position).is_identity_always && !key.contains(&position);
         let whole = (0..self.columns.len()).all(|position| !guarded(position));
         whole.then_some(key.as_slice())
@@ -188,7 +202,7 @@ impl TablePlan {
 
     /// Whether inserts can be copied. COPY needs a column to name.
     pub fn can_copy(&self) -> bool {
-        self.table.can_copy && !self.written().is_empty()
+        self.table.can_copy && !self.keeps_deleted && !self.written().is_empty()
     }
 
     /// Whether arrays of this form can carry all columns: the elements of an array that holds arrays are not rows.
@@ -284,8 +298,7 @@ impl TablePlan {
     fn matched(&self, relation: &Relation) -> Result<Vec<usize>, Error> {
         match &self.identity {
             Identity::Key(positions) => Ok(positions.clone()),
-            // What the target computes for itself may differ, and says nothing that the other columns do not.
-            Identity::WholeRow => Ok(self.written()),
+            Identity::WholeRow(positions) => Ok(positions.clone()),
             Identity::None => {
                 let what = "the source sent an update or delete of a table without replica identity";
                 let kind = Kind::Protocol { role: Role::Source, what: what.to_owned() };
@@ -302,7 +315,7 @@ impl TablePlan {
     fn by<'a>(&self, columns: &'a [&'a TargetColumn]) -> Match<'a> {
         match self.identity {
             Identity::Key(_) | Identity::None => Match::Key(columns),
-            Identity::WholeRow => Match::WholeRow(columns),
+            Identity::WholeRow(_) => Match::WholeRow(columns),
         }
     }
 
@@ -373,10 +386,15 @@ fn identity(relation: &Relation, table: &TargetTable, columns: &[usize]) -> Iden
         ReplicaIdentity::Nothing => Identity::None,
         // The whole old row is known. If the target has a primary key among its columns, that finds it by an index.
         ReplicaIdentity::Full => {
-            let is_key = |&position: &usize| table.columns[columns[position]].is_primary_key;
-            let key: Vec<_> = (0..columns.len()).filter(is_key).collect();
+            let known = (0..columns.len()).filter(|&position| relation.columns[position].is_identity);
+            let key: Vec<_> =
+                known.clone().filter(|&position| table.columns[columns[position]].is_primary_key).collect();
             let of_target = table.columns.iter().filter(|column| column.is_primary_key).count();
-            if key.is_empty() || key.len() < of_target { Identity::WholeRow } else { Identity::Key(key) }
+            if !key.is_empty() && key.len() == of_target {
+                return Identity::Key(key);
+            }
+            // What the target computes for itself may differ, and says nothing that the other columns do not.
+            Identity::WholeRow(known.filter(|&position| !table.columns[columns[position]].is_generated).collect())
         }
     }
 }

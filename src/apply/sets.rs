@@ -28,8 +28,9 @@ use super::flight::Flight;
 use super::net::NetRow;
 use super::plan::{Plans, SetStatement, TablePlan};
 use super::sql::Form;
-use super::{encode, failed, in_order};
+use super::{failed, in_order};
 use crate::batch::{Batch, Row};
+use crate::copy_format::write;
 use crate::error::{Error, Kind, Stage};
 
 /// Below this many changes, single statements on their way together are as quick as a net.
@@ -198,7 +199,7 @@ impl<'a> TableNet<'a> {
         bytes: usize,
     ) -> Result<usize, Error> {
         let element_oid = |column: usize| match self.form {
-            Form::Text => encode::TEXT_OID,
+            Form::Text => write::TEXT_OID,
             Form::Binary => self.relation.columns[column].type_oid.0,
         };
         let array = |&column: &usize| ColumnArray { element_oid: element_oid(column), rows: &rows, column };
@@ -225,13 +226,13 @@ impl<'a> TableNet<'a> {
         let mut buffer = BytesMut::with_capacity(COPY_CHUNK_BYTES * 2);
         let mut count = 0;
         if self.form == Form::Binary {
-            encode::start_binary_copy(&mut buffer);
+            write::start_binary_copy(&mut buffer);
         }
         for row in rows {
             let cells = positions.iter().map(|&position| row.cell(position));
             match self.form {
-                Form::Text => encode::text_row(cells, &mut buffer),
-                Form::Binary => encode::binary_row(cells, &mut buffer),
+                Form::Text => write::text_row(cells, &mut buffer),
+                Form::Binary => write::binary_row(cells, &mut buffer),
             }
             count += 1;
             // The server's error comes with `finish`.
@@ -240,7 +241,7 @@ impl<'a> TableNet<'a> {
             }
         }
         if self.form == Form::Binary {
-            encode::end_binary_copy(&mut buffer);
+            write::end_binary_copy(&mut buffer);
         }
         let sent = sink.send(buffer.freeze()).await;
         let copied = sink.finish().await.map_err(|error| self.failed(error))?;
@@ -306,7 +307,7 @@ impl<R> fmt::Debug for ColumnArray<'_, R> {
 
 impl<R: Cells> ToSql for ColumnArray<'_, R> {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        encode::array(self.element_oid, self.rows.iter().map(|row| row.cell(self.column)), out);
+        write::array(self.element_oid, self.rows.iter().map(|row| row.cell(self.column)), out);
         Ok(IsNull::No)
     }
 

@@ -4,7 +4,8 @@
 //! around it.
 
 use super::catalog::{Equality, TargetColumn, TargetTable};
-use crate::postgres::quote_ident;
+use crate::decode::PartialTruncate;
+use crate::postgres::{quote_ident, quote_literal};
 
 /// How a statement finds its one row.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +36,13 @@ pub(super) fn insert(table: &str, columns: &[&TargetColumn]) -> String {
     let names = join(columns, ", ", |column| quote_ident(&column.name));
     let values = join(columns, ", ", |column| parameters.next(column));
     format!("INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE VALUES ({values})")
+}
+
+/// The same where a row of this key may be there, which then becomes the new one. Parameters: the columns.
+pub(super) fn upsert(table: &str, columns: &[&TargetColumn], key: &[&TargetColumn]) -> String {
+    let name = |column: &&TargetColumn| quote_ident(&column.name);
+    let assignments = join(columns, ", ", |column| format!("{0} = EXCLUDED.{0}", quote_ident(&column.name)));
+    format!("{} ON CONFLICT ({}) DO UPDATE SET {assignments}", insert(table, columns), join(key, ", ", name))
 }
 
 /// Parameters: the columns to set, the columns to match, and the `guards`, which nobody can set and which must already
@@ -157,6 +165,20 @@ pub(super) fn delete_all<'a>(tables: impl Iterator<Item = &'a TargetTable>) -> S
     tables.map(|table| format!("DELETE FROM {}", table.alone())).collect::<Vec<_>>().join("; ")
 }
 
+/// What a TRUNCATE comes to in a table that keeps rows all the same.
+pub(super) fn truncate_part(table: &TargetTable, part: &PartialTruncate) -> String {
+    let is = |(column, value): &(String, String)| format!("{} = {}", quote_ident(column), quote_literal(value));
+    let own: Vec<_> = part.own.iter().map(is).collect();
+    let condition = if own.is_empty() { String::new() } else { format!(" WHERE {}", own.join(" AND ")) };
+    let Some(mark) = &part.mark else { return format!("DELETE FROM {}{condition}", table.alone()) };
+    let assignment = |(column, value): &(String, Option<String>)| {
+        let value = value.as_deref().map_or_else(|| "NULL".to_owned(), quote_literal);
+        format!("{} = {value}", quote_ident(column))
+    };
+    let assignments: Vec<_> = mark.iter().map(assignment).collect();
+    format!("UPDATE {} SET {}{condition}", table.alone(), assignments.join(", "))
+}
+
 /// The parts of a statement that find the row: what stands before it, a further FROM item, and the condition.
 fn find(table: &str, row: Match<'_>, parameters: &mut Parameters) -> (String, &'static str, String) {
     match row {
@@ -235,6 +257,16 @@ mod tests {
             "UPDATE s.t AS target SET \"id\" = $1::int4, \"no\"\"te\" = $2::text WHERE target.\"id\" = $3::int4"
         );
         assert_eq!(delete("s.t", Match::Key(&[&id])), "DELETE FROM s.t AS target WHERE target.\"id\" = $1::int4");
+    }
+
+    #[test]
+    fn an_insert_may_find_its_key() {
+        let (id, note) = (column("id", "int4"), column("note", "text"));
+        assert_eq!(
+            upsert("s.t", &[&id, &note], &[&id]),
+            "INSERT INTO s.t (\"id\", \"note\") OVERRIDING SYSTEM VALUE VALUES ($1::int4, $2::text) \
+             ON CONFLICT (\"id\") DO UPDATE SET \"id\" = EXCLUDED.\"id\", \"note\" = EXCLUDED.\"note\""
+        );
     }
 
     #[test]

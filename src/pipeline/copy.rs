@@ -1,12 +1,13 @@
 //! Which tables are to be copied, and how their rows travel.
 
-use pgsluice_proto::Oid;
 use tokio_postgres::Client;
 
 use crate::apply::{self, TargetTable};
+use crate::decode::Column;
 use crate::error::{Error, Stage};
-use crate::snapshot::{self, CopyOptions, Selected, Wanted};
+use crate::snapshot::{self, CopyOptions, Selected, Target, Wanted};
 use crate::source::publication::PublishedTable;
+use crate::transform::Mapping;
 
 /// Compares the tables with those of the target.
 ///
@@ -14,16 +15,17 @@ use crate::source::publication::PublishedTable;
 /// A refusal that names every table, column or right that the target lacks.
 pub(super) async fn wanted(
     target: &Client,
-    name: &str,
+    (name, mapping): (&str, &Mapping),
     tables: Vec<&PublishedTable>,
     options: &CopyOptions,
     constraints_fire: bool,
 ) -> Result<Vec<Wanted>, Error> {
-    let names = tables.iter().map(|published| (published.table.schema.as_str(), published.table.name.as_str()));
+    let names: Vec<_> = tables.iter().map(|published| mapping.target(&published.table)).collect();
+    let names = names.iter().map(|table| (table.schema.as_str(), table.name.as_str()));
     let found = apply::load_tables(target, names).await?;
     let (mut wanted, mut lacks) = (Vec::new(), Vec::new());
     for (published, table) in tables.iter().zip(&found) {
-        match check(published, table.as_ref()) {
+        match check(published, mapping, table.as_ref()) {
             Ok(one) => wanted.push(one),
             Err(lack) => lacks.push(lack),
         }
@@ -34,6 +36,7 @@ pub(super) async fn wanted(
         return Err(Error::refused(Stage::Snapshot, lacks.join("; "), mend));
     }
     if options.defer_indexes {
+        check_names(&wanted)?;
         let tables = tables.iter().map(|published| &published.table).collect();
         snapshot::check_rights(target, &Selected { name, tables, on_existing: options.on_existing }).await?;
     }
@@ -53,22 +56,57 @@ pub(super) async fn wanted(
     Ok(wanted)
 }
 
-fn check(published: &PublishedTable, table: Option<&TargetTable>) -> Result<Wanted, String> {
-    let name = &published.table;
-    let Some(table) = table else { return Err(format!("the target has no table {name}")) };
-    let columns: Vec<_> = published.columns.iter().map(|(column, _)| column.as_str()).collect();
+/// What was dropped is recorded under the table's name, which has to be one.
+fn check_names(tables: &[Wanted]) -> Result<(), Error> {
+    let renamed: Vec<_> =
+        tables.iter().filter(|one| one.target.table != one.table).map(|one| one.table.to_string()).collect();
+    if renamed.is_empty() {
+        return Ok(());
+    }
+    let what = format!("--defer-indexes cannot be used with tables that rules rename: {}", renamed.join(", "));
+    Err(Error::refused(Stage::Snapshot, what, "run without --defer-indexes"))
+}
+
+fn check(published: &PublishedTable, mapping: &Mapping, table: Option<&TargetTable>) -> Result<Wanted, String> {
+    let (name, to) = (&published.table, mapping.target(&published.table));
+    let Some(table) = table else { return Err(format!("the target has no table {to}")) };
+    let relation = published.relation();
+    let plan = mapping.plan(name);
+    let written = plan.map_or(&relation.columns, |plan| &plan.target().columns);
+    let columns: Vec<_> = written.iter().map(|column| column.name.as_str()).collect();
     let positions = apply::check_columns(&columns, table)?;
     if columns.is_empty() {
         return Err(format!("{name} has no column that can be copied"));
     }
     if !table.can_copy {
-        return Err(format!("the role on the target may not INSERT into {name}, or row security applies to it"));
+        return Err(format!("the role on the target may not INSERT into {to}, or row security applies to it"));
     }
-    let fits =
-        |((_, type_oid), position): (&(String, u32), &usize)| table.columns[*position].fits_binary(Oid(*type_oid));
+    let fits = |(column, position): (&Column, &usize)| table.columns[*position].fits_binary(column.type_oid);
+    let remade = plan.filter(|plan| !plan.only_picks());
+    let read: Vec<_> = match (plan, remade) {
+        (_, Some(plan)) => plan.needed().into_iter().map(|position| &relation.columns[position]).collect(),
+        (Some(plan), None) => {
+            let origins = columns.iter().filter_map(|column| plan.origin(column));
+            origins.filter_map(|origin| relation.columns.iter().find(|column| column.name == origin)).collect()
+        }
+        (None, None) => relation.columns.iter().collect(),
+    };
+    let is_readable = read.iter().all(|column| apply::is_stable_in_binary(column.type_oid));
+    let same = |column: &Column| {
+        let on_target = plan.map_or(Some(column.name.as_str()), |plan| plan.unchanged(&column.name));
+        on_target.map(|on_target| (column.name.clone(), on_target.to_owned()))
+    };
     Ok(Wanted {
         table: name.clone(),
-        columns: columns.into_iter().map(str::to_owned).collect(),
-        binary: published.columns.iter().zip(&positions).all(fits),
+        columns: read.iter().map(|column| column.name.clone()).collect(),
+        target: Target {
+            table: to,
+            own: mapping.own(name).cloned(),
+            same: relation.columns.iter().filter_map(same).collect(),
+            columns: columns.into_iter().map(str::to_owned).collect(),
+        },
+        binary: is_readable && written.iter().zip(&positions).all(fits),
+        plan: remade.cloned(),
+        rules: mapping.fingerprint(name),
     })
 }

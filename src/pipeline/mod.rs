@@ -1,7 +1,7 @@
 //! Wires the stages together, and holds the only retry loop.
 //!
 //! ```text
-//!  run ──► session::open ──► thread "source": socket ─► decode ─► batch ══ full batches ══► thread "apply": target
+//!  run ──► session::open ──► thread "source": socket ─► decode ─► transform ─► batch ══ full ══► thread "apply": target
 //!   ▲                                ▲                     ║                                      │
 //!   │                                └── flushed LSN ◄─────╫────────── empty batches ═════════════╝
 //!   └── on Disposition::Retry, after a pause: everything anew from the progress on the target
@@ -45,6 +45,7 @@ use self::workers::{Ends, Workers, no_resources};
 use crate::config::Config;
 use crate::error::{Disposition, Error, Kind, Stage};
 use crate::snapshot::{self, CopyOptions, Follows, Order};
+use crate::transform::Transform;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -262,14 +263,15 @@ fn run_session(
     stop: &Receiver<()>,
 ) -> Result<(Result<(), Error>, Arc<Shared>), Error> {
     let Session { runtime, stages } = session;
-    let Stages { applier, stream, progress, copied, missing, known, terms, restart_at: _ } = stages;
+    let Stages { applier, stream, progress, copied, missing, known, terms, mapping, restart_at: _ } = stages;
     let shared = Arc::new(Shared::new(progress.end_lsn).map_err(no_resources)?);
     // It lasts as long as the session, and whoever works for it hears of its end.
     let (_session, ended) = crossbeam_channel::bounded(0);
-    let newcomers = Newcomers::new(opening, &progress, missing, terms, shared.waker.clone(), ended)?;
+    let transform = Transform::new(mapping.clone(), terms.binary);
+    let newcomers = Newcomers::new(opening, &progress, missing, (terms, mapping), shared.waker.clone(), ended)?;
     let beside = newcomers.handover().map_or(Beside::None, Beside::LeftOut);
-    let start =
-        Start { progress: progress.end_lsn, selection: Selection::new(copied, beside, known), stop_at: stop_lsn };
+    let selection = Selection::new(copied, beside, known);
+    let start = Start { progress: progress.end_lsn, selection, transform, stop_at: stop_lsn };
     let workers = Workers::start(&opening.config, Ends { stream, start, applier, runtime }, shared.clone())?;
     if opening.stop_at == StopAt::Never {
         workers.help("pgsluice-tables", move || newcomers.run())?;

@@ -29,6 +29,7 @@ use crate::postgres;
 use crate::snapshot::{self, Copied, CopyOptions, Due, Follows, Order, SnapshotSlot, TableCopy, Wanted};
 use crate::source::Waker;
 use crate::source::publication::{Publication, TableName};
+use crate::transform::{Mapping, Transform};
 
 const STAGE: Stage = Stage::Snapshot;
 /// How often is looked whether there are tables to copy.
@@ -44,6 +45,7 @@ pub(super) struct Newcomers {
     options: CopyOptions,
     chunks: Arc<AtomicUsize>,
     terms: Terms,
+    mapping: Arc<Mapping>,
     missing: Option<Missing>,
     /// Disconnected when the session has ended.
     session: Receiver<()>,
@@ -62,7 +64,7 @@ impl Newcomers {
         opening: &Opening,
         progress: &Progress,
         tables: Vec<Wanted>,
-        terms: Terms,
+        (terms, mapping): (Terms, Arc<Mapping>),
         stream: Waker,
         session: Receiver<()>,
     ) -> Result<Newcomers, Error> {
@@ -80,6 +82,7 @@ impl Newcomers {
             options: opening.options.clone(),
             chunks: opening.chunks.clone(),
             terms,
+            mapping,
             missing,
             session,
         })
@@ -171,7 +174,8 @@ impl Newcomers {
         let stream = self.terms.start(connection, &name, consistent_point)?;
         tracing::info!(tables = names.len(), start_lsn = %consistent_point, "catching up with the stream");
         let selection = Selection::new(Copied::default(), Beside::Only(handover.clone()), Known::Any);
-        let start = Start { progress: consistent_point, selection, stop_at: None };
+        let transform = Transform::new(self.mapping.clone(), self.terms.binary);
+        let start = Start { progress: consistent_point, selection, transform, stop_at: None };
         shared.committed(Some(consistent_point), 0, 0);
         let workers = Workers::start(&self.config, Ends { stream, start, applier, runtime }, shared.clone())?;
         workers.wait("catching up", &self.session)?;

@@ -23,6 +23,7 @@ use crate::batch::{Batch, Limits, POOL_BATCHES, Transaction};
 use crate::decode::{Decoded, Decoder};
 use crate::error::Error;
 use crate::source::{Filled, ReplicationStream};
+use crate::transform::Transform;
 
 /// With nothing to apply, progress on the target follows the source's WAL this often, so that an idle slot does not
 /// hold WAL back.
@@ -44,6 +45,7 @@ pub(super) struct Reader {
     shared: Arc<Shared>,
     stop_at: Option<Lsn>,
     selection: Selection,
+    transform: Transform,
     /// All before this was received, with no transaction open.
     received: Lsn,
     handed_over_at: Instant,
@@ -56,6 +58,7 @@ pub(super) struct Reader {
 pub(super) struct Start {
     pub progress: Lsn,
     pub selection: Selection,
+    pub transform: Transform,
     pub stop_at: Option<Lsn>,
 }
 
@@ -79,7 +82,7 @@ impl Reader {
         empty: Receiver<Box<Batch>>,
         shared: Arc<Shared>,
     ) -> Reader {
-        let Start { progress, selection, stop_at } = start;
+        let Start { progress, selection, transform, stop_at } = start;
         Reader {
             stream,
             decoder: Decoder::new(progress),
@@ -91,6 +94,7 @@ impl Reader {
             shared,
             stop_at,
             selection,
+            transform,
             received: progress,
             handed_over_at: Instant::now(),
             reply_requested: false,
@@ -192,7 +196,7 @@ impl Reader {
             match self.decoder.decode(frame.start_lsn, frame.data)? {
                 Decoded::Change(change) => {
                     if self.selection.takes(change.relation)? {
-                        batch.push(&change);
+                        self.transform.push(&change, batch)?;
                     }
                 }
                 Decoded::Begin(begin) if self.stop_at.is_some_and(|stop| begin.commit_lsn >= stop) => {
@@ -203,6 +207,7 @@ impl Reader {
                     return Ok(Taken::Finished);
                 }
                 Decoded::Begin(begin) => {
+                    self.transform.begin(&begin);
                     if !self.selection.begin(begin.commit_lsn) {
                         if !self.wait_for_tables(begin.commit_lsn)? {
                             return Ok(Taken::NoBatch);
@@ -227,7 +232,7 @@ impl Reader {
                     truncate.is_partial = taken.len() < truncate.relations.len();
                     truncate.relations = taken;
                     if !truncate.relations.is_empty() {
-                        batch.push_truncate(truncate);
+                        batch.push_truncate(self.transform.truncate(truncate)?);
                     }
                 }
                 Decoded::Nothing => {}

@@ -13,6 +13,7 @@
 //! progress behind it, the changes between would be lost without an error. So progress that is behind the slot is
 //! refused, and with it a slot that was dropped and made again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgsluice_proto::command::{ProtoVersion, StartLogical};
@@ -24,7 +25,7 @@ use tokio_postgres::types::ToSql;
 use super::copy;
 use super::history::{check_gap, check_identity, check_timeline};
 use super::selection::Known;
-use crate::apply::{self, Applier, Options, is_stable_in_binary};
+use crate::apply::{self, Applier, Options, TargetTable, is_stable_in_binary};
 use crate::checkpoint::{self, Moves, Progress};
 use crate::config::{Config, Role, SynchronousCommit, ValueFormat};
 use crate::error::{Error, Kind, Stage};
@@ -35,6 +36,7 @@ use crate::source::publication::{Publication, PublishedTable, TableName};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
 use crate::source::{Connection, ReplicationStream, StreamOptions};
+use crate::transform::{self, Mapping};
 
 const STAGE: Stage = Stage::Source;
 /// At least this many status updates fit into a `wal_sender_timeout`.
@@ -60,6 +62,7 @@ pub(super) struct Stages {
     pub missing: Vec<Wanted>,
     pub known: Known,
     pub terms: Terms,
+    pub mapping: Arc<Mapping>,
     /// Foreign keys can be made again once progress is here, which the next session does.
     pub restart_at: Option<Lsn>,
 }
@@ -139,6 +142,8 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let slot = read_slot(config, &source, &server).await?;
     server.check_decodable(STAGE)?;
     let publication = read_publication(config, &source).await?;
+    let relations: Vec<_> = publication.tables.iter().map(PublishedTable::relation).collect();
+    let mapping = Mapping::new(&config.rules, &relations).map_err(|errors| transform::refusal(STAGE, &errors))?;
     let mut connection = Connection::connect(&config.source)?;
     let identity = connection.identify_system()?;
     if identity.timeline != before.timeline {
@@ -151,7 +156,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let current = checkpoint::read(&target, config.name.as_str()).await?.ok_or_else(|| no_progress(config))?;
     check_gap(config, &current, &slot)?;
 
-    let constraints_fire = set_up_target_session(&target, &publication.tables).await?;
+    let constraints_fire = set_up_target_session(&target, &publication.tables, &mapping).await?;
     // Taken: where the answer is lost, nobody knows whose the next epoch is, and to take over is the way to go on.
     let fenced = fence(config, &target, identity.timeline, epoch.take()).await?;
     let progress = fenced.ok_or_else(|| no_progress(config))?;
@@ -160,13 +165,16 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     check_gap(config, &progress, &slot)?;
 
     let names = publication.tables.iter().map(|published| &published.table);
-    let states = snapshot::learn(&target, config.name.as_str(), names.clone(), config.snapshot.copy_data).await?;
+    let ruled = publication.tables.iter().map(|one| (&one.table, mapping.fingerprint(&one.table)));
+    let states =
+        snapshot::learn(&target, config.name.as_str(), &ruled.collect::<Vec<_>>(), config.snapshot.copy_data).await?;
     for table in snapshot::mark_absent(&target, config.name.as_str(), names).await? {
         tracing::warn!("{table} is not replicated any more: if it comes again, it is emptied and copied again");
     }
-    let published = Published { name: config.name.as_str(), publication: &publication, states: &states };
+    let published =
+        Published { name: config.name.as_str(), publication: &publication, states: &states, mapping: &mapping };
     let missing = missing(&target, published, options, constraints_fire).await?;
-    warn_of_conflicts(&source, &target, &missing).await?;
+    warn_of_conflicts(&source, &target, &missing, &mapping).await?;
     // Where nothing streams yet, nothing has to wait for the copy, and one stream is enough for what follows it. Where
     // foreign keys fire, a table's rows must not be ahead of those that they refer to.
     let beside = beside && !constraints_fire && states.iter().any(|state| state.state == State::Ready);
@@ -182,7 +190,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let copied = Copied::new(&states, progress.end_lsn);
     let known = known(config, &target, &publication, strange).await?;
 
-    let binary = use_binary(config, &publication.tables, &target).await?;
+    let binary = use_binary(config, &publication.tables, &mapping, &target).await?;
     let proto_version = ProtoVersion::newest_of(server.major());
     let options = stream_options(config, &server);
     let terms = Terms { proto_version, publication: publication.name, binary, options };
@@ -190,7 +198,9 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let options = apply_options(config, constraints_fire);
     let applier = Applier::new(target, config.name.as_str(), progress.epoch, Moves::Progress, options).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
-    Ok(Prepared::Ready(Box::new(Stages { applier, stream, progress, copied, missing, known, terms, restart_at })))
+    let mapping = Arc::new(mapping);
+    let stages = Stages { applier, stream, progress, copied, missing, known, terms, mapping, restart_at };
+    Ok(Prepared::Ready(Box::new(stages)))
 }
 
 /// How the target is written to.
@@ -208,6 +218,7 @@ struct Published<'a> {
     name: &'a str,
     publication: &'a Publication,
     states: &'a [TableCopy],
+    mapping: &'a Mapping,
 }
 
 /// The tables that are published and not on the target yet.
@@ -217,16 +228,25 @@ async fn missing(
     options: &CopyOptions,
     constraints_fire: bool,
 ) -> Result<Vec<Wanted>, Error> {
-    let Published { name, publication, states } = published;
+    let Published { name, publication, states, mapping } = published;
     let is_missing = |table: &TableName| states.iter().any(|state| state.table == *table && state.is_missing());
     let tables: Vec<_> = publication.tables.iter().filter(|published| is_missing(&published.table)).collect();
-    if tables.is_empty() { Ok(Vec::new()) } else { copy::wanted(target, name, tables, options, constraints_fire).await }
+    if tables.is_empty() {
+        Ok(Vec::new())
+    } else {
+        copy::wanted(target, (name, mapping), tables, options, constraints_fire).await
+    }
 }
 
 /// Names columns that may not take the source's values. Whether they do only the rows can tell.
-async fn warn_of_conflicts(source: &Client, target: &Client, tables: &[Wanted]) -> Result<(), Error> {
+async fn warn_of_conflicts(
+    source: &Client,
+    target: &Client,
+    tables: &[Wanted],
+    mapping: &Mapping,
+) -> Result<(), Error> {
     let names: Vec<_> = tables.iter().map(|wanted| wanted.table.clone()).collect();
-    for (_, differences) in compare::tables(source, target, &names, Stage::Snapshot).await? {
+    for (_, differences) in compare::tables(source, target, &names, mapping, Stage::Snapshot).await? {
         for difference in differences.into_iter().flatten().filter(|difference| difference.weight == Weight::Conflict) {
             tracing::warn!("{difference}: the copy ends at a row that does not fit");
         }
@@ -332,7 +352,8 @@ fn no_progress(config: &Config) -> Error {
 
 /// Settings of the session that applies, beyond those of every session. True where the target's foreign keys and triggers
 /// fire.
-async fn set_up_target_session(target: &Client, tables: &[PublishedTable]) -> Result<bool, Error> {
+async fn set_up_target_session(target: &Client, tables: &[PublishedTable], mapping: &Mapping) -> Result<bool, Error> {
+    let names: Vec<_> = tables.iter().map(|published| mapping.target(&published.table).to_string()).collect();
     let constraints_fire = postgres::prepare_target(target, Stage::Apply).await?;
     if constraints_fire {
         tracing::warn!(
@@ -341,11 +362,11 @@ async fn set_up_target_session(target: &Client, tables: &[PublishedTable]) -> Re
              and later)"
         );
     }
-    for trigger in firing_triggers(target, tables, constraints_fire).await? {
+    for trigger in firing_triggers(target, &names, constraints_fire).await? {
         tracing::warn!("{trigger} fires on the target for every row that is applied");
     }
     if !constraints_fire {
-        for constraint in unchecked_constraints(target, tables).await? {
+        for constraint in unchecked_constraints(target, &names).await? {
             tracing::warn!(
                 "{constraint} on the target is DEFERRABLE, and PostgreSQL does not check it for rows that are applied: \
                  a row that only the target has could come to stand beside its equal"
@@ -356,11 +377,10 @@ async fn set_up_target_session(target: &Client, tables: &[PublishedTable]) -> Re
 }
 
 /// Unique and exclusion constraints that work through a trigger, which replicas do not fire.
-async fn unchecked_constraints(target: &Client, tables: &[PublishedTable]) -> Result<Vec<String>, Error> {
+async fn unchecked_constraints(target: &Client, names: &[String]) -> Result<Vec<String>, Error> {
     let sql = "SELECT format('constraint %I of %s', c.conname, c.conrelid::regclass) FROM pg_constraint c \
                WHERE c.condeferrable AND c.contype IN ('p', 'u', 'x') \
                AND c.conrelid = ANY (SELECT to_regclass(n) FROM unnest($1::text[]) n) ORDER BY 1";
-    let names: Vec<_> = tables.iter().map(|published| published.table.to_string()).collect();
     query_names(target, sql, &[&names]).await
 }
 
@@ -371,46 +391,55 @@ async fn query_names(target: &Client, sql: &str, parameters: &[&(dyn ToSql + Syn
 }
 
 /// Triggers that users made and that fire in a session of this replication role ("ALTER TABLE", ENABLE TRIGGER).
-async fn firing_triggers(
-    target: &Client,
-    tables: &[PublishedTable],
-    constraints_fire: bool,
-) -> Result<Vec<String>, Error> {
+async fn firing_triggers(target: &Client, names: &[String], constraints_fire: bool) -> Result<Vec<String>, Error> {
     let sql = "SELECT format('trigger %I of %s', t.tgname, t.tgrelid::regclass) FROM pg_trigger t \
                WHERE NOT t.tgisinternal AND t.tgrelid = ANY (SELECT to_regclass(n) FROM unnest($1::text[]) n) \
                AND t.tgenabled = ANY (CASE WHEN $2 THEN '{O,A}' ELSE '{R,A}' END::\"char\"[]) ORDER BY 1";
-    let names: Vec<_> = tables.iter().map(|published| published.table.to_string()).collect();
     query_names(target, sql, &[&names, &constraints_fire]).await
 }
 
-/// Binary where every published column has a type that means the same bytes on both ends.
-async fn use_binary(config: &Config, tables: &[PublishedTable], target: &Client) -> Result<bool, Error> {
+/// Binary where every column that the target gets has a type that means the same bytes on both ends.
+async fn use_binary(
+    config: &Config,
+    tables: &[PublishedTable],
+    mapping: &Mapping,
+    target: &Client,
+) -> Result<bool, Error> {
     if config.stream.format == ValueFormat::Text {
         return Ok(false);
     }
-    let names = tables.iter().map(|published| (published.table.schema.as_str(), published.table.name.as_str()));
-    for (published, table) in tables.iter().zip(apply::load_tables(target, names).await?) {
+    let names: Vec<_> = tables.iter().map(|published| mapping.target(&published.table)).collect();
+    let found = apply::load_tables(target, names.iter().map(|table| (table.schema.as_str(), table.name.as_str())));
+    for (published, table) in tables.iter().zip(found.await?) {
         // A table that is missing is named when its first row comes; it may be made until then.
         let Some(table) = table else { continue };
-        for (name, type_oid) in &published.columns {
-            let on_target = table.columns.iter().find(|column| column.name == *name);
-            let type_oid = Oid(*type_oid);
-            if on_target.map_or(is_stable_in_binary(type_oid), |column| column.fits_binary(type_oid)) {
-                continue;
-            }
-            if config.stream.format == ValueFormat::Auto {
-                tracing::info!(table = %published.table, column = name, "values travel as text because of this column");
-                return Ok(false);
-            }
-            return Err(Error::refused(
-                STAGE,
-                format!(
-                    "column \"{name}\" of {} cannot travel in binary: its values need not mean the same on both ends",
-                    published.table
-                ),
-                "set format = \"auto\" or \"text\" in [stream]",
-            ));
+        let Some(name) = text_column(published, mapping, &table) else { continue };
+        if config.stream.format == ValueFormat::Auto {
+            tracing::info!(table = %published.table, column = name, "values travel as text because of this column");
+            return Ok(false);
         }
+        return Err(Error::refused(
+            STAGE,
+            format!(
+                "column \"{name}\" of {} cannot travel in binary: its values need not mean the same on both ends",
+                published.table
+            ),
+            "set format = \"auto\" or \"text\" in [stream]",
+        ));
     }
     Ok(true)
+}
+
+/// The first column whose values have to be text: on their way to the target, or for the rules to read them.
+fn text_column(published: &PublishedTable, mapping: &Mapping, table: &TargetTable) -> Option<String> {
+    let fits = |name: &str, type_oid: Oid| {
+        let on_target = table.columns.iter().find(|column| column.name == name);
+        on_target.map_or(is_stable_in_binary(type_oid), |column| column.fits_binary(type_oid))
+    };
+    let relation = published.relation();
+    let columns = mapping.plan(&published.table).map_or(&relation.columns, |plan| &plan.target().columns);
+    let unfit = columns.iter().find(|column| !fits(&column.name, column.type_oid));
+    unfit
+        .or_else(|| relation.columns.iter().find(|column| !is_stable_in_binary(column.type_oid)))
+        .map(|column| column.name.clone())
 }

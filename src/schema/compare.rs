@@ -11,6 +11,8 @@ use crate::config::Role;
 use crate::error::{Error, Stage};
 use crate::postgres::quote_ident;
 use crate::source::publication::TableName;
+use crate::transform::expression::types::Type;
+use crate::transform::{Mapping, Plan};
 
 /// A table as far as its rows are concerned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,21 +120,53 @@ fn add_row(shape: &mut Option<Shape>, row: &Row) -> Result<(), tokio_postgres::E
     Ok(())
 }
 
-/// Compares tables of the source with those of the same name on the target, where there are such.
+/// Compares tables of the source, as rules have them, with those of the target, where there are such.
 pub async fn tables<'a>(
     source: &Client,
     target: &Client,
     tables: &'a [TableName],
+    mapping: &Mapping,
     stage: Stage,
 ) -> Result<Vec<(&'a TableName, Option<Vec<Difference>>)>, Error> {
     let names: Vec<_> = tables.iter().map(TableName::to_string).collect();
     let on_source = shapes(source, Role::Source, stage, &names).await?;
+    let names: Vec<_> = tables.iter().map(|table| mapping.target(table).to_string()).collect();
     let on_target = shapes(target, Role::Target, stage, &names).await?;
     let compared = tables.iter().zip(on_source.into_iter().zip(on_target)).map(|(table, (source, target))| {
         let source = source.unwrap_or_default();
-        (table, target.map(|target| differences(table, &source, &target)))
+        (
+            table,
+            target.map(|target| match mapping.plan(table) {
+                Some(plan) => differences(&mapping.target(table), &by_rules(plan, &source, &target), &target),
+                None => differences(table, &source, &target),
+            }),
+        )
     });
     Ok(compared.collect())
+}
+
+/// The shape that rows have after the rules. What they do not say is as the target has it.
+fn by_rules(plan: &Plan, source: &Shape, target: &Shape) -> Shape {
+    let column = |column: &crate::decode::Column, origin: Option<&str>| {
+        let name = &column.name;
+        let on_source = origin.and_then(|origin| source.columns.iter().find(|one| one.name == origin));
+        if let Some(same) = on_source {
+            return Column { name: name.clone(), ..same.clone() };
+        }
+        let on_target = target.columns.iter().find(|one| one.name == *name).cloned().unwrap_or_default();
+        let type_name =
+            Type::from_oid(column.type_oid).map_or_else(|| on_target.base_type.clone(), |of| of.name().to_owned());
+        let is_same = type_name == on_target.base_type;
+        let type_name = if is_same { on_target.type_name.clone() } else { type_name };
+        Column { name: name.clone(), base_type: type_name.clone(), type_name, is_generated: false, ..on_target }
+    };
+    let columns = plan.target().columns.iter().map(|one| column(one, plan.origin(&one.name))).collect();
+    Shape {
+        columns,
+        partition_key: source.partition_key.clone(),
+        primary_key: target.primary_key.clone(),
+        ..Shape::default()
+    }
 }
 
 /// Compares a table of the source with the one that is to get its rows.

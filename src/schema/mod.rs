@@ -43,9 +43,10 @@ use self::plan::Wave;
 use self::programs::Programs;
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
-use crate::postgres::{self, quote_qualified};
-use crate::source::publication::{self, TableName};
+use crate::postgres::{self, quote_ident, quote_qualified};
+use crate::source::publication::{self, PublishedTable, TableName};
 use crate::source::server::Server;
+use crate::transform::{self, Mapping};
 
 const STAGE: Stage = Stage::Schema;
 /// The first whose clients know `PGREQUIREAUTH`.
@@ -157,11 +158,28 @@ fn on_a_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
 }
 
-/// A session to the source, and the tables that the configuration selects there.
+/// A session to the source, and the tables that the configuration selects there. Those that rules give another shape are
+/// not ours to make: what type, key or index a column is to have there, only their owner knows.
 async fn select(config: &Config) -> Result<(Client, Vec<TableName>), Error> {
     let source = postgres::connect(&config.source, STAGE).await?;
     let tables = publication::select_tables(&source, Role::Source, &config.tables, STAGE).await?;
-    Ok((source, tables.into_iter().map(|published| published.table).collect()))
+    let relations: Vec<_> = tables.iter().map(PublishedTable::relation).collect();
+    let mapping = Mapping::new(&config.rules, &relations).map_err(|errors| transform::refusal(STAGE, &errors))?;
+    let mut selected = Vec::with_capacity(tables.len());
+    for PublishedTable { table, .. } in tables {
+        match mapping.plan(&table).filter(|plan| !plan.keeps_shape()) {
+            None => selected.push(table),
+            Some(plan) => {
+                let columns: Vec<_> = plan.target().columns.iter().map(|column| quote_ident(&column.name)).collect();
+                tracing::warn!(
+                    "rules give {table} another shape: make {} on the target by hand, with the columns {}",
+                    plan.target(),
+                    columns.join(", ")
+                );
+            }
+        }
+    }
+    Ok((source, selected))
 }
 
 async fn read(config: &Config, options: &Options, source: &Client, tables: &[TableName]) -> Result<Definitions, Error> {
@@ -205,7 +223,7 @@ async fn inspect(
 
 async fn check(source: &Client, target: &Client, selected: &[TableName], section: Section) -> Result<(), Error> {
     let (mut grave, mut lacks) = (Vec::new(), Vec::new());
-    for (table, differences) in compare::tables(source, target, selected, STAGE).await? {
+    for (table, differences) in compare::tables(source, target, selected, &Mapping::default(), STAGE).await? {
         match differences {
             None => lacks.push(table.to_string()),
             Some(differences) => {

@@ -31,6 +31,7 @@ use crate::source::publication::{self, Publication, PublishedTable};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
 use crate::source::{Connection, CreatedSlot};
+use crate::transform::{self, Mapping};
 
 const STAGE: Stage = Stage::Setup;
 /// How often a condition on another server is looked at.
@@ -121,7 +122,9 @@ pub async fn set_up(config: &Config, limit: Duration) -> Result<Vec<Step>, Error
     let tables = publication::select_tables(&servers.source, Role::Source, &config.tables, STAGE).await?;
     warn_of_missing_identity(&tables);
     warn_of_partitions(&tables);
-    check_target_tables(&servers.source, &servers.target, &tables).await?;
+    let relations: Vec<_> = tables.iter().map(PublishedTable::relation).collect();
+    let mapping = Mapping::new(&config.rules, &relations).map_err(|errors| transform::refusal(STAGE, &errors))?;
+    check_target_tables(&servers.source, &servers.target, &tables, &mapping).await?;
     let existing = SlotState::read(&servers.source, Role::Source, &config.name.slot(), STAGE).await?;
     let progress = checkpoint::read(&servers.target, config.name.as_str()).await?;
     check_slot_and_progress(config, &servers, existing.as_ref(), progress.as_ref())?;
@@ -174,12 +177,17 @@ fn warn_of_partitions(tables: &[PublishedTable]) {
 ///
 /// # Errors
 /// A refusal that names every table and column that the target lacks.
-async fn check_target_tables(source: &Client, target: &Client, tables: &[PublishedTable]) -> Result<(), Error> {
+async fn check_target_tables(
+    source: &Client,
+    target: &Client,
+    tables: &[PublishedTable],
+    mapping: &Mapping,
+) -> Result<(), Error> {
     let names: Vec<_> = tables.iter().map(|published| published.table.clone()).collect();
     let mut missing = Vec::new();
-    for (table, differences) in compare::tables(source, target, &names, STAGE).await? {
+    for (table, differences) in compare::tables(source, target, &names, mapping, STAGE).await? {
         let Some(differences) = differences else {
-            missing.push(format!("the target has no table {table}"));
+            missing.push(format!("the target has no table {}", mapping.target(table)));
             continue;
         };
         for difference in differences {
@@ -196,8 +204,8 @@ async fn check_target_tables(source: &Client, target: &Client, tables: &[Publish
     Err(Error::refused(
         STAGE,
         missing.join("; "),
-        "make them on the target as they are on the source (`pgsluice schema` makes tables that are not there), or \
-         exclude the tables",
+        "make them on the target as they are on the source, or as rules have them (`pgsluice schema` makes tables that are \
+         not there and that rules leave their shape), or exclude the tables",
     ))
 }
 

@@ -65,9 +65,9 @@ impl Beginning<'_> {
                 Left::Nothing | Left::Rows => Vec::new(),
             };
             let kept = match key {
-                Some(key) if !chunks.is_empty() => self.keep(source, target, table, &key, &chunks).await?,
+                Some(key) if !chunks.is_empty() => self.keep(source, target, wanted, &key, &chunks).await?,
                 _ if left != Left::Nothing || self.options.on_existing == OnExisting::Truncate => {
-                    empty(target, table).await?;
+                    empty(target, wanted).await?;
                     0
                 }
                 _ => 0,
@@ -92,10 +92,11 @@ impl Beginning<'_> {
     /// moment than this one is of, which a standby that has crashed and replays again can give.
     async fn left(&self, target: &Client, wanted: &Wanted) -> Result<Left, Error> {
         let table = &wanted.table;
-        let sql = "SELECT state, appends, columns IS NOT DISTINCT FROM $4, snapshot_lsn FROM pgsluice.table_state \
+        let sql = "SELECT state, appends, columns IS NOT DISTINCT FROM $4 AND rules IS NOT DISTINCT FROM $5, snapshot_lsn \
+                   FROM pgsluice.table_state \
                    WHERE name = $1 AND schema_name = $2 AND table_name = $3";
         let row = target
-            .query_one(sql, &[&self.name, &table.schema, &table.name, &wanted.columns])
+            .query_one(sql, &[&self.name, &table.schema, &table.name, &wanted.columns, &wanted.rules])
             .await
             .map_err(target_failed)?;
         let state: String = row.try_get(0).map_err(target_failed)?;
@@ -121,7 +122,7 @@ impl Beginning<'_> {
                 ),
             )),
             (true, false, true) => Ok(Left::Chunks),
-            // What is there lacks the values of a column that is new.
+            // What is there lacks the values of a column that is new, or came under other rules.
             (true, false, false) => Ok(Left::Rows),
         }
     }
@@ -153,11 +154,13 @@ impl Beginning<'_> {
         &self,
         source: &Client,
         target: &Client,
-        table: &TableName,
+        wanted: &Wanted,
         key: &[String],
         chunks: &[Done],
     ) -> Result<u64, Error> {
-        let columns = column_list(key);
+        let to = &wanted.target;
+        let on_target: Vec<_> = key.iter().filter_map(|column| to.same.get(column).cloned()).collect();
+        let (table, columns) = (&to.table, column_list(&on_target));
         let failed = |error| failed_on(error, table);
         let make = format!("CREATE TEMP TABLE kept ON COMMIT DROP AS SELECT {columns} FROM {table} WITH NO DATA");
         target.batch_execute(&make).await.map_err(failed)?;
@@ -168,11 +171,13 @@ impl Beginning<'_> {
             kept += pump_rows(from, into).await?;
         }
         let same =
-            key.iter().map(|column| quote_ident(column)).map(|column| format!("kept.{column} = target.{column}"));
+            on_target.iter().map(|column| quote_ident(column)).map(|column| format!("kept.{column} = target.{column}"));
         let same = same.collect::<Vec<_>>().join(" AND ");
         let remove = format!(
             "ANALYZE pg_temp.kept; \
-             DELETE FROM {table} AS target WHERE NOT EXISTS (SELECT FROM pg_temp.kept WHERE {same}); DROP TABLE pg_temp.kept"
+             DELETE FROM {table} AS target WHERE {} AND NOT EXISTS (SELECT FROM pg_temp.kept WHERE {same}); \
+             DROP TABLE pg_temp.kept",
+            to.is_own()
         );
         target.batch_execute(&remove).await.map_err(failed)?;
         Ok(kept)
@@ -186,16 +191,18 @@ impl Beginning<'_> {
         (kept, source_bytes): (u64, u64),
         lsn: PgLsn,
     ) -> Result<(), Error> {
-        let Wanted { table, columns, .. } = wanted;
+        let Wanted { table, columns, target: to, rules, .. } = wanted;
         let (name, [kept, source_bytes]) = (self.name, [kept, source_bytes].map(u64::cast_signed));
         let sql = format!(
             "UPDATE pgsluice.table_state SET state = 'datasync', snapshot_lsn = $4, columns = $5, rows = $6::bigint, \
                  bytes = CASE WHEN $6::bigint = 0 THEN 0 ELSE bytes END, source_bytes = $7, updated_at = now(), \
-                 appends = state = 'init' AND EXISTS (SELECT FROM {table}) \
-             WHERE name = $1 AND schema_name = $2 AND table_name = $3"
+                 rules = $8, appends = state = 'init' AND EXISTS (SELECT FROM {} WHERE {}) \
+             WHERE name = $1 AND schema_name = $2 AND table_name = $3",
+            to.table,
+            to.is_own()
         );
         target
-            .execute(&sql, &[&name, &table.schema, &table.name, &lsn, columns, &kept, &source_bytes])
+            .execute(&sql, &[&name, &table.schema, &table.name, &lsn, columns, &kept, &source_bytes, rules])
             .await
             .map_err(target_failed)?;
         let (parts, blocks): (Vec<_>, Vec<_>) =
@@ -210,9 +217,15 @@ impl Beginning<'_> {
     }
 }
 
-/// By TRUNCATE, or row by row where other tables refer to it.
-async fn empty(target: &Client, table: &TableName) -> Result<(), Error> {
+/// By TRUNCATE, or row by row where other tables refer to it, or others have rows in it.
+async fn empty(target: &Client, wanted: &Wanted) -> Result<(), Error> {
     const FEATURE_NOT_SUPPORTED: &str = "0A000";
+    let to = &wanted.target;
+    let table = &to.table;
+    if to.own.is_some() {
+        let sql = format!("DELETE FROM {table} WHERE {}", to.is_own());
+        return target.batch_execute(&sql).await.map_err(|error| failed_on(error, table));
+    }
     target.batch_execute("SAVEPOINT truncating").await.map_err(target_failed)?;
     let truncated = target.batch_execute(&format!("TRUNCATE TABLE {table}")).await;
     match truncated {

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use tokio_postgres::Client;
 
 use super::parts::Chunk;
-use super::pump::pump_pieces;
+use super::pump::{pump_pieces, pump_remade};
+use super::remake::Remake;
 use super::{Copying, STAGE, Wanted, adoption, state, target_failed};
 use crate::checkpoint;
 use crate::error::{Error, Kind};
@@ -46,7 +47,14 @@ impl Job<'_> {
         copying.progress.chunk_begins(chunk);
         source.start_copy(&chunk.copy_out(wanted, copying.xids))?;
         let into = target.copy_in(wanted.copy_in().as_str()).await.map_err(target_failed)?;
-        let (rows, bytes) = pump_pieces(source, into, |bytes| copying.progress.sent(chunk, bytes)).await?;
+        let sent = |bytes| copying.progress.sent(chunk, bytes);
+        let (rows, bytes) = match &wanted.plan {
+            None => pump_pieces(source, into, sent).await?,
+            Some(plan) => {
+                let mut remake = Remake::new(plan, wanted, copying.lsn);
+                pump_remade(source, into, &mut remake, sent).await?
+            }
+        };
         check_file(source, chunk)?;
         state::record(target, name, &wanted.table, chunk, copying.xids.horizon, (rows, bytes)).await?;
         target.batch_execute("COMMIT").await.map_err(target_failed)?;

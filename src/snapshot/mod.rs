@@ -18,7 +18,7 @@
 //! - A copy that was interrupted goes on under a new snapshot. What it finds on the target is first made a part of what that
 //!   snapshot sees, so that again all rows of the table are of one snapshot in the end.
 //! - A chunk's rows and the record of it are one transaction of the target, which holds the engine's epoch.
-//! - Rows pass unread, and no more of them are in memory than a chunk of bytes and one row for each job.
+//! - Rows that no rule remakes pass unread, and no more of them are in memory than a chunk of bytes and one row for each job.
 
 mod bars;
 mod beginning;
@@ -27,6 +27,7 @@ mod job;
 mod parts;
 mod progress;
 mod pump;
+mod remake;
 mod retention;
 mod state;
 mod view;
@@ -51,12 +52,13 @@ pub use self::state::{State, TableCopy, learn, mark_absent, read, resync};
 use self::view::View;
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
-use crate::postgres;
+use crate::postgres::{self, quote_ident, quote_literal};
 use crate::screen::Screen;
 use crate::source::Connection;
 use crate::source::new_slot::{self, Helpers, NewSlot};
 use crate::source::publication::TableName;
 use crate::source::server::Server;
+use crate::transform::Plan;
 
 const STAGE: Stage = Stage::Snapshot;
 /// How long a slot may wait for transactions that are open on the primary.
@@ -88,10 +90,37 @@ pub struct CopyOptions {
 #[derive(Clone, Debug)]
 pub struct Wanted {
     pub table: TableName,
-    /// Those that are published and that the target has, by their names.
+    /// Columns of the source that are read, by their names.
     pub columns: Vec<String>,
-    /// Their values mean the same bytes on both ends.
+    pub target: Target,
+    /// The values mean the same bytes on both ends.
     pub binary: bool,
+    /// Where rules make other rows of those that are read.
+    pub plan: Option<Arc<Plan>>,
+    /// What decides what becomes of rows; `None` where no rule is about the table.
+    pub rules: Option<String>,
+}
+
+/// Where a table's rows go.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub table: TableName,
+    /// In the order in which rows bring them.
+    pub columns: Vec<String>,
+    /// Column and value of the rows that are of this source, where others go to the same table.
+    pub own: Option<(String, String)>,
+    /// For columns of the source those of the target that have the same values, under their names there.
+    pub same: HashMap<String, String>,
+}
+
+impl Target {
+    /// A condition that a row is of this source.
+    fn is_own(&self) -> String {
+        match &self.own {
+            Some((column, value)) => format!("{} = {}", quote_ident(column), quote_literal(value)),
+            None => "true".to_owned(),
+        }
+    }
 }
 
 /// What brings the changes that come after the snapshot.
@@ -142,6 +171,8 @@ struct Copying {
     follows: Follows,
     snapshot: String,
     xids: Xids,
+    /// Of the snapshot.
+    lsn: Lsn,
     queue: Queue,
     progress: Progress,
     /// A job has failed, or nobody waits for them any more.
@@ -247,7 +278,8 @@ async fn prepare(config: &Config, order: Order) -> Result<(Copying, Held), Error
     state::finish(&target, name, epoch, queue.empty_tables(), follows.state(), None).await?;
     let progress = Progress::new(&queue, done);
     let config = config.clone();
-    Ok((Copying { config, epoch, follows, snapshot, xids, queue, progress, over }, Held { slot, locks: source }))
+    let lsn = snapshot_lsn;
+    Ok((Copying { config, epoch, follows, snapshot, xids, lsn, queue, progress, over }, Held { slot, locks: source }))
 }
 
 /// A snapshot of the source whose LSN is known: that of a new slot.
@@ -349,6 +381,7 @@ mod tests {
     fn only_snapshots_ahead_of_progress_matter() {
         let state = |name: &str, lsn| TableCopy {
             table: TableName { schema: "s".to_owned(), name: name.to_owned() },
+            rules: None,
             state: State::FinishedCopy,
             snapshot_lsn: Some(Lsn::new(lsn)),
             rows: 0,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio_postgres::Client;
 
-use super::{STAGE, Wanted, source_failed};
+use super::{STAGE, Target, Wanted, source_failed};
 use crate::error::{Error, Kind};
 use crate::postgres::{quote_ident, quote_qualified};
 use crate::source::publication::TableName;
@@ -105,7 +105,7 @@ pub(super) async fn lock(source: &Client, tables: &[Wanted]) -> Result<Vec<Part>
     }
 }
 
-/// The columns of each table's primary key, where all of them are copied.
+/// The columns of each table's primary key, where all of them are copied as they are.
 pub(super) async fn keys(source: &Client, tables: &[Wanted]) -> Result<Vec<Option<Vec<String>>>, Error> {
     let sql = "SELECT w.place, array_agg(a.attname::text) \
                FROM unnest($1::text[]) WITH ORDINALITY AS w (name, place) \
@@ -116,7 +116,7 @@ pub(super) async fn keys(source: &Client, tables: &[Wanted]) -> Result<Vec<Optio
     for row in source.query(sql, &[&names]).await.map_err(source_failed)? {
         let place = row.try_get::<_, i64>(0).map_err(source_failed)? as usize - 1;
         let key: Vec<String> = row.try_get(1).map_err(source_failed)?;
-        keys[place] = key.iter().all(|column| tables[place].columns.contains(column)).then_some(key);
+        keys[place] = key.iter().all(|column| tables[place].target.same.contains_key(column)).then_some(key);
     }
     Ok(keys)
 }
@@ -361,7 +361,8 @@ fn filter(conditions: &[String]) -> String {
 
 impl Wanted {
     pub(super) fn copy_in(&self) -> String {
-        format!("COPY {} ({}) FROM STDIN (FORMAT {})", self.table, column_list(&self.columns), self.format())
+        let Target { table, columns, .. } = &self.target;
+        format!("COPY {table} ({}) FROM STDIN (FORMAT {})", column_list(columns), self.format())
     }
 
     fn format(&self) -> &'static str {
@@ -375,6 +376,8 @@ pub(super) fn column_list(columns: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::source::publication::TableName;
 
@@ -398,7 +401,9 @@ mod tests {
 
     fn wanted(name: &str) -> Wanted {
         let table = TableName { schema: "s".to_owned(), name: name.to_owned() };
-        Wanted { table, columns: vec!["id".to_owned(), "no\"te".to_owned()], binary: true }
+        let columns = vec!["id".to_owned(), "no\"te".to_owned()];
+        let target = Target { table: table.clone(), columns: columns.clone(), own: None, same: HashMap::new() };
+        Wanted { table, columns, target, binary: true, plan: None, rules: None }
     }
 
     #[test]

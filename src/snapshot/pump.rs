@@ -1,4 +1,4 @@
-//! What a COPY gives, into another COPY, unread.
+//! What a COPY gives, into another COPY: unread, or remade row by row.
 
 use std::pin::pin;
 
@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use tokio_postgres::{CopyInSink, CopyOutStream};
 
+use super::remake::Remake;
 use super::{source_failed, target_failed};
 use crate::error::Error;
 use crate::source::Connection;
@@ -30,6 +31,36 @@ pub(super) async fn pump_pieces(
         let length = piece.len() as u64;
         bytes += length;
         outcome = into.send(piece.freeze()).await;
+        sent(length);
+    }
+    // The target's error comes with its end.
+    let rows = into.finish().await.map_err(target_failed)?;
+    outcome.map_err(target_failed)?;
+    Ok((rows, bytes))
+}
+
+/// The same for rows that rules remake.
+pub(super) async fn pump_remade(
+    from: &mut Connection,
+    into: CopyInSink<Bytes>,
+    remake: &mut Remake<'_>,
+    sent: impl Fn(u64),
+) -> Result<(u64, u64), Error> {
+    let mut into = pin!(into);
+    let (mut read, mut written) = (BytesMut::with_capacity(PIECE_BYTES), BytesMut::with_capacity(PIECE_BYTES));
+    let mut bytes = 0;
+    let mut more = true;
+    let mut outcome = Ok(());
+    while more && outcome.is_ok() {
+        // What is left is the beginning of a row.
+        let enough = read.len() + PIECE_BYTES;
+        more = from.read_copy(&mut read, enough)?;
+        remake.rows(&mut read, !more, &mut written)?;
+        let length = written.len() as u64;
+        bytes += length;
+        if length > 0 {
+            outcome = into.send(written.split().freeze()).await;
+        }
         sent(length);
     }
     // The target's error comes with its end.

@@ -64,6 +64,8 @@ pub struct TableCopy {
     pub source_bytes: u64,
     /// Of chunks that are done.
     pub source_bytes_copied: u64,
+    /// Under which its rows came; `None` where there were none.
+    pub rules: Option<String>,
 }
 
 impl TableCopy {
@@ -100,6 +102,7 @@ impl TableCopy {
             bytes: count(5)?,
             source_bytes: count(6)?,
             source_bytes_copied: count(7)?,
+            rules: row.try_get(8).map_err(target_failed)?,
         })
     }
 }
@@ -110,31 +113,56 @@ pub async fn read(target: &Client, name: &str) -> Result<Vec<TableCopy>, Error> 
                    CASE WHEN t.state = 'finishedcopy' AND t.snapshot_lsn <= p.end_lsn THEN 'ready' ELSE t.state END, \
                    t.snapshot_lsn, t.rows, t.bytes, t.source_bytes, \
                    (SELECT COALESCE(sum(c.source_bytes), 0)::bigint FROM pgsluice.chunk_state c \
-                    WHERE (c.name, c.schema_name, c.table_name) = (t.name, t.schema_name, t.table_name)) \
+                    WHERE (c.name, c.schema_name, c.table_name) = (t.name, t.schema_name, t.table_name)), \
+                   t.rules \
                FROM pgsluice.table_state t JOIN pgsluice.progress p USING (name) WHERE name = $1 ORDER BY 1, 2";
     let rows = target.query(sql, &[&name]).await.map_err(target_failed)?;
     rows.iter().map(TableCopy::from_row).collect()
 }
 
-/// Makes the states of tables that have none, and returns those of `tables`.
-pub async fn learn<'a>(
+/// Makes the states of tables that have none, and returns those of `tables`, which come with what their rules are.
+///
+/// # Errors
+/// A refusal that names the tables whose rows came under other rules.
+pub async fn learn(
     target: &Client,
     name: &str,
-    tables: impl Iterator<Item = &'a TableName> + Clone,
+    tables: &[(&TableName, Option<String>)],
     copy_data: bool,
 ) -> Result<Vec<TableCopy>, Error> {
     let (schemas, names): (Vec<_>, Vec<_>) =
-        tables.clone().map(|table| (table.schema.as_str(), table.name.as_str())).unzip();
+        tables.iter().map(|(table, _)| (table.schema.as_str(), table.name.as_str())).unzip();
+    let rules: Vec<_> = tables.iter().map(|(_, rules)| rules.as_deref()).collect();
     let state = if copy_data { State::Init } else { State::Ready };
-    let sql = "INSERT INTO pgsluice.table_state (name, schema_name, table_name, state) \
-               SELECT $1, s, t, $4 FROM unnest($2::text[], $3::text[]) AS w (s, t) ON CONFLICT DO NOTHING";
-    target.execute(sql, &[&name, &schemas, &names, &state.as_str()]).await.map_err(target_failed)?;
+    let sql = "INSERT INTO pgsluice.table_state (name, schema_name, table_name, state, rules) \
+               SELECT $1, s, t, $4, r FROM unnest($2::text[], $3::text[], $5::text[]) AS w (s, t, r) ON CONFLICT DO NOTHING";
+    target.execute(sql, &[&name, &schemas, &names, &state.as_str(), &rules]).await.map_err(target_failed)?;
     let ready = "UPDATE pgsluice.table_state t SET state = 'ready', updated_at = now() FROM pgsluice.progress p \
                  WHERE t.name = $1 AND p.name = t.name AND t.state = 'finishedcopy' AND t.snapshot_lsn <= p.end_lsn";
     target.execute(ready, &[&name]).await.map_err(target_failed)?;
     let mut states = read(target, name).await?;
-    states.retain(|state| tables.clone().any(|table| *table == state.table));
+    states.retain(|state| tables.iter().any(|(table, _)| **table == state.table));
+    check_rules(&states, tables)?;
     Ok(states)
+}
+
+/// A row that came under other rules may lie in another place, or nowhere, and a change would not find it.
+fn check_rules(states: &[TableCopy], tables: &[(&TableName, Option<String>)]) -> Result<(), Error> {
+    let rules =
+        |table: &TableName| tables.iter().find(|(one, _)| *one == table).and_then(|(_, rules)| rules.as_deref());
+    let has_rows = |state: &&TableCopy| !matches!(state.state, State::Init | State::DataSync);
+    let other = states.iter().filter(has_rows).filter(|state| state.rules.as_deref() != rules(&state.table));
+    let changed: Vec<_> = other.map(|state| state.table.to_string()).collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let list = changed.join(", ");
+    Err(Error::refused(
+        STAGE,
+        format!("the rules for {list} are not those under which the rows came that are on the target"),
+        "take the change of the rules back; or `pgsluice resync` for these tables, which empties them and copies them anew \
+         under the rules as they are",
+    ))
 }
 
 /// Marks the tables that match a pattern as ones whose copy was interrupted before its first chunk, and returns them.
@@ -203,11 +231,11 @@ pub(super) async fn check_existing(
     }
     let states = read(target, name).await?;
     let mut filled = Vec::new();
-    for Wanted { table, .. } in tables {
+    for Wanted { table, target: to, .. } in tables {
         let begun = states.iter().any(|state| state.table == *table && state.state != State::Init);
-        let sql = format!("SELECT FROM {table} LIMIT 1");
+        let sql = format!("SELECT FROM {} WHERE {} LIMIT 1", to.table, to.is_own());
         if !begun && target.query_opt(&sql, &[]).await.map_err(|error| failed_on(error, table))?.is_some() {
-            filled.push(table.to_string());
+            filled.push(to.table.to_string());
         }
     }
     if filled.is_empty() {
@@ -292,7 +320,8 @@ pub(super) async fn finish(
 }
 
 /// Gathers the statistics that the first query afterwards needs. Without the right to it PostgreSQL only warns.
-pub(super) async fn analyze(target: &Client, Wanted { table, .. }: &Wanted) -> Result<(), Error> {
+pub(super) async fn analyze(target: &Client, wanted: &Wanted) -> Result<(), Error> {
+    let table = &wanted.target.table;
     target.batch_execute(&format!("ANALYZE {table}")).await.map_err(|error| failed_on(error, table))
 }
 

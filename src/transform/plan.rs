@@ -132,6 +132,10 @@ impl Plan {
             self.outputs.iter().flat_map(|output| output.reads.iter().copied()).chain(filter).collect();
         needed.sort_unstable();
         needed.dedup();
+        if needed.is_empty() && !self.source.columns.is_empty() {
+            // A row without columns is no row to COPY.
+            needed.push(0);
+        }
         needed
     }
 
@@ -141,6 +145,26 @@ impl Plan {
         let is_it = |output: &Output| matches!(output.how, How::Cell(column) if column == position);
         let place = self.outputs.iter().position(is_it)?;
         Some(&self.target.columns[place].name)
+    }
+
+    /// The column of the source whose values a column of the target has, unchanged.
+    pub fn origin(&self, name: &str) -> Option<&str> {
+        let place = self.target.columns.iter().position(|column| column.name == name)?;
+        match self.outputs[place].how {
+            How::Cell(column) => Some(&self.source.columns[column].name),
+            How::Mask { .. } | How::Compute(_) | How::Constant(_) => None,
+        }
+    }
+
+    /// The table on the target can be one as on the source: of the same name, with columns of the same names and types.
+    pub fn keeps_shape(&self) -> bool {
+        let of = |relation: &Relation| {
+            let mut columns: Vec<_> =
+                relation.columns.iter().map(|column| (column.name.clone(), column.type_oid)).collect();
+            columns.sort();
+            (relation.namespace.clone(), relation.name.clone(), columns)
+        };
+        of(&self.source) == of(&self.target)
     }
 
     /// Rows pass as they came, though under other names.

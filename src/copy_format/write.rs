@@ -7,24 +7,26 @@ use bytes::{BufMut, BytesMut};
 use memchr::{memchr, memchr3};
 use pgsluice_proto::pgoutput::Cell;
 
-/// "PGCOPY\n\377\r\n\0", no flags, no extension ("File Formats" of COPY).
-const BINARY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+pub(super) const BINARY_SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
+/// No flags, no extension.
+const BINARY_HEADER_REST: [u8; 8] = [0; 8];
 const BINARY_TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 
 /// `text` as a type, for array parameters that are cast in SQL.
-pub(super) const TEXT_OID: u32 = 25;
+pub const TEXT_OID: u32 = 25;
 
-pub(super) fn start_binary_copy(out: &mut BytesMut) {
-    out.put_slice(BINARY_HEADER);
+pub fn start_binary_copy(out: &mut BytesMut) {
+    out.put_slice(BINARY_SIGNATURE);
+    out.put_slice(&BINARY_HEADER_REST);
 }
 
-pub(super) fn end_binary_copy(out: &mut BytesMut) {
+pub fn end_binary_copy(out: &mut BytesMut) {
     out.put_slice(&BINARY_TRAILER);
 }
 
 /// One row of a binary COPY. The cells are known, and none is text.
 #[inline]
-pub(super) fn binary_row<'a>(cells: impl ExactSizeIterator<Item = Cell<'a>>, out: &mut BytesMut) {
+pub fn binary_row<'a>(cells: impl ExactSizeIterator<Item = Cell<'a>>, out: &mut BytesMut) {
     out.put_u16(cells.len() as u16);
     for cell in cells {
         element(cell, out);
@@ -33,7 +35,7 @@ pub(super) fn binary_row<'a>(cells: impl ExactSizeIterator<Item = Cell<'a>>, out
 
 /// One row of a text COPY. The cells are known, and none is binary.
 #[inline]
-pub(super) fn text_row<'a>(cells: impl Iterator<Item = Cell<'a>>, out: &mut BytesMut) {
+pub fn text_row<'a>(cells: impl Iterator<Item = Cell<'a>>, out: &mut BytesMut) {
     let mut first = true;
     for cell in cells {
         if !first {
@@ -72,7 +74,7 @@ fn next_special(value: &[u8]) -> Option<usize> {
 }
 
 /// A one-dimensional array in the send format of `array_send`.
-pub(super) fn array<'a>(element_oid: u32, cells: impl ExactSizeIterator<Item = Cell<'a>>, out: &mut BytesMut) {
+pub fn array<'a>(element_oid: u32, cells: impl ExactSizeIterator<Item = Cell<'a>>, out: &mut BytesMut) {
     let length = cells.len();
     out.put_i32(if length == 0 { 0 } else { 1 });
     let has_null_at = out.len();

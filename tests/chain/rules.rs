@@ -1,0 +1,244 @@
+//! Rules: what C holds is what a view with the same rules gives on A, by the copy as by the stream.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pgsluice_testkit::{ChainOptions, Engine, Server, wait_for};
+
+use crate::load::{Changes, Random, expect_end, stop, wait_log, wait_streaming};
+use crate::replication::{DATABASE, DEADLINE, Replication};
+
+const SECRET: &str = "a secret of masks, for tests";
+
+/// Filters that see all of a row, filters of the key alone, and tables of which several become one.
+const ON_A: &str = "\
+    CREATE TABLE customers (id int PRIMARY KEY, region text, email text, phone text, card text, name varchar(80),
+        balance numeric(12,2), notes text, born date, deleted_at timestamptz);
+    ALTER TABLE customers REPLICA IDENTITY FULL;
+    CREATE TABLE orders (id bigint PRIMARY KEY, \"Customer_ID\" int, amount numeric, note text, secret text);
+    CREATE SCHEMA one; CREATE SCHEMA two;
+    CREATE TABLE one.items (id int PRIMARY KEY, what text);
+    CREATE TABLE two.items (id int PRIMARY KEY, what text);
+    CREATE TABLE plain (id int PRIMARY KEY, note text);";
+
+const ON_C: &str = "\
+    CREATE SCHEMA crm;
+    CREATE TABLE crm.people (customer_id int PRIMARY KEY, region text, email text, phone text, card text, name varchar(80),
+        notes text, born date, deleted_at timestamptz, cents bigint, origin text, own text DEFAULT 'of the target');
+    CREATE TABLE orders (o_id bigint PRIMARY KEY, o_customer_id int, o_amount numeric, o_note text, shout text);
+    CREATE SCHEMA everything;
+    CREATE TABLE everything.items (origin text, id int, what text, PRIMARY KEY (origin, id));
+    CREATE TABLE plain (id int PRIMARY KEY, note text);";
+
+const RULES: &str = r#"
+[tables]
+include = ["public.*", "one.items", "two.items"]
+[masks]
+secret_env = "PGSLUICE_TEST_MASKS"
+[[rule]]
+table = "public.customers"
+where = "region = 'EU' AND deleted_at IS NULL OR balance > 900"
+rename_to = "crm.people"
+rename_columns = { id = "customer_id" }
+drop_columns = ["balance"]
+mask = { email = "hmac_sha256", phone = "null", card = { type = "partial", last = 4 }, name = "sha256" }
+set = { cents = "(balance * 100)::bigint", origin = "$source_schema || '/' || upper(region)" }
+[[rule]]
+table = "public.orders"
+where = "id % 2 = 0"
+rename_columns = { "*" = { case = "lower", add_prefix = "o_" } }
+drop_columns = ["secret"]
+set = { shout = "upper(note)" }
+[[rule]]
+table = ["one.*", "two.*"]
+rename_schema = "everything"
+set = { origin = "$source_schema" }
+key = ["origin", "id"]
+"#;
+
+const TABLES: [(&str, &str); 4] = [
+    ("expected.people", "crm.people"),
+    ("expected.orders", "public.orders"),
+    ("expected.items", "everything.items"),
+    ("public.plain", "public.plain"),
+];
+
+const ROWS: &str = "\
+    INSERT INTO customers SELECT g, CASE g % 3 WHEN 0 THEN 'EU' WHEN 1 THEN 'US' END, 'clear' || g || '@mail.example',
+        '+49 ' || g, '4111-1111-' || g, 'Name ' || g, g % 1000, repeat(md5(g::text), 2), date '1960-01-01' + g % 20000,
+        CASE WHEN g % 7 = 0 THEN timestamptz '2020-01-01' END FROM generate_series(1, 9000) g;
+    INSERT INTO orders SELECT g, g % 100, g / 7.0, CASE WHEN g % 5 > 0 THEN md5(g::text) END, 'hidden' FROM generate_series(1, 6000) g;
+    INSERT INTO one.items SELECT g, 'one ' || g FROM generate_series(1, 3000) g;
+    INSERT INTO two.items SELECT g, 'two ' || g FROM generate_series(1, 3000) g;
+    INSERT INTO plain SELECT g, 'plain ' || g FROM generate_series(1, 100) g;";
+
+/// Rows come into every filter and leave it, with values that are stored outside of the row and left alone.
+const CHANGES: &str = "\
+    UPDATE customers SET region = (ARRAY['EU', 'US', NULL])[1 + (random() * 2)::int] WHERE id = 1 + (random() * 8999)::int;
+    UPDATE customers SET deleted_at = CASE WHEN deleted_at IS NULL THEN now() END WHERE id % 500 = (random() * 499)::int;
+    UPDATE customers SET balance = random() * 1000, phone = '0' WHERE id = 1 + (random() * 8999)::int;
+    UPDATE customers SET notes = (SELECT string_agg(md5(g::text || random()), '') FROM generate_series(1, 300) g)
+        WHERE id = 1 + (random() * 8999)::int;
+    UPDATE customers SET id = -id WHERE id = 1 + (random() * 8999)::int;
+    DELETE FROM customers WHERE id = 1 + (random() * 8999)::int;
+    INSERT INTO customers SELECT max(id) + 1, 'EU', 'clear@new.example', NULL, '12', 'Näme', NULL, NULL, NULL, NULL FROM customers;
+    UPDATE orders SET amount = amount + 1 WHERE id = (random() * 6000)::int;
+    UPDATE orders SET id = id + 10001 WHERE id = (random() * 6000)::int;
+    UPDATE orders SET note = (SELECT string_agg(md5(g::text), '') FROM generate_series(1, 200) g) WHERE id % 1000 = 7;
+    DELETE FROM orders WHERE id = (random() * 6000)::int;
+    BEGIN; INSERT INTO orders SELECT max(id) + 1, 1, 1, 'new', 'hidden' FROM orders; SAVEPOINT s;
+    DELETE FROM orders; ROLLBACK TO s; UPDATE one.items SET what = what || '.' WHERE id % 100 = 3; COMMIT;
+    DELETE FROM two.items WHERE id = (random() * 3000)::int;
+    INSERT INTO one.items SELECT max(id) + 1, 'new' FROM one.items;
+    BEGIN; TRUNCATE two.items; INSERT INTO two.items SELECT g, 'again' FROM generate_series(1, 50) g; COMMIT;
+    UPDATE plain SET note = note || '.' WHERE id = 1 + (random() * 99)::int";
+
+/// As `hmac(value, SECRET, 'sha256')` of pgcrypto, of what is in every PostgreSQL.
+fn hmac_sql(value: &str) -> String {
+    let pad = |byte: u8| {
+        let mut key = [0; 64];
+        key[..SECRET.len()].copy_from_slice(SECRET.as_bytes());
+        key.iter().fold(String::new(), |mut text, key| {
+            write!(text, "{:02x}", key ^ byte).expect("text takes all");
+            text
+        })
+    };
+    let (inner, outer) = (pad(0x36), pad(0x5c));
+    format!("encode(sha256('\\x{outer}'::bytea || sha256('\\x{inner}'::bytea || convert_to({value}, 'UTF8'))), 'hex')")
+}
+
+/// The same rules in SQL.
+fn views() -> String {
+    format!(
+        "CREATE SCHEMA expected;
+         CREATE VIEW expected.people AS SELECT id AS customer_id, region, {} AS email, NULL::text AS phone,
+             CASE WHEN length(card) > 4 THEN repeat('*', length(card) - 4) || right(card, 4) ELSE repeat('*', length(card)) END AS card,
+             encode(sha256(convert_to(name, 'UTF8')), 'hex')::varchar(80) AS name, notes, born, deleted_at,
+             (balance * 100)::bigint AS cents, 'public' || '/' || upper(region) AS origin, 'of the target' AS own
+         FROM public.customers WHERE region = 'EU' AND deleted_at IS NULL OR balance > 900;
+         CREATE VIEW expected.orders AS SELECT id AS o_id, \"Customer_ID\" AS o_customer_id, amount AS o_amount, note AS o_note,
+             upper(note) AS shout FROM public.orders WHERE id % 2 = 0;
+         CREATE VIEW expected.items AS SELECT 'one' AS origin, id, what FROM one.items
+             UNION ALL SELECT 'two', id, what FROM two.items;",
+        hmac_sql("email")
+    )
+}
+
+async fn start(more: &str) -> Result<Replication> {
+    let on_a = format!("{ON_A}{}{ROWS}", views());
+    let replication = Replication::start_differing(ChainOptions::default(), &on_a, ON_C).await?;
+    replication.configure(&format!("{RULES}{more}").replace("secret_env = \"PGSLUICE_TEST_MASKS\"", &secret_file(&replication)?))?;
+    replication.setup().await?;
+    Ok(replication)
+}
+
+fn secret_file(replication: &Replication) -> Result<String> {
+    let file = replication.config().with_file_name("masks");
+    std::fs::write(&file, format!("{SECRET}\n"))?;
+    Ok(format!("secret_file = \"{}\"", file.display()))
+}
+
+/// All rows of a table, in text, in the order of that.
+async fn rows(server: &Server, table: &str) -> Result<Vec<String>> {
+    let client = server.connect(DATABASE).await?;
+    client.batch_execute("SET TimeZone = 'UTC'; SET extra_float_digits = 3").await?;
+    let rows = client.query(&format!("SELECT t::text FROM {table} t"), &[]).await?;
+    let mut rows: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    rows.sort();
+    Ok(rows)
+}
+
+async fn assert_as_expected(replication: &Replication) -> Result<()> {
+    let [_, b, c] = replication.servers();
+    replication.chain.wait_b_caught_up().await?;
+    for (view, table) in TABLES {
+        let (expected, found) = (rows(b, view).await?, rows(c, table).await?);
+        ensure!(!expected.is_empty(), "{view} tests nothing");
+        let different = || expected.iter().zip(&found).find(|(one, other)| one != other);
+        ensure!(
+            expected == found,
+            "{table} on C has {} rows and {view} {}; first difference: {:?}",
+            found.len(),
+            expected.len(),
+            different()
+        );
+    }
+    Ok(())
+}
+
+async fn settle(replication: &Replication, engine: &Engine) -> Result<()> {
+    let caught_up = replication.wait_caught_up().await;
+    caught_up.with_context(|| format!("stderr:\n{}", engine.stderr()))?;
+    assert_as_expected(replication).await.with_context(|| format!("stderr:\n{}", engine.stderr()))
+}
+
+/// Copy and stream, in the given format, with the engine killed again and again.
+async fn equal_to_views(more: &str, stream: &str) -> Result<()> {
+    let replication = start(more).await?;
+    let changes = Changes::start(&replication, CHANGES);
+    let mut random = Random::new();
+    for _ in 0..6 {
+        let engine = replication.spawn()?;
+        random.pause(Duration::from_millis(700)).await;
+        engine.sigkill().await?;
+    }
+    let engine = replication.spawn()?;
+    wait_streaming(&engine, 1).await?;
+    ensure!(engine.stderr().contains(stream), "streams otherwise:\n{}", engine.stderr());
+    random.pause(Duration::from_millis(500)).await;
+    changes.end().await?;
+    settle(&replication, &engine).await?;
+    stop(&engine).await
+}
+
+#[tokio::test]
+async fn copy_and_stream_give_what_views_give() -> Result<()> {
+    equal_to_views("[snapshot]\njobs = 2\nchunk_bytes = \"1MiB\"\n", "binary=true").await
+}
+
+#[tokio::test]
+async fn copy_and_stream_give_what_views_give_in_text() -> Result<()> {
+    equal_to_views("[snapshot]\nchunk_bytes = \"1MiB\"\n[stream]\nformat = \"text\"\n", "binary=false").await
+}
+
+/// Each of them alone, one after the other, so that a wrong one has a name.
+#[tokio::test]
+async fn every_transition_of_a_filter() -> Result<()> {
+    let replication = start("[snapshot]\ncopy_data = true\n").await?;
+    replication.catch_up().await?;
+    assert_as_expected(&replication).await.context("after the copy")?;
+    let large = "(SELECT string_agg(md5(g::text), '') FROM generate_series(1, 500) g)";
+    for change in [
+        // In: 3. Out: 1, 2.
+        "INSERT INTO customers VALUES (20001, 'EU'), (20002, 'US')",
+        "UPDATE customers SET region = 'US' WHERE id = 3",
+        "UPDATE customers SET region = 'EU' WHERE id IN (1, 2)",
+        "UPDATE customers SET name = 'x' WHERE id IN (4, 6)",
+        "DELETE FROM customers WHERE id IN (1, 5)",
+        "UPDATE customers SET id = 20003 WHERE id = 6",
+        "UPDATE customers SET id = 20004, region = 'US' WHERE id = 9",
+        "UPDATE customers SET id = 20005, region = 'EU' WHERE id = 10",
+        &format!("UPDATE customers SET notes = {large} WHERE id IN (12, 13)"),
+        // Comes in with a value that is stored outside of the row, and that the update leaves alone.
+        "UPDATE customers SET region = 'EU' WHERE id = 13",
+        "UPDATE customers SET region = NULL WHERE id = 12",
+        "UPDATE orders SET id = 20000 WHERE id = 2",
+        "UPDATE orders SET id = 20001 WHERE id = 4",
+        "UPDATE orders SET id = 20002 WHERE id = 5",
+        "UPDATE orders SET id = 20003 WHERE id = 7",
+        &format!("UPDATE orders SET note = {large} WHERE id = 8"),
+        "UPDATE orders SET amount = 1 WHERE id = 8",
+        "UPDATE orders SET id = 20004 WHERE id = 8",
+        "DELETE FROM orders WHERE id IN (10, 11)",
+        "TRUNCATE one.items",
+        "INSERT INTO one.items VALUES (1, 'again')",
+        "DELETE FROM two.items WHERE id = 1",
+        "TRUNCATE plain; INSERT INTO plain VALUES (1, 'again')",
+    ] {
+        replication.chain.a.sql(DATABASE, change).await?;
+        replication.catch_up().await.with_context(|| change.to_owned())?;
+        assert_as_expected(&replication).await.with_context(|| change.to_owned())?;
+    }
+    Ok(())
+}
