@@ -62,8 +62,10 @@ impl Changes {
     /// An error if they had ended by themselves.
     pub async fn end(self) -> Result<()> {
         self.0.abort();
-        ensure!(self.0.await.is_err_and(|error| error.is_cancelled()), "the changes went on until they were stopped");
-        Ok(())
+        match self.0.await {
+            Err(error) if error.is_cancelled() => Ok(()),
+            ended => anyhow::bail!("the changes ended by themselves: {ended:?}"),
+        }
     }
 }
 
