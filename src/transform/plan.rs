@@ -135,6 +135,13 @@ impl Plan {
         needed
     }
 
+    /// Columns of the source that nothing on the target is made of.
+    pub fn left_out(&self) -> impl Iterator<Item = &str> {
+        let is_read = |column: usize| self.outputs.iter().any(|output| output.reads.contains(&column));
+        let columns = self.source.columns.iter().enumerate();
+        columns.filter(move |(position, _)| !is_read(*position)).map(|(_, column)| column.name.as_str())
+    }
+
     /// The column of the target that has the values of this column of the source, unchanged.
     pub fn unchanged(&self, name: &str) -> Option<&str> {
         let position = self.source.columns.iter().position(|column| column.name == name)?;

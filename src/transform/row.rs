@@ -165,11 +165,11 @@ impl Plan {
     /// A row that is kept under its old key, as deleted, and comes again under its new one.
     fn move_key(&self, Update { new, old }: Update<'_>, workshop: &mut Workshop, batch: &mut Batch) -> Outcome<()> {
         let full = old.filter(|(is_full, _)| *is_full).map(|(_, cells)| cells);
+        // Made before anything is in the batch, since it may fail.
+        let new = View::new(self, new, full, Op::Update).build(Kind::Whole, workshop.parts(), batch.rows())?;
         if let Some((is_full, cells)) = old {
             self.delete(cells, is_full, workshop, batch)?;
         }
-        let row = View::new(self, new, full, Op::Update);
-        let new = row.build(Kind::Whole, workshop.parts(), batch.rows())?;
         batch.push_built(&self.target, RowOperation::Insert { new });
         Ok(())
     }
