@@ -64,8 +64,11 @@ pub(super) enum How {
         of: MaskedType,
     },
     Compute(Expression),
-    /// In text and in binary.
-    Constant([Vec<u8>; 2]),
+    /// The same value for all that is not NULL, in text and in binary.
+    Fixed {
+        column: usize,
+        value: [Vec<u8>; 2],
+    },
 }
 
 /// What a mask is given.
@@ -355,7 +358,7 @@ impl Compiler<'_, '_> {
             Mask::Fixed(value) if !is_text(column.type_oid) => {
                 let of = Type::from_oid(column.type_oid).ok_or_else(|| self.unmaskable(rule, &name, mask))?;
                 let constant = parse(&format!("CAST({} AS {})", quote_literal(value), of.name()))?;
-                (column.type_oid, How::Constant(constant_of(&constant)))
+                (column.type_oid, How::Fixed { column: position, value: constant_of(&constant) })
             }
             Mask::Fixed(_) => (column.type_oid, How::Mask { column: position, mask: masking, of: MaskedType::Any }),
             _ if is_text(column.type_oid) => {

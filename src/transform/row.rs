@@ -336,7 +336,7 @@ impl<'a> View<'a> {
             Kind::Deleted if output.is_identity => {}
             Kind::Deleted => match &output.how {
                 How::Compute(_) if output.reads.is_empty() => {}
-                How::Compute(_) | How::Cell(_) | How::Mask { .. } | How::Constant(_) => {
+                How::Compute(_) | How::Cell(_) | How::Mask { .. } | How::Fixed { .. } => {
                     row.push(Cell::Unchanged);
                     return Ok(());
                 }
@@ -355,9 +355,13 @@ impl<'a> View<'a> {
                 (Kind::New, _) => row.push(self.cells[*column]),
                 (_, cell) => row.push(cell),
             },
-            How::Constant([text, binary]) => {
-                row.push(if parts.binary { Cell::Binary(binary) } else { Cell::Text(text) });
-            }
+            How::Fixed { column, value: [text, binary] } => row.push(match self.masked_cell(kind, *column) {
+                Cell::Null => Cell::Null,
+                Cell::Unchanged if kind == Kind::New => Cell::Unchanged,
+                Cell::Unchanged => return Err(EvaluationError::Unchanged(*column)),
+                Cell::Text(_) | Cell::Binary(_) if parts.binary => Cell::Binary(binary),
+                Cell::Text(_) | Cell::Binary(_) => Cell::Text(text),
+            }),
             How::Mask { column, mask, of } => match self.masked_text(kind, *column, of, parts)? {
                 Masked::Null => row.push(Cell::Null),
                 Masked::Unchanged if kind == Kind::New => row.push(Cell::Unchanged),
@@ -395,6 +399,11 @@ impl<'a> View<'a> {
         output.is_stable() && output.reads.iter().all(|&column| self.cells[column] == Cell::Unchanged)
     }
 
+    /// What an update has left alone stays so in its new row.
+    fn masked_cell(&self, kind: Kind, column: usize) -> Cell<'a> {
+        if kind == Kind::New { self.cells[column] } else { self.cell(column) }
+    }
+
     /// What a mask is given; NULL stays NULL.
     fn masked_text(
         &self,
@@ -403,7 +412,7 @@ impl<'a> View<'a> {
         of: &MaskedType,
         parts: &mut Parts<'_>,
     ) -> Result<Masked<'a>, EvaluationError> {
-        let bytes = match if kind == Kind::New { self.cells[column] } else { self.cell(column) } {
+        let bytes = match self.masked_cell(kind, column) {
             Cell::Null => return Ok(Masked::Null),
             Cell::Unchanged => return Ok(Masked::Unchanged),
             Cell::Text(bytes) | Cell::Binary(bytes) => bytes,

@@ -18,6 +18,7 @@ mod newcomers;
 mod progress;
 mod replication;
 mod rows;
+mod rules_cli;
 mod schema;
 mod schema_copy;
 mod setup;
