@@ -3,6 +3,8 @@
 mod import_dms;
 mod output;
 mod resync;
+mod row;
+mod rules;
 mod run;
 mod schema;
 mod setup;
@@ -68,7 +70,9 @@ enum Command {
     Status(status::StatusArguments),
     /// Have tables emptied on the target and copied again by `run`, while the others stream
     Resync(resync::ResyncArguments),
-    /// Print decoded changes as JSON lines, without applying or confirming them
+    /// Show what the rules make of tables, and of sample rows
+    Rules(rules::RulesArguments),
+    /// Print changes, as rules leave them, as JSON lines, without applying or confirming them
     Tail(tail::TailArguments),
     /// Translate a table mapping of AWS DMS to rules, with every difference named
     ImportDms(import_dms::ImportDmsArguments),
@@ -100,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(arguments, format, &screen),
         Command::Status(arguments) => status::run(arguments, format),
         Command::Resync(arguments) => resync::run(arguments, format),
+        Command::Rules(arguments) => rules::run(arguments, format),
         Command::Tail(arguments) => tail::run(arguments),
         Command::ImportDms(arguments) => import_dms::run(arguments, format),
         Command::Teardown(arguments) => teardown::run(arguments, format),

@@ -1,6 +1,9 @@
 //! Looks at what waits in the slot. Nothing is applied and nothing is confirmed, so the engine finds all of it again.
+//!
+//! What is shown is what the target would get: a value that a rule masks is not printed.
 
 use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,21 +11,28 @@ use crossbeam_channel::Receiver;
 use pgsluice_proto::Lsn;
 use pgsluice_proto::command::{ProtoVersion, StartLogical};
 use pgsluice_proto::frame::Frame;
-use pgsluice_proto::pgoutput::{Begin, Cell, OldTuple, Tuple};
+use pgsluice_proto::pgoutput::Begin;
 use serde_json::{Map, Value, json};
+use tokio_postgres::Client;
 
+use super::row::{Part, RowObject};
 use super::{ConfigArgument, output, run::stop_signals};
+use crate::batch::{Batch, BatchedOperation, Limits, OldRow};
 use crate::config::{Config, Role};
-use crate::decode::{Change, Column, Decoded, Decoder, Operation, Relation, Truncate};
+use crate::decode::{Decoded, Decoder, PartialTruncate, Truncate};
 use crate::error::{Error, Stage};
 use crate::pipeline::stream_options;
 use crate::postgres;
+use crate::source::publication::Publication;
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
 use crate::source::{Connection, Filled, ReplicationStream, Waker};
+use crate::transform::{self, Mapping, Transform};
 
 /// How soon a stop that was asked for is noticed while nothing comes.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// Of the batch that takes what one change comes to.
+const LIMITS: Limits = Limits { rows: 1, bytes: 64 << 10 };
 
 #[derive(Debug, Args)]
 pub struct TailArguments {
@@ -39,9 +49,11 @@ pub struct TailArguments {
 pub fn run(arguments: &TailArguments) -> Result<(), Error> {
     let config = arguments.config.load()?;
     let stop = stop_signals()?;
-    let (stream, position) = open(&config)?;
+    let (stream, position, mapping) = open(&config)?;
     let mut tail = Tail {
         decoder: Decoder::new(Lsn::INVALID),
+        transform: Transform::new(Arc::new(mapping), false),
+        batch: Batch::default(),
         begin: None,
         left: arguments.limit.unwrap_or(u64::MAX),
         stop_at: arguments.no_follow.then_some(position),
@@ -50,9 +62,9 @@ pub fn run(arguments: &TailArguments) -> Result<(), Error> {
     tail.follow(stream, &stop)
 }
 
-/// The stream from where the slot stands, and where the source is now.
-fn open(config: &Config) -> Result<(ReplicationStream, Lsn), Error> {
-    let server = postgres::new_runtime(Stage::Source)?.block_on(async {
+/// The stream from where the slot stands, where the source is now, and the rules for what is published.
+fn open(config: &Config) -> Result<(ReplicationStream, Lsn, Mapping), Error> {
+    let (server, mapping) = postgres::new_runtime(Stage::Source)?.block_on(async {
         let client = postgres::connect(&config.source, Stage::Source).await?;
         let server = Server::inspect(&client, Role::Source, Stage::Source).await?;
         let slot = SlotState::read(&client, Role::Source, &config.name.slot(), Stage::Source).await?;
@@ -63,7 +75,7 @@ fn open(config: &Config) -> Result<(ReplicationStream, Lsn), Error> {
                 return Err(Error::refused(Stage::Source, what, "run `pgsluice setup` first"));
             }
         }
-        Ok(server)
+        Ok((server, read_rules(config, &client).await?))
     })?;
     let publication = config.name.publication();
     let start = StartLogical {
@@ -75,11 +87,27 @@ fn open(config: &Config) -> Result<(ReplicationStream, Lsn), Error> {
         binary: false,
     };
     let stream = Connection::connect(&config.source)?.start(start, stream_options(config, &server))?;
-    Ok((stream, server.position))
+    Ok((stream, server.position, mapping))
+}
+
+async fn read_rules(config: &Config, client: &Client) -> Result<Mapping, Error> {
+    if config.rules.is_empty() {
+        return Ok(Mapping::default());
+    }
+    let name = config.name.publication();
+    let Some(publication) = Publication::read(client, Role::Source, &name, Stage::Source).await? else {
+        let what = format!("publication \"{name}\" does not exist on the source");
+        return Err(Error::refused(Stage::Source, what, "run `pgsluice setup` first"));
+    };
+    let relations: Vec<_> = publication.tables.iter().map(|table| table.relation()).collect();
+    Mapping::new(&config.rules, &relations).map_err(|errors| transform::refusal(Stage::Transform, &errors))
 }
 
 struct Tail<W: Write> {
     decoder: Decoder,
+    transform: Transform,
+    /// What one change comes to.
+    batch: Batch,
     begin: Option<Begin>,
     left: u64,
     stop_at: Option<Lsn>,
@@ -120,24 +148,49 @@ impl<W: Write> Tail<W> {
                     }
                 }
                 Some(Frame::XLogData(frame)) => {
-                    let line = match self.decoder.decode(frame.start_lsn, frame.data)? {
-                        Decoded::Begin(begin) => {
-                            if self.stop_at.is_some_and(|stop| begin.commit_lsn >= stop) {
-                                return Ok(true);
-                            }
-                            self.begin = Some(begin);
-                            None
-                        }
-                        Decoded::Change(change) => Some(change_line(&change)),
-                        Decoded::Truncate(truncate) => Some(truncate_line(&truncate)),
-                        Decoded::Commit(_) | Decoded::Nothing => None,
-                    };
-                    if let Some(line) = line {
-                        self.print(line)?;
+                    if self.take_message(frame.start_lsn, frame.data)? {
+                        return Ok(true);
                     }
                 }
             }
         }
+    }
+
+    /// Prints what the message comes to; true if it is past all that was asked for.
+    fn take_message(&mut self, lsn: Lsn, message: &[u8]) -> Result<bool, Error> {
+        match self.decoder.decode(lsn, message)? {
+            Decoded::Begin(begin) => {
+                if self.stop_at.is_some_and(|stop| begin.commit_lsn >= stop) {
+                    return Ok(true);
+                }
+                self.begin = Some(begin);
+                self.transform.begin(&begin);
+                self.batch.clear(LIMITS);
+                self.batch.begin(begin);
+                return Ok(false);
+            }
+            Decoded::Change(change) => self.transform.push(&change, &mut self.batch)?,
+            Decoded::Truncate(truncate) => self.batch.push_truncate(self.transform.truncate(truncate)?),
+            Decoded::Commit(_) | Decoded::Nothing => return Ok(false),
+        }
+        let lines: Vec<_> = self
+            .batch
+            .changes()
+            .map(|change| line(&change.operation))
+            .collect::<Result<_, _>>()
+            .map_err(output::failed)?;
+        let transaction = self.batch.open_transaction();
+        self.batch.clear(LIMITS);
+        if let Some(transaction) = transaction {
+            self.batch.resume(transaction);
+        }
+        for line in lines {
+            if self.left == 0 {
+                return Ok(true);
+            }
+            self.print(line)?;
+        }
+        Ok(false)
     }
 
     fn print(&mut self, mut line: Map<String, Value>) -> Result<(), Error> {
@@ -152,62 +205,53 @@ impl<W: Write> Tail<W> {
     }
 }
 
+fn line(operation: &BatchedOperation<'_>) -> io::Result<Map<String, Value>> {
+    let (operation, relation, old, new) = match *operation {
+        BatchedOperation::Insert { relation, new } => ("insert", relation, None, Some(new)),
+        BatchedOperation::Update { relation, old, new } => ("update", relation, old, Some(new)),
+        BatchedOperation::Delete { relation, old } => ("delete", relation, Some(old), None),
+        BatchedOperation::Truncate(truncate) => return Ok(truncate_line(truncate)),
+    };
+    let mut line = Map::new();
+    line.insert("operation".to_owned(), operation.into());
+    line.insert("table".to_owned(), relation.to_string().into());
+    if let Some(old) = old {
+        let label = match old {
+            OldRow::Key(_) => "key",
+            OldRow::Full(_) => "old",
+        };
+        let row = RowObject { relation, row: old.row(), part: Part::Identity };
+        line.insert(label.to_owned(), serde_json::to_value(row)?);
+    }
+    if let Some(row) = new {
+        let row = RowObject { relation, row, part: Part::Whole };
+        let unchanged: Vec<_> = row.unchanged().collect();
+        if !unchanged.is_empty() {
+            line.insert("unchanged".to_owned(), unchanged.into());
+        }
+        line.insert("new".to_owned(), serde_json::to_value(row)?);
+    }
+    Ok(line)
+}
+
 fn truncate_line(truncate: &Truncate) -> Map<String, Value> {
     let tables: Vec<_> = truncate.relations.iter().map(|relation| relation.to_string()).collect();
     let mut line = Map::new();
     line.insert("operation".to_owned(), "truncate".into());
     line.insert("tables".to_owned(), tables.into());
     line.insert("restart_identity".to_owned(), truncate.restart_identity.into());
-    line
-}
-
-fn change_line(change: &Change<'_>) -> Map<String, Value> {
-    let relation = change.relation;
-    let (operation, old, new) = match &change.operation {
-        Operation::Insert { new } => ("insert", None, Some(new)),
-        Operation::Update { old, new } => ("update", old.as_ref(), Some(new)),
-        Operation::Delete { old } => ("delete", Some(old), None),
-    };
-    let mut line = Map::new();
-    line.insert("operation".to_owned(), operation.into());
-    line.insert("table".to_owned(), relation.to_string().into());
-    match old {
-        Some(OldTuple::Key(tuple)) => insert_row(&mut line, "key", relation, tuple, |column| column.is_identity),
-        Some(OldTuple::Full(tuple)) => insert_row(&mut line, "old", relation, tuple, |_| true),
-        None => {}
-    }
-    if let Some(tuple) = new {
-        insert_row(&mut line, "new", relation, tuple, |_| true);
-        let unchanged: Vec<_> = relation
-            .columns
-            .iter()
-            .zip(tuple.cells())
-            .filter(|(_, cell)| *cell == Cell::Unchanged)
-            .map(|(column, _)| column.name.clone())
-            .collect();
-        if !unchanged.is_empty() {
-            line.insert("unchanged".to_owned(), unchanged.into());
-        }
+    if !truncate.in_part.is_empty() {
+        line.insert("in_part".to_owned(), truncate.in_part.iter().map(in_part).collect());
     }
     line
 }
 
-/// A row as an object. What the source did not send is left out, so that it is not taken for NULL.
-fn insert_row(
-    line: &mut Map<String, Value>,
-    label: &str,
-    relation: &Relation,
-    tuple: &Tuple<'_>,
-    keep: impl Fn(&Column) -> bool,
-) {
-    let mut row = Map::new();
-    for (column, cell) in relation.columns.iter().zip(tuple.cells()).filter(|(column, _)| keep(column)) {
-        let value = match cell {
-            Cell::Unchanged => continue,
-            Cell::Null => Value::Null,
-            Cell::Text(text) | Cell::Binary(text) => String::from_utf8_lossy(text).into_owned().into(),
-        };
-        row.insert(column.name.clone(), value);
-    }
-    line.insert(label.to_owned(), row.into());
+/// Which rows of a table are meant that others share, and what is set where they stay.
+fn in_part(part: &PartialTruncate) -> Value {
+    let own: Map<_, _> = part.own.iter().map(|(column, value)| (column.clone(), value.as_str().into())).collect();
+    let set = part
+        .mark
+        .as_ref()
+        .map(|mark| mark.iter().map(|(column, value)| (column.clone(), json!(value))).collect::<Map<String, Value>>());
+    json!({ "table": part.relation.to_string(), "rows": own, "set": set })
 }

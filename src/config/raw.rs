@@ -119,7 +119,7 @@ pub(super) struct RawRule {
 )]
 pub(super) enum RawRenaming {
     To(String),
-    Steps(RawSteps),
+    Steps(Box<RawSteps>),
 }
 
 #[derive(Deserialize)]

@@ -178,7 +178,7 @@ impl RuleText<'_> {
             filter: raw.filter.map(|text| text_of(text).0),
             rename_schema: self.renaming("rename_schema", raw.rename_schema)?,
             rename_table: self.renaming("rename_table", raw.rename_table)?,
-            rename_columns: self.by_column("rename_columns", raw.rename_columns, |raw| renaming(raw))?,
+            rename_columns: self.by_column("rename_columns", raw.rename_columns, renaming)?,
             drop_columns: self.optional("drop_columns", raw.drop_columns)?.unwrap_or_default(),
             keep_columns: self.optional("keep_columns", raw.keep_columns)?,
             masks: self.by_column("mask", raw.mask, |raw| self.mask(raw))?,
@@ -348,7 +348,7 @@ fn renaming(raw: RawRenaming) -> Result<Renaming, String> {
     let steps = match raw {
         RawRenaming::To(name) if name.is_empty() => return Err("a name cannot be empty".to_owned()),
         RawRenaming::To(name) => return Ok(Renaming::To(name)),
-        RawRenaming::Steps(steps) => steps,
+        RawRenaming::Steps(steps) => *steps,
     };
     let RawSteps {
         replace,

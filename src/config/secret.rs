@@ -6,7 +6,7 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
-    pub fn new(text: String) -> Secret {
+    pub(crate) fn new(text: String) -> Secret {
         Secret(text)
     }
 

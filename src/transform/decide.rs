@@ -131,16 +131,16 @@ impl<'r> Deciding<'r, '_> {
 /// Rules that fit none of the tables, and names of columns in a rule that none of its tables has: both are misspelt, and a
 /// mask that is misspelt would let through what it should hide.
 pub(super) fn check_names(rules: &[Rule], relations: &[Relation]) -> Vec<RuleError> {
-    rules.iter().flat_map(|rule| check_names_of(rule, relations)).map(|error| *error).collect()
+    rules.iter().flat_map(|rule| check_names_of(rule, relations)).collect()
 }
 
-fn check_names_of(rule: &Rule, relations: &[Relation]) -> Vec<Box<RuleError>> {
+fn check_names_of(rule: &Rule, relations: &[Relation]) -> Vec<RuleError> {
     let matching: Vec<_> =
         relations.iter().filter(|relation| rule.matches(&relation.namespace, &relation.name)).collect();
     let Some(first) = matching.first() else {
         let patterns: Vec<_> = rule.tables().iter().map(|pattern| format!("\"{pattern}\"")).collect();
         let what = format!("no table that is replicated matches {}", patterns.join(", "));
-        return vec![RuleError::without_table(rule, what, "correct the pattern, or select the tables in [tables]")];
+        return vec![*RuleError::without_table(rule, what, "correct the pattern, or select the tables in [tables]")];
     };
     let patterns = |entries: &[NamePattern], key| {
         entries.iter().filter_map(|entry| Some((entry.exact()?.to_owned(), key))).collect::<Vec<_>>()
@@ -162,8 +162,8 @@ fn check_names_of(rule: &Rule, relations: &[Relation]) -> Vec<Box<RuleError>> {
             let what = format!("{key}: there is no column \"{name}\"{hint}");
             let mend = "correct the name (names are compared exactly, upper and lower case included)";
             match matching.as_slice() {
-                [_] => RuleError::new(rule, first, what, mend),
-                _ => RuleError::without_table(rule, what, mend),
+                [_] => *RuleError::new(rule, first, what, mend),
+                _ => *RuleError::without_table(rule, what, mend),
             }
         })
         .collect()

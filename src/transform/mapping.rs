@@ -25,7 +25,7 @@ pub struct Mapping {
 
 impl Mapping {
     /// # Errors
-    /// Every rule that does not fit.
+    /// Every rule that does not fit, in the order of the file.
     pub fn new(rules: &[Rule], relations: &[Relation]) -> Result<Mapping, Vec<RuleError>> {
         let mut errors = check_names(rules, relations);
         let mut mapping = Mapping { rules: rules.into(), ..Mapping::default() };
@@ -40,6 +40,7 @@ impl Mapping {
             Ok(own) => mapping.own = own,
             Err(mut more) => errors.append(&mut more),
         }
+        errors.sort_by_key(|error| error.line);
         if errors.is_empty() { Ok(mapping) } else { Err(errors) }
     }
 

@@ -64,8 +64,11 @@ pub(super) enum How {
         of: MaskedType,
     },
     Compute(Expression),
-    /// In text and in binary.
-    Constant([Vec<u8>; 2]),
+    /// The same value for all that is not NULL, in text and in binary.
+    Fixed {
+        column: usize,
+        value: [Vec<u8>; 2],
+    },
 }
 
 /// What a mask is given.
@@ -137,6 +140,13 @@ impl Plan {
             needed.push(0);
         }
         needed
+    }
+
+    /// Columns of the source that nothing on the target is made of.
+    pub fn left_out(&self) -> impl Iterator<Item = &str> {
+        let is_read = |column: usize| self.outputs.iter().any(|output| output.reads.contains(&column));
+        let columns = self.source.columns.iter().enumerate();
+        columns.filter(move |(position, _)| !is_read(*position)).map(|(_, column)| column.name.as_str())
     }
 
     /// The column of the target that has the values of this column of the source, unchanged.
@@ -372,7 +382,7 @@ impl Compiler<'_, '_> {
             Mask::Fixed(value) if !is_text(column.type_oid) => {
                 let of = Type::from_oid(column.type_oid).ok_or_else(|| self.unmaskable(rule, &name, mask))?;
                 let constant = parse(&format!("CAST({} AS {})", quote_literal(value), of.name()))?;
-                (column.type_oid, How::Constant(constant_of(&constant)))
+                (column.type_oid, How::Fixed { column: position, value: constant_of(&constant) })
             }
             Mask::Fixed(_) => (column.type_oid, How::Mask { column: position, mask: masking, of: MaskedType::Any }),
             _ if is_text(column.type_oid) => {

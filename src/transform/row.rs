@@ -165,11 +165,11 @@ impl Plan {
     /// A row that is kept under its old key, as deleted, and comes again under its new one.
     fn move_key(&self, Update { new, old }: Update<'_>, workshop: &mut Workshop, batch: &mut Batch) -> Outcome<()> {
         let full = old.filter(|(is_full, _)| *is_full).map(|(_, cells)| cells);
+        // Made before anything is in the batch, since it may fail.
+        let new = View::new(self, new, full, Op::Update).build(Kind::Whole, workshop.parts(), batch.rows())?;
         if let Some((is_full, cells)) = old {
             self.delete(cells, is_full, workshop, batch)?;
         }
-        let row = View::new(self, new, full, Op::Update);
-        let new = row.build(Kind::Whole, workshop.parts(), batch.rows())?;
         batch.push_built(&self.target, RowOperation::Insert { new });
         Ok(())
     }
@@ -336,7 +336,7 @@ impl<'a> View<'a> {
             Kind::Deleted if output.is_identity => {}
             Kind::Deleted => match &output.how {
                 How::Compute(_) if output.reads.is_empty() => {}
-                How::Compute(_) | How::Cell(_) | How::Mask { .. } | How::Constant(_) => {
+                How::Compute(_) | How::Cell(_) | How::Mask { .. } | How::Fixed { .. } => {
                     row.push(Cell::Unchanged);
                     return Ok(());
                 }
@@ -355,9 +355,13 @@ impl<'a> View<'a> {
                 (Kind::New, _) => row.push(self.cells[*column]),
                 (_, cell) => row.push(cell),
             },
-            How::Constant([text, binary]) => {
-                row.push(if parts.binary { Cell::Binary(binary) } else { Cell::Text(text) });
-            }
+            How::Fixed { column, value: [text, binary] } => row.push(match self.masked_cell(kind, *column) {
+                Cell::Null => Cell::Null,
+                Cell::Unchanged if kind == Kind::New => Cell::Unchanged,
+                Cell::Unchanged => return Err(EvaluationError::Unchanged(*column)),
+                Cell::Text(_) | Cell::Binary(_) if parts.binary => Cell::Binary(binary),
+                Cell::Text(_) | Cell::Binary(_) => Cell::Text(text),
+            }),
             How::Mask { column, mask, of } => match self.masked_text(kind, *column, of, parts)? {
                 Masked::Null => row.push(Cell::Null),
                 Masked::Unchanged if kind == Kind::New => row.push(Cell::Unchanged),
@@ -395,6 +399,11 @@ impl<'a> View<'a> {
         output.is_stable() && output.reads.iter().all(|&column| self.cells[column] == Cell::Unchanged)
     }
 
+    /// What an update has left alone stays so in its new row.
+    fn masked_cell(&self, kind: Kind, column: usize) -> Cell<'a> {
+        if kind == Kind::New { self.cells[column] } else { self.cell(column) }
+    }
+
     /// What a mask is given; NULL stays NULL.
     fn masked_text(
         &self,
@@ -403,7 +412,7 @@ impl<'a> View<'a> {
         of: &MaskedType,
         parts: &mut Parts<'_>,
     ) -> Result<Masked<'a>, EvaluationError> {
-        let bytes = match if kind == Kind::New { self.cells[column] } else { self.cell(column) } {
+        let bytes = match self.masked_cell(kind, column) {
             Cell::Null => return Ok(Masked::Null),
             Cell::Unchanged => return Ok(Masked::Unchanged),
             Cell::Text(bytes) | Cell::Binary(bytes) => bytes,

@@ -19,6 +19,7 @@ mod progress;
 mod replication;
 mod rows;
 mod rules;
+mod rules_cli;
 mod schema;
 mod schema_copy;
 mod setup;
