@@ -162,7 +162,7 @@ impl Plan {
         let place = self.target.columns.iter().position(|column| column.name == name)?;
         match self.outputs[place].how {
             How::Cell(column) => Some(&self.source.columns[column].name),
-            How::Mask { .. } | How::Compute(_) | How::Constant(_) => None,
+            How::Mask { .. } | How::Compute(_) | How::Fixed { .. } => None,
         }
     }
 
