@@ -263,7 +263,10 @@ async fn ensure_publication(
         wait_for_replay(&servers.source, written, deadline, limit).await?;
     }
     match Publication::read(&servers.source, Role::Source, &name, STAGE).await? {
-        Some(found) => found.check(tables, STAGE)?,
+        Some(found) => {
+            found.check(tables, STAGE)?;
+            check_published_columns(config, &found)?;
+        }
         None => {
             return Err(Error::refused(
                 STAGE,
@@ -273,6 +276,19 @@ async fn ensure_publication(
         }
     }
     Ok(step(object, present))
+}
+
+/// Rules that fit the tables must fit what of them is published too.
+fn check_published_columns(config: &Config, publication: &Publication) -> Result<(), Error> {
+    let relations: Vec<_> = publication.tables.iter().map(PublishedTable::relation).collect();
+    let Err(errors) = Mapping::new(&config.rules, &relations) else { return Ok(()) };
+    let what: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    Err(Error::refused(
+        STAGE,
+        format!("publication \"{}\" leaves out columns that rules need:\n{}", publication.name, what.join("\n")),
+        "on the primary: ALTER PUBLICATION … SET TABLE, with lists that hold these columns, or without lists; what was left \
+         out until then has to be copied",
+    ))
 }
 
 /// Waits until the source has replayed what the primary wrote before `lsn`.
