@@ -124,10 +124,10 @@ async fn run(chain: &Chain, contenders: &[Contender], rows: u64, round: usize) -
         contender.command(chain, &folder, &["setup"]).await?;
     }
     let session = chain.a.connect(DATABASE).await?;
+    session.batch_execute("SET synchronous_commit = off").await?;
     session
         .batch_execute(&format!(
-            "SET synchronous_commit = off; \
-             DO $$ BEGIN FOR i IN 0..{} LOOP INSERT INTO narrow SELECT g, (g % 1000)::int, repeat(md5(g::text), 2), g * 1.01, \
+            "DO $$ BEGIN FOR i IN 0..{} LOOP INSERT INTO narrow SELECT g, (g % 1000)::int, repeat(md5(g::text), 2), g * 1.01, \
              timestamptz '2026-01-01 00:00:00Z' + g * interval '1 ms', md5('tag' || g)::uuid \
              FROM generate_series(i * {STEP} + 1, i * {STEP} + {STEP}) g; COMMIT; END LOOP; END $$",
             rows / STEP - 1

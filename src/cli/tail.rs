@@ -27,7 +27,7 @@ use crate::source::publication::Publication;
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
 use crate::source::{Connection, Filled, ReplicationStream, Waker};
-use crate::transform::{self, Mapping, Transform};
+use crate::transform::{Mapping, Transform};
 
 /// How soon a stop that was asked for is noticed while nothing comes.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -99,8 +99,7 @@ async fn read_rules(config: &Config, client: &Client) -> Result<Mapping, Error> 
         let what = format!("publication \"{name}\" does not exist on the source");
         return Err(Error::refused(Stage::Source, what, "run `pgsluice setup` first"));
     };
-    let relations: Vec<_> = publication.tables.iter().map(|table| table.relation()).collect();
-    Mapping::new(&config.rules, &relations).map_err(|errors| transform::refusal(Stage::Transform, &errors))
+    Mapping::of(&config.rules, &publication.tables, Stage::Transform)
 }
 
 struct Tail<W: Write> {

@@ -36,7 +36,7 @@ use crate::source::publication::{Publication, PublishedTable, TableName};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
 use crate::source::{Connection, ReplicationStream, StreamOptions};
-use crate::transform::{self, Mapping};
+use crate::transform::Mapping;
 
 const STAGE: Stage = Stage::Source;
 /// At least this many status updates fit into a `wal_sender_timeout`.
@@ -142,8 +142,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let slot = read_slot(config, &source, &server).await?;
     server.check_decodable(STAGE)?;
     let publication = read_publication(config, &source).await?;
-    let relations: Vec<_> = publication.tables.iter().map(PublishedTable::relation).collect();
-    let mapping = Mapping::new(&config.rules, &relations).map_err(|errors| transform::refusal(STAGE, &errors))?;
+    let mapping = Mapping::of(&config.rules, &publication.tables, STAGE)?;
     let mut connection = Connection::connect(&config.source)?;
     let identity = connection.identify_system()?;
     if identity.timeline != before.timeline {

@@ -46,7 +46,7 @@ use crate::error::{Error, Kind, Stage};
 use crate::postgres::{self, quote_ident, quote_qualified};
 use crate::source::publication::{self, PublishedTable, TableName};
 use crate::source::server::Server;
-use crate::transform::{self, Mapping};
+use crate::transform::Mapping;
 
 const STAGE: Stage = Stage::Schema;
 /// The first whose clients know `PGREQUIREAUTH`.
@@ -163,8 +163,7 @@ fn on_a_line(text: &str) -> String {
 async fn select(config: &Config) -> Result<(Client, Vec<TableName>), Error> {
     let source = postgres::connect(&config.source, STAGE).await?;
     let tables = publication::select_tables(&source, Role::Source, &config.tables, STAGE).await?;
-    let relations: Vec<_> = tables.iter().map(PublishedTable::relation).collect();
-    let mapping = Mapping::new(&config.rules, &relations).map_err(|errors| transform::refusal(STAGE, &errors))?;
+    let mapping = Mapping::of(&config.rules, &tables, STAGE)?;
     let mut selected = Vec::with_capacity(tables.len());
     for PublishedTable { table, .. } in tables {
         match mapping.plan(&table).filter(|plan| !plan.keeps_shape()) {

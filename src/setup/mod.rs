@@ -31,7 +31,7 @@ use crate::source::publication::{self, Publication, PublishedTable};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
 use crate::source::{Connection, CreatedSlot};
-use crate::transform::{self, Mapping};
+use crate::transform::Mapping;
 
 const STAGE: Stage = Stage::Setup;
 /// How often a condition on another server is looked at.
@@ -122,8 +122,7 @@ pub async fn set_up(config: &Config, limit: Duration) -> Result<Vec<Step>, Error
     let tables = publication::select_tables(&servers.source, Role::Source, &config.tables, STAGE).await?;
     warn_of_missing_identity(&tables);
     warn_of_partitions(&tables);
-    let relations: Vec<_> = tables.iter().map(PublishedTable::relation).collect();
-    let mapping = Mapping::new(&config.rules, &relations).map_err(|errors| transform::refusal(STAGE, &errors))?;
+    let mapping = Mapping::of(&config.rules, &tables, STAGE)?;
     check_target_tables(&servers.source, &servers.target, &tables, &mapping).await?;
     let existing = SlotState::read(&servers.source, Role::Source, &config.name.slot(), STAGE).await?;
     let progress = checkpoint::read(&servers.target, config.name.as_str()).await?;
@@ -280,8 +279,7 @@ async fn ensure_publication(
 
 /// Rules that fit the tables must fit what of them is published too.
 fn check_published_columns(config: &Config, publication: &Publication) -> Result<(), Error> {
-    let relations: Vec<_> = publication.tables.iter().map(PublishedTable::relation).collect();
-    let Err(errors) = Mapping::new(&config.rules, &relations) else { return Ok(()) };
+    let Err(errors) = Mapping::new(&config.rules, &publication.tables) else { return Ok(()) };
     let what: Vec<_> = errors.iter().map(ToString::to_string).collect();
     Err(Error::refused(
         STAGE,

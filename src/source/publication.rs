@@ -39,6 +39,8 @@ pub struct PublishedTable {
     /// Columns by which updates and deletes find their row; under FULL all of them.
     pub identity: Vec<String>,
     pub is_partitioned: bool,
+    /// A partition has another replica identity, and old rows of its changes come as that has them.
+    pub partitions_differ: bool,
 }
 
 impl PublishedTable {
@@ -78,7 +80,9 @@ SELECT n.nspname::text, c.relname::text, array_agg(a.attname::text ORDER BY a.at
         JOIN unnest(i.indkey) WITH ORDINALITY u (attnum, place) ON u.attnum = k.attnum AND u.place <= i.indnkeyatts
         WHERE i.indrelid = c.oid
         AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
-        ORDER BY u.place)
+        ORDER BY u.place),
+    c.relkind = 'p' AND EXISTS (SELECT FROM pg_partition_tree(c.oid) p JOIN pg_class leaf ON leaf.oid = p.relid
+        WHERE leaf.relreplident <> c.relreplident)
 {from}
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
     AND (listed IS NULL OR listed ? a.attname::text)
@@ -241,6 +245,7 @@ async fn query_tables(
             columns: names.unwrap_or_default().into_iter().zip(types.unwrap_or_default()).collect(),
             replica_identity: replica_identity(row.try_get(4).map_err(failed)?),
             identity: row.try_get(6).map_err(failed)?,
+            partitions_differ: row.try_get(7).map_err(failed)?,
             is_partitioned: row.try_get(5).map_err(failed)?,
         });
     }

@@ -6,13 +6,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use pgsluice_proto::pgoutput::ReplicaIdentity;
+
 use super::decide::{check_names, decide};
 use super::plan::Plan;
 use super::refusal::RuleError;
 use crate::config::Rule;
 use crate::decode::Relation;
 use crate::error::{Error, Stage};
-use crate::source::publication::TableName;
+use crate::source::publication::{PublishedTable, TableName};
 
 /// What rules make of the tables of a source.
 #[derive(Debug, Default)]
@@ -25,18 +27,28 @@ pub struct Mapping {
 
 impl Mapping {
     /// # Errors
+    /// One refusal with every rule that does not fit.
+    pub fn of(rules: &[Rule], tables: &[PublishedTable], stage: Stage) -> Result<Mapping, Error> {
+        Mapping::new(rules, tables).map_err(|errors| refusal(stage, &errors))
+    }
+
+    /// # Errors
     /// Every rule that does not fit, in the order of the file.
-    pub fn new(rules: &[Rule], relations: &[Relation]) -> Result<Mapping, Vec<RuleError>> {
-        let mut errors = check_names(rules, relations);
+    pub fn new(rules: &[Rule], tables: &[PublishedTable]) -> Result<Mapping, Vec<RuleError>> {
+        let relations: Vec<_> = tables.iter().map(PublishedTable::relation).collect();
+        let mut errors = check_names(rules, &relations);
         let mut mapping = Mapping { rules: rules.into(), ..Mapping::default() };
-        for relation in relations {
+        for (relation, table) in relations.iter().zip(tables) {
             match mapping.compile(relation) {
-                Ok(Some(plan)) => drop(mapping.plans.insert(name_of(relation), Arc::new(plan))),
+                Ok(Some(plan)) => {
+                    errors.extend(mapping.check_partitions(table, &plan));
+                    mapping.plans.insert(name_of(relation), Arc::new(plan));
+                }
                 Ok(None) => {}
                 Err(error) => errors.push(*error),
             }
         }
-        match mapping.tell_apart(relations) {
+        match mapping.tell_apart(&relations) {
             Ok(own) => mapping.own = own,
             Err(mut more) => errors.append(&mut more),
         }
@@ -73,6 +85,27 @@ impl Mapping {
     /// What decides what becomes of the table's rows, to tell whether it is still the same; `None` where no rule is about it.
     pub fn fingerprint(&self, table: &TableName) -> Option<String> {
         self.plan(table).map(|plan| plan.fingerprint())
+    }
+
+    /// Of a partitioned table the root's replica identity is told, and the partition's decides what comes of an old row. Under FULL,
+    /// a partition that is attached later has another one, and values that were left out would look like NULL.
+    fn check_partitions(&self, table: &PublishedTable, plan: &Plan) -> Option<RuleError> {
+        let is_full = table.replica_identity == ReplicaIdentity::Full;
+        if !table.is_partitioned || plan.filter_text().is_none() || !(is_full || table.partitions_differ) {
+            return None;
+        }
+        let relation = plan.source();
+        let rule = self
+            .rules
+            .iter()
+            .find(|rule| rule.filter.is_some() && rule.matches(&relation.namespace, &relation.name))?;
+        let what = "where: the table is partitioned, and what is known of old rows depends on the replica identity of each \
+                    partition, of those to come too";
+        let mend = format!(
+            "on the primary: ALTER TABLE {relation} REPLICA IDENTITY DEFAULT, and the same for its partitions; and filter by \
+             columns of the primary key"
+        );
+        Some(*RuleError::new(rule, relation, what, mend))
     }
 
     /// For each table that shares its place the column and value that are its own.
@@ -123,7 +156,7 @@ impl Mapping {
 }
 
 /// All that does not fit, as one refusal.
-pub fn refusal(stage: Stage, errors: &[RuleError]) -> Error {
+pub(super) fn refusal(stage: Stage, errors: &[RuleError]) -> Error {
     let mut mends: Vec<&str> = Vec::new();
     for error in errors {
         if !mends.contains(&error.mend.as_str()) {

@@ -27,7 +27,8 @@ use pgsluice_proto::Lsn;
 use pgsluice_proto::pgoutput::Begin;
 
 pub use self::expression::{EvaluationError, Expression, ExpressionError, Value};
-pub use self::mapping::{Mapping, refusal};
+pub use self::mapping::Mapping;
+use self::mapping::refusal;
 pub use self::metadata::Metadata;
 pub use self::plan::Plan;
 pub use self::refusal::RuleError;
@@ -158,7 +159,9 @@ pub fn row_failed(plan: &Plan, error: RowError) -> Error {
     let what = if at == "where" { "where".to_owned() } else { format!("column {}", quote_ident(&at)) };
     let again = format!("then `pgsluice resync \"{}.{}\"` copies the table anew", source.namespace, source.name);
     let mend = match &why {
-        Why::Unchanged(_) => format!("on the primary: ALTER TABLE {source} REPLICA IDENTITY FULL; {again}"),
+        Why::Unchanged(_) | Why::NoOldRow => {
+            format!("on the primary: ALTER TABLE {source} REPLICA IDENTITY FULL; {again}")
+        }
         Why::Cell(_) | Why::Fault(_) => format!("have the rule take every row of the table, {again}"),
     };
     Error::new(STAGE, Kind::Row { what: format!("a rule cannot be applied to a row: {what}: {why}"), mend })

@@ -10,7 +10,7 @@
 //!
 //! A row that could not be made leaves nothing behind, and its error holds nothing of it.
 
-use pgsluice_proto::pgoutput::{Cell, OldTuple, Tuple};
+use pgsluice_proto::pgoutput::{Cell, OldTuple, ReplicaIdentity, Tuple};
 
 use super::expression::{EvaluationError, Expression, Fault, Value};
 use super::mask::Masking;
@@ -34,6 +34,9 @@ pub enum Why {
     Unchanged(String),
     #[error("the value of column \"{0}\" is not what its type's output looks like")]
     Cell(String),
+    /// It could have met the filter before, or not.
+    #[error("an update came without its old row, though the replica identity is FULL")]
+    NoOldRow,
     #[error("{0} (SQLSTATE {state})", state = .0.sqlstate())]
     Fault(Fault),
 }
@@ -124,6 +127,9 @@ impl Plan {
         let full = old.filter(|(is_full, _)| *is_full).map(|(_, cells)| cells);
         let (was_in, is_in) = match &self.filter {
             None => (true, true),
+            Some(_) if old.is_none() && self.source.replica_identity == ReplicaIdentity::Full => {
+                return Err(RowError { at: "where".to_owned(), why: Why::NoOldRow });
+            }
             Some(_) => {
                 let is_in = self.passes(new, full)?;
                 // Without an old row the key is as it was, and the filter reads nothing else.

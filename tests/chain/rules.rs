@@ -247,3 +247,46 @@ async fn every_transition_of_a_filter() -> Result<()> {
     }
     Ok(())
 }
+
+/// What is known of an old row of a partitioned table, its partition decides.
+#[tokio::test]
+async fn filters_of_partitioned_tables_see_the_key() -> Result<()> {
+    let table = "CREATE TABLE parts (id int, day date, note text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+                 CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+                 CREATE TABLE parts_2 PARTITION OF parts DEFAULT;";
+    let replication = Replication::start(table).await?;
+    let a = &replication.chain.a;
+    let filter = |text: &str| format!("[[rule]]\ntable = \"public.parts\"\nwhere = \"{text}\"\n");
+    let refused = async |filter: String| {
+        replication.configure(&filter)?;
+        let output = replication.command(&["setup"]).await?;
+        ensure!(output.code == Some(3), "ended with {:?}: {}", output.code, output.stderr);
+        ensure!(output.stderr.contains("replica identity"), "{}", output.stderr);
+        Ok(())
+    };
+    refused(filter("note = 'x'")).await?;
+    // A partition that is attached later would not have it.
+    a.sql(DATABASE, "ALTER TABLE parts REPLICA IDENTITY FULL; ALTER TABLE parts_1 REPLICA IDENTITY FULL").await?;
+    refused(filter("note = 'x'")).await?;
+    a.sql(DATABASE, "ALTER TABLE parts_2 REPLICA IDENTITY FULL").await?;
+    refused(filter("note = 'x'")).await?;
+    a.sql(DATABASE, "ALTER TABLE parts REPLICA IDENTITY DEFAULT").await?;
+    refused(filter("id % 2 = 0")).await?;
+    a.sql(DATABASE, "ALTER TABLE parts_1 REPLICA IDENTITY DEFAULT; ALTER TABLE parts_2 REPLICA IDENTITY DEFAULT")
+        .await?;
+    replication.configure(&filter("id % 2 = 0"))?;
+    replication.setup().await?;
+    replication
+        .run_each(
+            "INSERT INTO parts SELECT g, date '2026-01-01' + g, 'n' FROM generate_series(1, 60) g;
+             UPDATE parts SET day = day + 31 WHERE id < 30; UPDATE parts SET id = id + 101 WHERE id IN (3, 4, 50, 51);
+             DELETE FROM parts WHERE id IN (6, 7, 56, 57); UPDATE parts SET note = 'm' WHERE id > 20",
+        )
+        .await?;
+    replication.catch_up().await?;
+    replication.chain.wait_b_caught_up().await?;
+    let [_, b, c] = replication.servers();
+    let expected = rows(b, "(SELECT * FROM parts WHERE id % 2 = 0)").await?;
+    ensure!(expected == rows(c, "parts").await?, "C differs from {expected:?}");
+    Ok(())
+}

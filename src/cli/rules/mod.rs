@@ -16,7 +16,7 @@ use crate::decode::Relation;
 use crate::error::{Error, Stage};
 use crate::postgres;
 use crate::source::publication;
-use crate::transform::{self, Mapping};
+use crate::transform::Mapping;
 
 #[derive(Debug, Args)]
 pub struct RulesArguments {
@@ -53,8 +53,7 @@ impl Compiled {
         let client = postgres::connect(&config.source, Stage::Source).await?;
         let tables = publication::select_tables(&client, Role::Source, &config.tables, Stage::Source).await?;
         let relations: Vec<_> = tables.iter().map(|table| table.relation()).collect();
-        let mapping =
-            Mapping::new(&config.rules, &relations).map_err(|errors| transform::refusal(Stage::Transform, &errors))?;
+        let mapping = Mapping::of(&config.rules, &tables, Stage::Transform)?;
         Ok(Compiled { client, relations, mapping: Arc::new(mapping) })
     }
 }
