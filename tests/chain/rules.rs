@@ -141,7 +141,7 @@ fn secret_file(replication: &Replication) -> Result<String> {
 }
 
 /// All rows of a table, in text, in the order of that.
-async fn rows(server: &Server, table: &str) -> Result<Vec<String>> {
+pub async fn rows(server: &Server, table: &str) -> Result<Vec<String>> {
     let client = server.connect(DATABASE).await?;
     client.batch_execute("SET TimeZone = 'UTC'; SET extra_float_digits = 3").await?;
     let rows = client.query(&format!("SELECT t::text FROM {table} t"), &[]).await?;
