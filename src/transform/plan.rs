@@ -289,13 +289,13 @@ impl Compiler<'_, '_> {
         for (position, decided) in self.decisions.columns.iter().enumerate() {
             let source = &self.relation.columns[position];
             if let Some((rule, false)) = decided.stays {
-                if self.is_key(position) && !self.is_replaced(source) && self.decisions.key.is_none() {
+                if self.is_key(position) && !set(&self.name_on_target(position)) && self.decisions.key.is_none() {
                     let what = format!("column \"{}\" is dropped, and rows are found by it", source.name);
                     return self.refuse(rule, what, "keep it; it is part of the replica identity");
                 }
                 continue;
             }
-            let name = decided.rename.map_or_else(|| source.name.clone(), |(_, renaming)| renaming.apply(&source.name));
+            let name = self.name_on_target(position);
             if set(&name) {
                 self.check_replaced(decided, &name)?;
                 continue;
@@ -315,6 +315,7 @@ impl Compiler<'_, '_> {
         for (name, text) in &self.decisions.set {
             let Some((rule, text)) = text else { continue };
             let (type_oid, output) = self.computed(rule, name, text)?;
+            let type_oid = self.text_type_of(name).filter(|_| is_text(type_oid)).unwrap_or(type_oid);
             made.push((Column { name: (*name).to_owned(), type_oid, is_identity: output.is_identity }, output, None));
         }
         let (mut columns, mut outputs): (Vec<_>, Vec<_>) =
@@ -332,9 +333,21 @@ impl Compiler<'_, '_> {
         self.refuse(rule, what, "keep one of the two")
     }
 
-    /// Some `set` gives a value to the name that the column has on the target.
-    fn is_replaced(&self, column: &Column) -> bool {
-        self.decisions.set.iter().any(|(name, _)| *name == column.name)
+    /// What a column of the source is called on the target.
+    fn name_on_target(&self, position: usize) -> String {
+        let name = &self.relation.columns[position].name;
+        self.decisions.columns[position].rename.map_or_else(|| name.clone(), |(_, renaming)| renaming.apply(name))
+    }
+
+    /// The columns of the source that have this name on the target, or would have.
+    fn named<'n>(&'n self, name: &'n str) -> impl Iterator<Item = &'n Column> {
+        let columns = self.relation.columns.iter().enumerate();
+        columns.filter(move |(position, _)| self.name_on_target(*position) == name).map(|(_, column)| column)
+    }
+
+    /// The type of the text column that a `set` of this name replaces: its values have the same bytes.
+    fn text_type_of(&self, name: &str) -> Option<Oid> {
+        self.named(name).map(|column| column.type_oid).find(|type_oid| is_text(*type_oid))
     }
 
     fn output(&self, position: usize, decided: &ColumnDecisions<'_>) -> Outcome<(Oid, Output)> {
@@ -349,7 +362,7 @@ impl Compiler<'_, '_> {
                 let text = format!("CAST({} AS {to})", quote_ident(&column.name));
                 let failed = |error| RuleError::expression(rule, self.relation, "cast", &text, error);
                 let expression = Expression::parse(&text, &self.columns).map_err(failed)?;
-                self.of_expression(rule, &column.name, &text, expression)
+                self.of_expression(rule, (&column.name, column.is_identity), &text, expression)
             }
             (None, None) => Ok((
                 column.type_oid,
@@ -422,19 +435,23 @@ impl Compiler<'_, '_> {
                 format!("{key}: column \"{}\" is masked, and its value would be seen here", self.columns[column].0);
             return self.refuse(rule, what, "leave it out of the expression");
         }
-        self.of_expression(rule, name, text, expression)
+        self.of_expression(rule, (name, self.named(name).any(|column| column.is_identity)), text, expression)
     }
 
-    fn of_expression(&self, rule: &Rule, name: &str, text: &str, expression: Expression) -> Outcome<(Oid, Output)> {
+    /// `is_key` where it takes the place of a column of the replica identity.
+    fn of_expression(
+        &self,
+        rule: &Rule,
+        (name, is_key): (&str, bool),
+        text: &str,
+        expression: Expression,
+    ) -> Outcome<(Oid, Output)> {
         let first = self.columns.len();
         let (reads, fields): (Vec<_>, Vec<_>) = expression.columns().iter().partition(|&&column| column < first);
         let is_stable = !fields.iter().any(|field| metadata::is_volatile(field - first));
-        let is_key = |column: &Column| self.is_key_name(column, name);
         let is_identity = match self.relation.replica_identity {
             ReplicaIdentity::Full => is_stable,
-            ReplicaIdentity::Default | ReplicaIdentity::Index | ReplicaIdentity::Nothing => {
-                self.relation.columns.iter().any(is_key)
-            }
+            ReplicaIdentity::Default | ReplicaIdentity::Index | ReplicaIdentity::Nothing => is_key,
         };
         if is_identity && !(is_stable && reads.iter().all(|&column| self.is_known_of_old_rows(column))) {
             let what = format!("column \"{name}\": rows are found by it, and its value of an old row is not known");
@@ -444,14 +461,6 @@ impl Compiler<'_, '_> {
         let said = text.to_owned();
         let type_oid = expression.type_oid();
         Ok((type_oid, Output { how: How::Compute(expression), is_identity, is_stable, reads, said }))
-    }
-
-    /// Whether this is a column of the replica identity that has the name on the target.
-    fn is_key_name(&self, column: &Column, name: &str) -> bool {
-        let position = self.relation.columns.iter().position(|other| other.name == column.name);
-        let renamed = position.and_then(|position| self.decisions.columns.get(position)?.rename);
-        let on_target = renamed.map_or_else(|| column.name.clone(), |(_, renaming)| renaming.apply(&column.name));
-        column.is_identity && (on_target == name || column.name == name)
     }
 
     /// Where the rules name the key, rows are found by it and by nothing else.
