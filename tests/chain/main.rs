@@ -20,6 +20,7 @@ mod replication;
 mod rows;
 mod rules;
 mod rules_cli;
+mod rules_masks;
 mod schema;
 mod schema_copy;
 mod setup;

@@ -9,7 +9,7 @@ use pgsluice_testkit::{ChainOptions, Engine, Server};
 use crate::load::{Changes, Random, stop, wait_streaming};
 use crate::replication::{DATABASE, Replication};
 
-const SECRET: &str = "a secret of masks, for tests";
+pub(crate) const SECRET: &str = "a secret of masks, for tests";
 
 /// Filters that see all of a row, filters of the key alone, and tables of which several become one.
 const ON_A: &str = "\
@@ -94,7 +94,7 @@ const CHANGES: &str = "\
     UPDATE plain SET note = note || '.' WHERE id = 1 + (random() * 99)::int";
 
 /// As `hmac(value, SECRET, 'sha256')` of pgcrypto, of what is in every PostgreSQL.
-fn hmac_sql(value: &str) -> String {
+pub(crate) fn hmac_sql(value: &str) -> String {
     let pad = |byte: u8| {
         let mut key = [0; 64];
         key[..SECRET.len()].copy_from_slice(SECRET.as_bytes());
@@ -134,14 +134,15 @@ async fn start(more: &str) -> Result<Replication> {
     Ok(replication)
 }
 
-fn secret_file(replication: &Replication) -> Result<String> {
+/// Writes the secret; the line of the configuration that names it.
+pub(crate) fn secret_file(replication: &Replication) -> Result<String> {
     let file = replication.config().with_file_name("masks");
     std::fs::write(&file, format!("{SECRET}\n"))?;
     Ok(format!("secret_file = \"{}\"", file.display()))
 }
 
 /// All rows of a table, in text, in the order of that.
-async fn rows(server: &Server, table: &str) -> Result<Vec<String>> {
+pub(crate) async fn rows(server: &Server, table: &str) -> Result<Vec<String>> {
     let client = server.connect(DATABASE).await?;
     client.batch_execute("SET TimeZone = 'UTC'; SET extra_float_digits = 3").await?;
     let rows = client.query(&format!("SELECT t::text FROM {table} t"), &[]).await?;
@@ -151,9 +152,14 @@ async fn rows(server: &Server, table: &str) -> Result<Vec<String>> {
 }
 
 async fn assert_as_expected(replication: &Replication) -> Result<()> {
+    assert_as_views(replication, &TABLES).await
+}
+
+/// Of each pair the first on B has the rows that the second on C has.
+pub(crate) async fn assert_as_views(replication: &Replication, pairs: &[(&str, &str)]) -> Result<()> {
     let [_, b, c] = replication.servers();
     replication.chain.wait_b_caught_up().await?;
-    for (view, table) in TABLES {
+    for &(view, table) in pairs {
         let (expected, found) = (rows(b, view).await?, rows(c, table).await?);
         ensure!(!expected.is_empty(), "{view} tests nothing");
         let different = || expected.iter().zip(&found).find(|(one, other)| one != other);
