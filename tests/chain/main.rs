@@ -21,6 +21,7 @@ mod rows;
 mod rules;
 mod rules_cli;
 mod rules_masks;
+mod rules_refused;
 mod schema;
 mod schema_copy;
 mod setup;
