@@ -20,6 +20,7 @@ mod replication;
 mod rows;
 mod rules;
 mod rules_cli;
+mod rules_kinds;
 mod rules_masks;
 mod rules_refused;
 mod schema;

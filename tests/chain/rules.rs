@@ -145,7 +145,7 @@ pub(crate) fn secret_file(replication: &Replication) -> Result<String> {
 pub(crate) async fn rows(server: &Server, table: &str) -> Result<Vec<String>> {
     let client = server.connect(DATABASE).await?;
     client.batch_execute("SET TimeZone = 'UTC'; SET extra_float_digits = 3").await?;
-    let rows = client.query(&format!("SELECT t::text FROM {table} t"), &[]).await?;
+    let rows = client.query(&format!("SELECT whole::text FROM {table} whole"), &[]).await?;
     let mut rows: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     rows.sort();
     Ok(rows)
