@@ -47,7 +47,8 @@ CREATE TABLE IF NOT EXISTS pgsluice.progress (
 
 /// How far the initial copy of each table has come. `snapshot_lsn`: what committed before it is in the copy. `appends`: rows
 /// that are not the source's were there before, and stay. `bytes` are those that were sent, `source_bytes` what the source's files
-/// took when the copy began. `rules` tells the rules under which the rows came from others.
+/// took when the copy began. `rules` tells the rules under which the rows came from others, `place`
+/// where they lie.
 const TABLE_STATE_SQL: &str = "\
 CREATE TABLE IF NOT EXISTS pgsluice.table_state (
     name text NOT NULL,
@@ -57,6 +58,7 @@ CREATE TABLE IF NOT EXISTS pgsluice.table_state (
     snapshot_lsn pg_lsn,
     columns text[],
     rules text,
+    place text,
     appends boolean NOT NULL DEFAULT false,
     rows bigint NOT NULL DEFAULT 0,
     bytes bigint NOT NULL DEFAULT 0,

@@ -1,5 +1,6 @@
 //! What the target's catalog says of tables.
 
+use std::collections::HashMap;
 use std::iter;
 
 use pgsluice_proto::Oid;
@@ -120,14 +121,19 @@ pub async fn load<'a>(
     tables: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> Result<Vec<Option<TargetTable>>, Error> {
     let names: Vec<_> = tables.map(|(schema, name)| quote_qualified(schema, name)).collect();
+    // Those of a backlog are the same table again and again, described anew by each TRUNCATE, or by many that share it.
+    let mut asked = names.clone();
+    asked.sort_unstable();
+    asked.dedup();
     let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error);
-    let rows = client.query(COLUMNS_SQL, &[&names]).await.map_err(failed)?;
+    let rows = client.query(COLUMNS_SQL, &[&asked]).await.map_err(failed)?;
     let places: Vec<i64> = rows.iter().map(|row| row.try_get(15)).collect::<Result<_, _>>().map_err(failed)?;
-    let of_table = |place| {
+    let table_at = |place, name| {
         let start = places.partition_point(|&other| other < place);
-        &rows[start..start + places[start..].partition_point(|&other| other == place)]
+        table(name, &rows[start..start + places[start..].partition_point(|&other| other == place)])
     };
-    iter::zip(1.., names).map(|(place, name)| table(name, of_table(place))).collect()
+    let place: HashMap<_, _> = iter::zip(asked, 1..).collect();
+    names.into_iter().map(|name| table_at(place[&name], name)).collect()
 }
 
 fn table(name: String, rows: &[Row]) -> Result<Option<TargetTable>, Error> {

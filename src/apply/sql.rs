@@ -41,7 +41,9 @@ pub(super) fn insert(table: &str, columns: &[&TargetColumn]) -> String {
 /// The same where a row of this key may be there, which then becomes the new one. Parameters: the columns.
 pub(super) fn upsert(table: &str, columns: &[&TargetColumn], key: &[&TargetColumn]) -> String {
     let name = |column: &&TargetColumn| quote_ident(&column.name);
-    let assignments = join(columns, ", ", |column| format!("{0} = EXCLUDED.{0}", quote_ident(&column.name)));
+    let is_key = |column: &TargetColumn| key.iter().any(|other| other.name == column.name);
+    let set: Vec<_> = columns.iter().copied().filter(|column| !is_key(column) && !column.is_identity_always).collect();
+    let assignments = join(&set, ", ", |column| format!("{0} = EXCLUDED.{0}", quote_ident(&column.name)));
     format!("{} ON CONFLICT ({}) DO UPDATE SET {assignments}", insert(table, columns), join(key, ", ", name))
 }
 
@@ -265,7 +267,7 @@ mod tests {
         assert_eq!(
             upsert("s.t", &[&id, &note], &[&id]),
             "INSERT INTO s.t (\"id\", \"note\") OVERRIDING SYSTEM VALUE VALUES ($1::int4, $2::text) \
-             ON CONFLICT (\"id\") DO UPDATE SET \"id\" = EXCLUDED.\"id\", \"note\" = EXCLUDED.\"note\""
+             ON CONFLICT (\"id\") DO UPDATE SET \"note\" = EXCLUDED.\"note\""
         );
     }
 

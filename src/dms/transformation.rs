@@ -104,7 +104,10 @@ impl Translator<'_> {
         verdict.note(needed);
         notes.into_iter().for_each(|note| verdict.changed(note));
         if soft_delete {
-            verdict.note("deletes become updates: rows stay on the target");
+            verdict.note(
+                "deletes become updates: rows stay on the target; with REPLICA IDENTITY FULL, which filters may want, the \
+                 table needs a `key` as well, as define-primary-key makes it",
+            );
         }
         verdict
     }

@@ -102,6 +102,7 @@ fn check(published: &PublishedTable, mapping: &Mapping, table: Option<&TargetTab
         target: Target {
             table: to,
             own: mapping.own(name).cloned(),
+            place: mapping.place(name),
             same: relation.columns.iter().filter_map(same).collect(),
             columns: columns.into_iter().map(str::to_owned).collect(),
         },

@@ -164,7 +164,11 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     check_gap(config, &progress, &slot)?;
 
     let names = publication.tables.iter().map(|published| &published.table);
-    let ruled = publication.tables.iter().map(|one| (&one.table, mapping.fingerprint(&one.table)));
+    let ruled = publication.tables.iter().map(|one| snapshot::Ruled {
+        table: &one.table,
+        rules: mapping.fingerprint(&one.table),
+        place: mapping.place(&one.table),
+    });
     let states =
         snapshot::learn(&target, config.name.as_str(), &ruled.collect::<Vec<_>>(), config.snapshot.copy_data).await?;
     for table in snapshot::mark_absent(&target, config.name.as_str(), names).await? {

@@ -92,7 +92,7 @@ impl Beginning<'_> {
     /// moment than this one is of, which a standby that has crashed and replays again can give.
     async fn left(&self, target: &Client, wanted: &Wanted) -> Result<Left, Error> {
         let table = &wanted.table;
-        let sql = "SELECT state, appends, columns IS NOT DISTINCT FROM $4 AND rules IS NOT DISTINCT FROM $5, snapshot_lsn \
+        let sql = "SELECT state, appends, columns IS NOT DISTINCT FROM $4 AND rules IS NOT DISTINCT FROM $5, snapshot_lsn, place \
                    FROM pgsluice.table_state \
                    WHERE name = $1 AND schema_name = $2 AND table_name = $3";
         let row = target
@@ -107,7 +107,11 @@ impl Beginning<'_> {
         if known > self.snapshot_lsn {
             return Err(Error::new(STAGE, Kind::Behind { replayed: self.snapshot_lsn, progress: known }));
         }
+        let place: Option<String> = row.try_get(4).map_err(target_failed)?;
         let begun = [State::DataSync, State::CatchUp].iter().any(|begun| state == begun.as_str());
+        if let Some(place) = place.filter(|place| begun && *place != wanted.target.place) {
+            return Err(self.moved(table, &place, &wanted.target.place));
+        }
         match (begun, appends, same_columns) {
             (false, _, _) => Ok(Left::Nothing),
             (true, true, _) => Err(Error::refused(
@@ -125,6 +129,22 @@ impl Beginning<'_> {
             // What is there lacks the values of a column that is new, or came under other rules.
             (true, false, false) => Ok(Left::Rows),
         }
+    }
+
+    /// What lies at another place is not ours to empty, and neither may be what lies at the new one.
+    fn moved(&self, table: &TableName, from: &str, to: &str) -> Error {
+        Error::refused(
+            STAGE,
+            format!("rows of {table} lie on the target in {from}, and rules have them go to {to} now"),
+            format!(
+                "remove them there, see that nothing is in the way at the new place, then on the target: UPDATE \
+                 pgsluice.table_state SET state = 'init', place = NULL WHERE name = '{}' AND schema_name = {} AND table_name = \
+                 {}; and run again",
+                self.name,
+                quote_literal(&table.schema),
+                quote_literal(&table.name)
+            ),
+        )
     }
 
     /// Chunks of a table whose part is the file that it was.
@@ -196,13 +216,13 @@ impl Beginning<'_> {
         let sql = format!(
             "UPDATE pgsluice.table_state SET state = 'datasync', snapshot_lsn = $4, columns = $5, rows = $6::bigint, \
                  bytes = CASE WHEN $6::bigint = 0 THEN 0 ELSE bytes END, source_bytes = $7, updated_at = now(), \
-                 rules = $8, appends = state = 'init' AND EXISTS (SELECT FROM {} WHERE {}) \
+                 rules = $8, place = $9, appends = state = 'init' AND EXISTS (SELECT FROM {} WHERE {}) \
              WHERE name = $1 AND schema_name = $2 AND table_name = $3",
             to.table,
             to.is_own()
         );
         target
-            .execute(&sql, &[&name, &table.schema, &table.name, &lsn, columns, &kept, &source_bytes, rules])
+            .execute(&sql, &[&name, &table.schema, &table.name, &lsn, columns, &kept, &source_bytes, rules, &to.place])
             .await
             .map_err(target_failed)?;
         let (parts, blocks): (Vec<_>, Vec<_>) =

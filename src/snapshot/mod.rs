@@ -48,7 +48,7 @@ pub use self::deferred::{Deferred, DeferredKind, Due, Selected, check_rights, re
 use self::job::Job;
 use self::parts::{Queue, Xids};
 use self::progress::Progress;
-pub use self::state::{State, TableCopy, learn, mark_absent, read, resync};
+pub use self::state::{Ruled, State, TableCopy, learn, mark_absent, read, resync};
 use self::view::View;
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
@@ -109,6 +109,8 @@ pub struct Target {
     pub columns: Vec<String>,
     /// Column and value of the rows that are of this source, where others go to the same table.
     pub own: Option<(String, String)>,
+    /// Both in words.
+    pub place: String,
     /// For columns of the source those of the target that have the same values, under their names there.
     pub same: HashMap<String, String>,
 }

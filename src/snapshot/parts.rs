@@ -402,7 +402,13 @@ mod tests {
     fn wanted(name: &str) -> Wanted {
         let table = TableName { schema: "s".to_owned(), name: name.to_owned() };
         let columns = vec!["id".to_owned(), "no\"te".to_owned()];
-        let target = Target { table: table.clone(), columns: columns.clone(), own: None, same: HashMap::new() };
+        let target = Target {
+            table: table.clone(),
+            columns: columns.clone(),
+            own: None,
+            place: String::new(),
+            same: HashMap::new(),
+        };
         Wanted { table, columns, target, binary: true, plan: None, rules: None }
     }
 

@@ -120,6 +120,14 @@ pub async fn read(target: &Client, name: &str) -> Result<Vec<TableCopy>, Error> 
     rows.iter().map(TableCopy::from_row).collect()
 }
 
+/// A table, with what its rules are and where its rows go.
+#[derive(Clone, Debug)]
+pub struct Ruled<'a> {
+    pub table: &'a TableName,
+    pub rules: Option<String>,
+    pub place: String,
+}
+
 /// Makes the states of tables that have none, and returns those of `tables`, which come with what their rules are.
 ///
 /// # Errors
@@ -127,29 +135,30 @@ pub async fn read(target: &Client, name: &str) -> Result<Vec<TableCopy>, Error> 
 pub async fn learn(
     target: &Client,
     name: &str,
-    tables: &[(&TableName, Option<String>)],
+    tables: &[Ruled<'_>],
     copy_data: bool,
 ) -> Result<Vec<TableCopy>, Error> {
     let (schemas, names): (Vec<_>, Vec<_>) =
-        tables.iter().map(|(table, _)| (table.schema.as_str(), table.name.as_str())).unzip();
-    let rules: Vec<_> = tables.iter().map(|(_, rules)| rules.as_deref()).collect();
+        tables.iter().map(|one| (one.table.schema.as_str(), one.table.name.as_str())).unzip();
+    let rules: Vec<_> = tables.iter().map(|one| one.rules.as_deref()).collect();
+    let places: Vec<_> = tables.iter().map(|one| one.place.as_str()).collect();
     let state = if copy_data { State::Init } else { State::Ready };
-    let sql = "INSERT INTO pgsluice.table_state (name, schema_name, table_name, state, rules) \
-               SELECT $1, s, t, $4, r FROM unnest($2::text[], $3::text[], $5::text[]) AS w (s, t, r) ON CONFLICT DO NOTHING";
-    target.execute(sql, &[&name, &schemas, &names, &state.as_str(), &rules]).await.map_err(target_failed)?;
+    let sql = "INSERT INTO pgsluice.table_state (name, schema_name, table_name, state, rules, place) \
+               SELECT $1, s, t, $4, r, p FROM unnest($2::text[], $3::text[], $5::text[], $6::text[]) AS w (s, t, r, p) \
+               ON CONFLICT DO NOTHING";
+    target.execute(sql, &[&name, &schemas, &names, &state.as_str(), &rules, &places]).await.map_err(target_failed)?;
     let ready = "UPDATE pgsluice.table_state t SET state = 'ready', updated_at = now() FROM pgsluice.progress p \
                  WHERE t.name = $1 AND p.name = t.name AND t.state = 'finishedcopy' AND t.snapshot_lsn <= p.end_lsn";
     target.execute(ready, &[&name]).await.map_err(target_failed)?;
     let mut states = read(target, name).await?;
-    states.retain(|state| tables.iter().any(|(table, _)| **table == state.table));
+    states.retain(|state| tables.iter().any(|one| *one.table == state.table));
     check_rules(&states, tables)?;
     Ok(states)
 }
 
 /// A row that came under other rules may lie in another place, or nowhere, and a change would not find it.
-fn check_rules(states: &[TableCopy], tables: &[(&TableName, Option<String>)]) -> Result<(), Error> {
-    let rules =
-        |table: &TableName| tables.iter().find(|(one, _)| *one == table).and_then(|(_, rules)| rules.as_deref());
+fn check_rules(states: &[TableCopy], tables: &[Ruled<'_>]) -> Result<(), Error> {
+    let rules = |table: &TableName| tables.iter().find(|one| one.table == table).and_then(|one| one.rules.as_deref());
     let has_rows = |state: &&TableCopy| !matches!(state.state, State::Init | State::DataSync);
     let other = states.iter().filter(has_rows).filter(|state| state.rules.as_deref() != rules(&state.table));
     let changed: Vec<_> = other.map(|state| state.table.to_string()).collect();

@@ -11,7 +11,7 @@ use pgsluice_proto::pgoutput::ReplicaIdentity;
 use super::decide::{check_names, decide};
 use super::plan::Plan;
 use super::refusal::RuleError;
-use crate::config::Rule;
+use crate::config::{NamePattern, Rule};
 use crate::decode::Relation;
 use crate::error::{Error, Stage};
 use crate::source::publication::{PublishedTable, TableName};
@@ -82,16 +82,23 @@ impl Mapping {
         self.own.get(table)
     }
 
+    /// Where the table's rows are found: the table on the target, and what tells them from others there.
+    pub fn place(&self, table: &TableName) -> String {
+        let target = self.target(table);
+        self.own(table)
+            .map_or_else(|| target.to_string(), |(column, value)| format!("{target} where {column} = {value}"))
+    }
+
     /// What decides what becomes of the table's rows, to tell whether it is still the same; `None` where no rule is about it.
     pub fn fingerprint(&self, table: &TableName) -> Option<String> {
-        self.plan(table).map(|plan| plan.fingerprint())
+        self.plan(table)?.fingerprint()
     }
 
     /// Of a partitioned table the root's replica identity is told, and the partition's decides what comes of an old row. Under FULL,
     /// a partition that is attached later has another one, and values that were left out would look like NULL.
     fn check_partitions(&self, table: &PublishedTable, plan: &Plan) -> Option<RuleError> {
-        let is_full = table.replica_identity == ReplicaIdentity::Full;
-        if !table.is_partitioned || plan.filter_text().is_none() || !(is_full || table.partitions_differ) {
+        let is_told = table.replica_identity == ReplicaIdentity::Default && !table.identity.is_empty();
+        if !table.is_partitioned || plan.filter_text().is_none() || is_told && !table.partitions_differ {
             return None;
         }
         let relation = plan.source();
@@ -103,9 +110,29 @@ impl Mapping {
                     partition, of those to come too";
         let mend = format!(
             "on the primary: ALTER TABLE {relation} REPLICA IDENTITY DEFAULT, and the same for its partitions; and filter by \
-             columns of the primary key"
+             columns of its primary key"
         );
         Some(*RuleError::new(rule, relation, what, mend))
+    }
+
+    /// # Errors
+    /// A column that a rule hides by its name and that the relation had before has gone: under another name its values would pass.
+    pub(super) fn check_hidden(&self, relation: &Relation) -> Result<(), Box<RuleError>> {
+        let Some(known) = self.plan(&name_of(relation)) else { return Ok(()) };
+        let has = |relation: &Relation, name: &str| relation.columns.iter().any(|column| column.name == name);
+        for rule in self.rules.iter().filter(|rule| rule.matches(&relation.namespace, &relation.name)) {
+            let masked = rule.masks.iter().map(|(pattern, _)| pattern);
+            let names = rule.drop_columns.iter().chain(masked).filter_map(NamePattern::exact);
+            let mut gone = names.filter(|name| has(known.source(), name) && !has(relation, name));
+            if let Some(name) = gone.next() {
+                let what =
+                    format!("column \"{name}\", which the rule hides, has gone from the source or is renamed there");
+                let mend =
+                    "name the column in the rule as it is called now, or take it out if it is gone, and start again";
+                return Err(RuleError::new(rule, relation, what, mend));
+            }
+        }
+        Ok(())
     }
 
     /// For each table that shares its place the column and value that are its own.

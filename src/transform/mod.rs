@@ -140,6 +140,7 @@ impl Transform {
 
     #[cold]
     fn learn(&mut self, relation: &Arc<Relation>) -> Result<Known, Error> {
+        self.mapping.check_hidden(relation).map_err(|error| refusal(STAGE, &[*error]).at(self.commit_lsn))?;
         let plan = self.mapping.compile(relation).map_err(|error| refusal(STAGE, &[*error]).at(self.commit_lsn))?;
         let known = plan.map_or(Known::Untouched, |plan| Known::Plan(Arc::new(plan)));
         // Versions count the descriptions in the stream, so there are as many plans as those.
@@ -147,6 +148,9 @@ impl Transform {
         if self.plans.len() <= place {
             self.plans.resize(place + 1, Known::NotYet);
         }
+        // The source describes a relation anew and anew; of earlier descriptions no row comes any more.
+        let is_older = |known: &Known| matches!(known, Known::Plan(plan) if plan.source().id == relation.id);
+        self.plans.iter_mut().filter(|known| is_older(known)).for_each(|known| *known = Known::NotYet);
         self.plans[place] = known.clone();
         Ok(known)
     }

@@ -34,6 +34,8 @@ pub struct Plan {
     pub(super) soft_delete: bool,
     /// In the words of the rules.
     filter_text: Option<String>,
+    /// Columns that are dropped by name, and what is kept where all others are.
+    dropped: Vec<String>,
 }
 
 /// Where the value of a column of the target comes from.
@@ -101,6 +103,7 @@ impl Plan {
             keeps_rows: keeps_rows && decisions.soft_delete.is_none(),
             soft_delete: decisions.soft_delete.is_some(),
             filter_text: decisions.filter.map(|(_, text)| text.to_owned()),
+            dropped: dropped(decisions, relation),
         })
     }
 
@@ -206,19 +209,36 @@ impl Plan {
         self.target.columns.iter().zip(&self.outputs).filter_map(constant).collect()
     }
 
-    /// All that decides what a row becomes, to tell whether it is still the same.
-    pub fn fingerprint(&self) -> String {
-        let mut text = format!("{} where {:?} soft_delete {}", self.target, self.filter_text, self.soft_delete);
+    /// What rules decide of what a row becomes, to tell whether it is still the same; `None` where that is nothing. Columns that they
+    /// leave alone come and go without it.
+    pub fn fingerprint(&self) -> Option<String> {
+        let mut said: Vec<String> = self.dropped.clone();
         for (column, output) in self.target.columns.iter().zip(&self.outputs) {
             let mut secret = Vec::new();
-            if let How::Mask { mask, .. } = &output.how {
-                mask.write_check(&mut secret);
+            match &output.how {
+                How::Cell(position) if self.source.columns[*position].name == column.name => continue,
+                How::Mask { mask, .. } => mask.write_check(&mut secret),
+                How::Cell(_) | How::Compute(_) | How::Fixed { .. } => {}
             }
-            text = format!("{text}; {} = {} {secret:?}", quote_ident(&column.name), output.said);
+            said.push(format!("{} = {} {secret:?}", quote_ident(&column.name), output.said));
         }
+        // The order of rules decides nothing.
+        said.sort();
+        said.dedup();
+        let is_moved = self.source.namespace != self.target.namespace || self.source.name != self.target.name;
+        if said.is_empty() && !is_moved && self.filter_text.is_none() && !self.soft_delete {
+            return None;
+        }
+        let text = format!(
+            "{} where {:?} soft_delete {}; {}",
+            self.target,
+            self.filter_text,
+            self.soft_delete,
+            said.join("; ")
+        );
         let mut digits = Vec::new();
         Masking::new(&Mask::Sha256 { length: 64 }).write(&text, &mut digits);
-        String::from_utf8_lossy(&digits).into_owned()
+        Some(String::from_utf8_lossy(&digits).into_owned())
     }
 }
 
@@ -227,6 +247,19 @@ struct Compiler<'c, 'r> {
     relation: &'c Relation,
     /// Names and types, as expressions take them.
     columns: Vec<(String, Oid)>,
+}
+
+fn dropped(decisions: &Decisions<'_>, relation: &Relation) -> Vec<String> {
+    let said = |(column, decided): (&Column, &ColumnDecisions<'_>)| match decided.stays? {
+        (Rule { keep_columns: Some(keep), .. }, _) => {
+            let mut keep: Vec<_> = keep.iter().map(ToString::to_string).collect();
+            keep.sort();
+            Some(format!("keep {keep:?}"))
+        }
+        (_, false) => Some(format!("drop {:?}", column.name)),
+        (_, true) => None,
+    };
+    relation.columns.iter().zip(&decisions.columns).filter_map(said).collect()
 }
 
 fn columns_of(relation: &Relation) -> Vec<(String, Oid)> {
@@ -492,7 +525,12 @@ impl Compiler<'_, '_> {
             let mend = "name the columns by which rows are found on the target, such as key = [\"id\"]";
             return self.refuse(rule, "soft_delete: there is no key by which a row is found", mend);
         }
-        let says = |output: &Output| matches!(&output.how, How::Compute(_)) && !output.is_stable;
+        let says = |output: &Output| {
+            matches!(&output.how, How::Compute(_))
+                && !output.is_stable
+                && output.reads.is_empty()
+                && !output.is_identity
+        };
         if !outputs.iter().any(says) {
             let mend = "add, for example, set = { op = \"$op\" }, which is 'D' for a row that is deleted";
             return self.refuse(rule, "soft_delete: no column would say that a row is deleted", mend);

@@ -12,7 +12,12 @@ use crate::replication::{DATABASE, DEADLINE, ENGINE, Replication};
 const TABLES: &str = "CREATE TABLE log (n int PRIMARY KEY, note text); CREATE TABLE more (n int)";
 
 /// `setup` and `run` fail alike: this exit code, one message with all this in it, and nothing made.
-async fn ensure_refused(replication: &Replication, commands: &[&str], code: i32, said: &[&str]) -> Result<()> {
+pub(crate) async fn ensure_refused(
+    replication: &Replication,
+    commands: &[&str],
+    code: i32,
+    said: &[&str],
+) -> Result<()> {
     for command in commands {
         let output = replication.command(&[command]).await?;
         ensure_said(&output, code, said).with_context(|| format!("{command}: {said:?}"))?;
@@ -26,7 +31,7 @@ async fn ensure_refused(replication: &Replication, commands: &[&str], code: i32,
     Ok(())
 }
 
-fn ensure_said(output: &Output, code: i32, said: &[&str]) -> Result<()> {
+pub(crate) fn ensure_said(output: &Output, code: i32, said: &[&str]) -> Result<()> {
     let Output { stdout, stderr, .. } = output;
     ensure!(output.code == Some(code), "ended with {:?}, not with {code}:\n{stderr}", output.code);
     ensure!(stderr.matches("ERROR").count() == 1, "not one message:\n{stderr}");

@@ -172,3 +172,16 @@ async fn a_table_that_grows_is_still_looked_into_by_its_index() -> Result<()> {
     assert!(read.parse::<u64>()? < 4 * 5_000, "{read} entries of the index were read for 5,001 updates");
     Ok(())
 }
+
+/// Each TRUNCATE has the source describe the table anew, and a backlog has all those descriptions in one batch.
+#[tokio::test]
+async fn a_table_that_is_truncated_again_and_again() -> Result<()> {
+    let replication = Replication::start("CREATE TABLE t (id int PRIMARY KEY, a text, b text, c text)").await?;
+    replication.setup().await?;
+    let client = replication.chain.a.connect(DATABASE).await?;
+    for id in 0..1_000 {
+        client.batch_execute(&format!("TRUNCATE t; INSERT INTO t VALUES ({id}, 'a', 'b', 'c')")).await?;
+    }
+    replication.catch_up().await?;
+    replication.assert_same(&["public.t"]).await
+}
