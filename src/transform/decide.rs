@@ -2,8 +2,6 @@
 //!
 //! Two rules that decide the same are refused, unless one of them yields.
 
-use pgsluice_proto::Oid;
-
 use super::expression::nearest;
 use super::refusal::RuleError;
 use crate::config::{Mask, NamePattern, Renaming, Rule};
@@ -168,11 +166,3 @@ fn check_names_of(rule: &Rule, relations: &[Relation]) -> Vec<RuleError> {
         })
         .collect()
 }
-
-/// Types whose values are the bytes of their text, in binary too: `text`, `varchar`, `bpchar`.
-pub(super) fn is_text(type_oid: Oid) -> bool {
-    matches!(type_oid.0, 25 | 1043 | BPCHAR)
-}
-
-/// `character(n)`: blanks at its end mean nothing.
-pub(super) const BPCHAR: u32 = 1042;

@@ -87,11 +87,7 @@ impl Transform {
     }
 
     fn push_by_rules(&mut self, change: &Change<'_>, batch: &mut Batch) -> Result<(), Error> {
-        let plan = match self.plans.get(change.relation.version as usize) {
-            Some(Known::NotYet) | None => self.learn(change.relation)?,
-            Some(known) => known.clone(),
-        };
-        match plan {
+        match self.known(change.relation)? {
             Known::NotYet | Known::Untouched => batch.push(change),
             Known::Plan(plan) if plan.keeps_rows() => {
                 batch.push(&Change { relation: plan.target(), operation: change.operation });
@@ -131,6 +127,7 @@ impl Transform {
         Ok(Truncate { relations: whole, restart_identity, is_partial, in_part })
     }
 
+    #[inline]
     fn known(&mut self, relation: &Arc<Relation>) -> Result<Known, Error> {
         match self.plans.get(relation.version as usize) {
             Some(Known::NotYet) | None => self.learn(relation),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pgsluice_proto::pgoutput::{Cell, ReplicaIdentity};
 use pgsluice_proto::{Lsn, Oid};
 
-use super::decide::{ColumnDecisions, Decisions, is_text};
+use super::decide::{ColumnDecisions, Decisions};
 use super::expression::Expression;
 use super::expression::types::Type;
 use super::mask::{Masking, Promises};
@@ -559,6 +559,11 @@ impl Compiler<'_, '_> {
         let keeps_deleted = soft_delete.is_some();
         Ok(Relation { id: *id, version: *version, namespace, name, replica_identity, columns, keeps_deleted })
     }
+}
+
+/// Its values are the bytes of their text, in binary too.
+fn is_text(type_oid: Oid) -> bool {
+    Type::from_oid(type_oid).is_some_and(Type::is_string)
 }
 
 /// In text and in binary. An expression without columns has a value, since it was folded.

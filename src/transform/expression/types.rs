@@ -99,7 +99,7 @@ impl Type {
         matches!(self, Type::Bool | Type::Float8 | Type::Text | Type::Timestamptz | Type::Interval)
     }
 
-    pub(super) fn is_string(self) -> bool {
+    pub(in crate::transform) fn is_string(self) -> bool {
         self.category() == Category::String
     }
 
