@@ -253,14 +253,14 @@ impl<'a> Net<'a> {
         Ok(index.find(hash(key, row), |known| same(known, row)).map(|slot| *slot as usize))
     }
 
-    /// Whether the row that was inserted is the one that is changed, where the source sends all of it. With any other
-    /// outcome a second row of the key has been found irregular before.
+    /// Whether the row that was inserted is the one that is changed, where the source sends all of it; what rules cannot
+    /// know of it is unchanged. With any other outcome a second row of the key has been found irregular before.
     fn check_same_row(&self, slot: usize, old: OldRow<'a>) -> Result<(), Irregular> {
         let (Slot { outcome: Outcome::Insert, version, .. }, OldRow::Full(old)) = (self.slots[slot], old) else {
             return Ok(());
         };
         let known = NetRow { versions: &self.versions, newest: self.versions[version as usize] };
-        let same = (0..old.len()).all(|column| known.cell(column) == old.cell(column));
+        let same = (0..old.len()).all(|column| [known.cell(column), Cell::Unchanged].contains(&old.cell(column)));
         if same { Ok(()) } else { Err(Irregular) }
     }
 
@@ -308,7 +308,7 @@ mod tests {
 
     use super::*;
     use crate::batch::{Batch, BatchedOperation};
-    use crate::decode::{Change, Operation, Relation};
+    use crate::decode::{Change, Keys, Operation, Relation};
 
     /// The rows of a history, in the memory of a batch: the first word of a change is what it does, the others are
     /// cells, `-` for NULL and `?` for unchanged.
@@ -320,7 +320,7 @@ mod tests {
             name: "t".to_owned(),
             replica_identity: ReplicaIdentity::Default,
             columns: Vec::new(),
-            keeps_deleted: false,
+            keys: Keys::Apart,
         });
         let mut batch = Batch::default();
         batch.begin(Begin { commit_lsn: Lsn::new(1), commit_time: PgTimestamp::default(), xid: Xid(1) });

@@ -18,7 +18,7 @@ use super::parameter::Parameter;
 use super::sql::{self, Form, Match};
 use crate::batch::Row;
 use crate::config::Role;
-use crate::decode::Relation;
+use crate::decode::{Keys, Relation};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres::quote_ident;
 
@@ -118,8 +118,7 @@ pub(super) struct TablePlan {
     /// For each column of the relation, its column in `table`.
     columns: Vec<usize>,
     identity: Identity,
-    /// An insert may find its key, so that changes are applied one by one.
-    keeps_deleted: bool,
+    keys: Keys,
     statements: HashMap<Shape, Prepared>,
 }
 
@@ -129,8 +128,8 @@ impl TablePlan {
     pub fn new(relation: &Relation, table: TargetTable) -> Result<TablePlan, Error> {
         let columns = match_columns(relation, &table)?;
         let identity = identity(relation, &table, &columns);
-        let (relation, keeps_deleted) = (relation.id, relation.keeps_deleted);
-        Ok(TablePlan { relation, table, columns, identity, keeps_deleted, statements: HashMap::new() })
+        let (relation, keys) = (relation.id, relation.keys);
+        Ok(TablePlan { relation, table, columns, identity, keys, statements: HashMap::new() })
     }
 
     pub async fn insert(&mut self, client: &Client, relation: &Relation) -> Result<Prepared, Error> {
@@ -139,7 +138,7 @@ impl TablePlan {
         }
         let written = self.written();
         let text = match &self.identity {
-            Identity::Key(key) if relation.keeps_deleted => {
+            Identity::Key(key) if self.keys == Keys::KeptDeleted => {
                 sql::upsert(&self.table.name, &self.pick(&written), &self.pick(key))
             }
             Identity::Key(_) | Identity::WholeRow(_) | Identity::None => {
@@ -189,10 +188,10 @@ impl TablePlan {
     }
 
     /// Positions of the columns by which changes of one row are known to be of one row. `None` where its updates and
-    /// deletes have to be applied one by one: without a key, or with a column that no update can set.
+    /// deletes have to be applied one by one: without a key of each row's own, or with a column that no update can set.
     pub fn netting_key(&self) -> Option<&[usize]> {
         let Identity::Key(key) = &self.identity else { return None };
-        if self.keeps_deleted {
+        if self.keys != Keys::Apart {
             return None;
         }
         let guarded = |position: usize| self.column(position).is_identity_always && !key.contains(&position);
@@ -202,7 +201,7 @@ impl TablePlan {
 
     /// Whether inserts can be copied. COPY needs a column to name.
     pub fn can_copy(&self) -> bool {
-        self.table.can_copy && !self.keeps_deleted && !self.written().is_empty()
+        self.table.can_copy && self.keys != Keys::KeptDeleted && !self.written().is_empty()
     }
 
     /// Whether arrays of this form can carry all columns: the elements of an array that holds arrays are not rows.
@@ -262,8 +261,9 @@ impl TablePlan {
         for position in 0..self.columns.len() {
             let column = self.column(position);
             let [new, old] = [new.cell(position), old.cell(position)];
-            // Of an old key, the cells outside of the key are NULL.
-            if column.is_identity_always && new != Cell::Unchanged && old != Cell::Null && new != old {
+            // Of an old key, the cells outside of the key are NULL; what rules cannot know of an old row is unchanged.
+            let is_known = new != Cell::Unchanged && old != Cell::Unchanged && old != Cell::Null;
+            if column.is_identity_always && is_known && new != old {
                 let name = quote_ident(&column.name);
                 let what = format!("column {name} is GENERATED ALWAYS AS IDENTITY, and the source has changed a value");
                 let mend = format!(

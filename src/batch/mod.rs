@@ -75,6 +75,13 @@ pub enum OldSpan {
     Full(Span),
 }
 
+impl OldSpan {
+    pub fn span(self) -> Span {
+        let (OldSpan::Key(span) | OldSpan::Full(span)) = self;
+        span
+    }
+}
+
 /// A change, as it lies in a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchedChange<'a> {

@@ -23,7 +23,7 @@ use pgsluice_proto::pgoutput::{self, Begin, Commit, Message, OldTuple, Tuple};
 use pgsluice_proto::{DecodeError, DecodeErrorKind, Lsn, Oid, Xid};
 
 use self::relation::RelationMap;
-pub use self::relation::{Column, Relation};
+pub use self::relation::{Column, Keys, Relation};
 use crate::error::{Error, Kind, Stage};
 
 /// One row change, as the source sent it.

@@ -20,8 +20,20 @@ pub struct Relation {
     pub replica_identity: ReplicaIdentity,
     /// In the order in which rows carry them.
     pub columns: Vec<Column>,
-    /// The target keeps rows that were deleted, so that an insert may find its key there. No source says so; rules do.
-    pub keeps_deleted: bool,
+    /// No source says it; rules do.
+    pub keys: Keys,
+}
+
+/// How the keys of rows on the target belong to the rows of the source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keys {
+    /// Two rows of the source never have one.
+    #[default]
+    Apart,
+    /// Two rows of the source may come to have one, and only the target tells whether they do.
+    MayMeet,
+    /// The target keeps rows that were deleted, so that an insert may find its key there.
+    KeptDeleted,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +75,7 @@ impl RelationMap {
             name: message.name.to_owned(),
             replica_identity: message.replica_identity,
             columns: columns.collect(),
-            keeps_deleted: false,
+            keys: Keys::Apart,
         };
         self.relations.insert(message.id, Arc::new(relation));
     }

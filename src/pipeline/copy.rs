@@ -101,7 +101,7 @@ fn check(published: &PublishedTable, mapping: &Mapping, table: Option<&TargetTab
         columns: read.iter().map(|column| column.name.clone()).collect(),
         target: Target {
             table: to,
-            own: mapping.own(name).cloned(),
+            own: mapping.own(name),
             place: mapping.place(name),
             same: relation.columns.iter().filter_map(same).collect(),
             columns: columns.into_iter().map(str::to_owned).collect(),

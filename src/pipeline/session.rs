@@ -31,7 +31,7 @@ use crate::config::{Config, Role, SynchronousCommit, ValueFormat};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
 use crate::schema::compare::{self, Weight};
-use crate::snapshot::{self, Copied, CopyOptions, Due, State, TableCopy, Wanted};
+use crate::snapshot::{self, Copied, CopyOptions, Due, Ruled, State, TableCopy, Wanted};
 use crate::source::publication::{Publication, PublishedTable, TableName};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
@@ -154,6 +154,8 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     // Read after the slot: until the fence, another engine may be at work and move both, progress always first.
     let current = checkpoint::read(&target, config.name.as_str()).await?.ok_or_else(|| no_progress(config))?;
     check_gap(config, &current, &slot)?;
+    let ruled = ruled(&publication.tables, &mapping);
+    snapshot::check(&target, config.name.as_str(), &ruled).await?;
 
     let constraints_fire = set_up_target_session(&target, &publication.tables, &mapping).await?;
     // Taken: where the answer is lost, nobody knows whose the next epoch is, and to take over is the way to go on.
@@ -164,13 +166,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     check_gap(config, &progress, &slot)?;
 
     let names = publication.tables.iter().map(|published| &published.table);
-    let ruled = publication.tables.iter().map(|one| snapshot::Ruled {
-        table: &one.table,
-        rules: mapping.fingerprint(&one.table),
-        place: mapping.place(&one.table),
-    });
-    let states =
-        snapshot::learn(&target, config.name.as_str(), &ruled.collect::<Vec<_>>(), config.snapshot.copy_data).await?;
+    let states = snapshot::learn(&target, config.name.as_str(), &ruled, config.snapshot.copy_data).await?;
     for table in snapshot::mark_absent(&target, config.name.as_str(), names).await? {
         tracing::warn!("{table} is not replicated any more: if it comes again, it is emptied and copied again");
     }
@@ -204,6 +200,15 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let mapping = Arc::new(mapping);
     let stages = Stages { applier, stream, progress, copied, missing, known, terms, mapping, restart_at };
     Ok(Prepared::Ready(Box::new(stages)))
+}
+
+fn ruled<'a>(tables: &'a [PublishedTable], mapping: &Mapping) -> Vec<Ruled<'a>> {
+    let one = |PublishedTable { table, .. }: &'a PublishedTable| Ruled {
+        table,
+        rules: mapping.fingerprint(table),
+        place: mapping.place(table),
+    };
+    tables.iter().map(one).collect()
 }
 
 /// How the target is written to.

@@ -242,7 +242,7 @@ async fn empty(target: &Client, wanted: &Wanted) -> Result<(), Error> {
     const FEATURE_NOT_SUPPORTED: &str = "0A000";
     let to = &wanted.target;
     let table = &to.table;
-    if to.own.is_some() {
+    if !to.own.is_empty() {
         let sql = format!("DELETE FROM {table} WHERE {}", to.is_own());
         return target.batch_execute(&sql).await.map_err(|error| failed_on(error, table));
     }

@@ -48,7 +48,7 @@ pub use self::deferred::{Deferred, DeferredKind, Due, Selected, check_rights, re
 use self::job::Job;
 use self::parts::{Queue, Xids};
 use self::progress::Progress;
-pub use self::state::{Ruled, State, TableCopy, learn, mark_absent, read, resync};
+pub use self::state::{Ruled, State, TableCopy, check, learn, mark_absent, read, resync};
 use self::view::View;
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
@@ -107,8 +107,8 @@ pub struct Target {
     pub table: TableName,
     /// In the order in which rows bring them.
     pub columns: Vec<String>,
-    /// Column and value of the rows that are of this source, where others go to the same table.
-    pub own: Option<(String, String)>,
+    /// Columns and values that mark the rows of this source; without any, all are.
+    pub own: Vec<(String, String)>,
     /// Both in words.
     pub place: String,
     /// For columns of the source those of the target that have the same values, under their names there.
@@ -118,9 +118,10 @@ pub struct Target {
 impl Target {
     /// A condition that a row is of this source.
     fn is_own(&self) -> String {
-        match &self.own {
-            Some((column, value)) => format!("{} = {}", quote_ident(column), quote_literal(value)),
-            None => "true".to_owned(),
+        let is = |(column, value): &(String, String)| format!("{} = {}", quote_ident(column), quote_literal(value));
+        match self.own.as_slice() {
+            [] => "true".to_owned(),
+            marks => marks.iter().map(is).collect::<Vec<_>>().join(" AND "),
         }
     }
 }

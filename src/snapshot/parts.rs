@@ -405,7 +405,7 @@ mod tests {
         let target = Target {
             table: table.clone(),
             columns: columns.clone(),
-            own: None,
+            own: Vec::new(),
             place: String::new(),
             same: HashMap::new(),
         };

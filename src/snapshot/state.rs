@@ -156,6 +156,13 @@ pub async fn learn(
     Ok(states)
 }
 
+/// The same refusal, with nothing written.
+pub async fn check(target: &Client, name: &str, tables: &[Ruled<'_>]) -> Result<(), Error> {
+    let mut states = read(target, name).await?;
+    states.retain(|state| tables.iter().any(|one| *one.table == state.table));
+    check_rules(&states, tables)
+}
+
 /// A row that came under other rules may lie in another place, or nowhere, and a change would not find it.
 fn check_rules(states: &[TableCopy], tables: &[Ruled<'_>]) -> Result<(), Error> {
     let rules = |table: &TableName| tables.iter().find(|one| one.table == table).and_then(|one| one.rules.as_deref());

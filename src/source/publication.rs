@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use crate::config::{Pattern, Role, TableSelection};
-use crate::decode::{Column, Relation};
+use crate::decode::{Column, Keys, Relation};
 use crate::error::{Error, Stage};
 use crate::postgres::{quote_ident, quote_qualified};
 
@@ -64,7 +64,7 @@ impl PublishedTable {
             name: self.table.name.clone(),
             replica_identity: self.replica_identity,
             columns: self.columns.iter().map(column).collect(),
-            keeps_deleted: false,
+            keys: Keys::Apart,
         }
     }
 }

@@ -21,8 +21,6 @@ use crate::source::publication::{PublishedTable, TableName};
 pub struct Mapping {
     rules: Arc<[Rule]>,
     plans: HashMap<TableName, Arc<Plan>>,
-    /// By tables of the source that share theirs on the target: the column and the value that mark their rows.
-    own: HashMap<TableName, (String, String)>,
 }
 
 impl Mapping {
@@ -48,10 +46,7 @@ impl Mapping {
                 Err(error) => errors.push(*error),
             }
         }
-        match mapping.tell_apart(&relations) {
-            Ok(own) => mapping.own = own,
-            Err(mut more) => errors.append(&mut more),
-        }
+        errors.extend(mapping.check_apart(&relations));
         errors.sort_by_key(|error| error.line);
         if errors.is_empty() { Ok(mapping) } else { Err(errors) }
     }
@@ -77,16 +72,17 @@ impl Mapping {
         self.plan(table).map_or_else(|| table.clone(), |plan| name_of(plan.target()))
     }
 
-    /// The column and the value, in text, by which the table's rows are told from those of others that go to the same place.
-    pub fn own(&self, table: &TableName) -> Option<&(String, String)> {
-        self.own.get(table)
+    /// Columns of the key and their values, in text, that mark the table's rows among those of others that go to the same
+    /// place, whoever brings those; without any, all rows there are its own.
+    pub fn own(&self, table: &TableName) -> Vec<(String, String)> {
+        self.plan(table).map_or_else(Vec::new, |plan| plan.constants())
     }
 
     /// Where the table's rows are found: the table on the target, and what tells them from others there.
     pub fn place(&self, table: &TableName) -> String {
-        let target = self.target(table);
-        self.own(table)
-            .map_or_else(|| target.to_string(), |(column, value)| format!("{target} where {column} = {value}"))
+        let marks: Vec<_> = self.own(table).iter().map(|(column, value)| format!("{column} = {value}")).collect();
+        let condition = if marks.is_empty() { String::new() } else { format!(" where {}", marks.join(" and ")) };
+        format!("{}{condition}", self.target(table))
     }
 
     /// What decides what becomes of the table's rows, to tell whether it is still the same; `None` where no rule is about it.
@@ -135,38 +131,32 @@ impl Mapping {
         Ok(())
     }
 
-    /// For each table that shares its place the column and value that are its own.
-    fn tell_apart(&self, relations: &[Relation]) -> Result<HashMap<TableName, (String, String)>, Vec<RuleError>> {
+    /// Tables that go to one place, and whose rows nothing tells apart there.
+    fn check_apart(&self, relations: &[Relation]) -> Vec<RuleError> {
         let mut sources: HashMap<TableName, Vec<TableName>> = HashMap::new();
         for relation in relations {
             let name = name_of(relation);
             sources.entry(self.target(&name)).or_default().push(name);
         }
-        let (mut own, mut errors) = (HashMap::new(), Vec::new());
-        for (target, mut sources) in sources.into_iter().filter(|(_, sources)| sources.len() > 1) {
-            sources.sort();
-            match self.own_values(&sources) {
-                Some((column, values)) => {
-                    own.extend(sources.into_iter().zip(values).map(|(table, value)| (table, (column.clone(), value))));
-                }
-                None => errors.extend(self.indistinct(&target, &sources)),
-            }
-        }
-        if errors.is_empty() { Ok(own) } else { Err(errors) }
+        let shared = sources.into_iter().filter(|(_, sources)| sources.len() > 1 && !self.are_apart(sources));
+        shared
+            .filter_map(|(target, mut sources)| {
+                sources.sort();
+                self.indistinct(&target, &sources)
+            })
+            .collect()
     }
 
-    /// A column that all of them give a constant, each another one, and those constants.
-    fn own_values(&self, sources: &[TableName]) -> Option<(String, Vec<String>)> {
-        let constants: Option<Vec<_>> = sources.iter().map(|table| Some(self.plan(table)?.constants())).collect();
-        let constants = constants?;
-        let columns = constants.first()?.iter().map(|(column, _)| column.clone());
-        columns.into_iter().find_map(|column| {
+    /// There is a column that all of them give a constant, each another one.
+    fn are_apart(&self, sources: &[TableName]) -> bool {
+        let constants: Vec<_> = sources.iter().map(|table| self.own(table)).collect();
+        let columns = constants.first().into_iter().flatten().map(|(column, _)| column);
+        columns.into_iter().any(|column| {
             let value = |of_table: &Vec<(String, String)>| {
-                of_table.iter().find(|(name, _)| *name == column).map(|(_, value)| value.clone())
+                of_table.iter().find(|(name, _)| name == column).map(|(_, value)| value.clone())
             };
-            let values: Vec<String> = constants.iter().map(value).collect::<Option<_>>()?;
-            let differ = (1..values.len()).all(|at| !values[..at].contains(&values[at]));
-            differ.then_some((column, values))
+            let values: Option<Vec<String>> = constants.iter().map(value).collect();
+            values.is_some_and(|values| (1..values.len()).all(|at| !values[..at].contains(&values[at])))
         })
     }
 

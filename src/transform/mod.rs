@@ -112,8 +112,8 @@ impl Transform {
                 continue;
             };
             let table = TableName { schema: relation.namespace.clone(), name: relation.name.clone() };
-            let own = self.mapping.own(&table).cloned();
-            if !plan.is_soft_deleting() && own.is_none() {
+            let own = self.mapping.own(&table);
+            if !plan.is_soft_deleting() && own.is_empty() {
                 whole.push(Arc::clone(plan.target()));
                 continue;
             }
@@ -121,7 +121,7 @@ impl Transform {
                 true => Some(plan.marks(&self.workshop.metadata).map_err(|error| row_failed(&plan, error))?),
                 false => None,
             };
-            in_part.push(PartialTruncate { relation: Arc::clone(plan.target()), own: own.into_iter().collect(), mark });
+            in_part.push(PartialTruncate { relation: Arc::clone(plan.target()), own, mark });
             is_partial = true;
         }
         Ok(Truncate { relations: whole, restart_identity, is_partial, in_part })

@@ -15,7 +15,7 @@ use super::mask::{Masking, Promises};
 use super::metadata::{self, Metadata, Op};
 use super::refusal::RuleError;
 use crate::config::{Mask, Rule};
-use crate::decode::{Column, Relation};
+use crate::decode::{Column, Keys, Relation};
 use crate::postgres::{quote_ident, quote_literal};
 
 type Outcome<T> = Result<T, Box<RuleError>>;
@@ -96,7 +96,7 @@ impl Plan {
         let as_it_came = |(at, output): (usize, &Output)| matches!(output.how, How::Cell(column) if column == at);
         let keeps_rows = filter.is_none() && is_whole && outputs.iter().enumerate().all(as_it_came);
         Ok(Plan {
-            target: Arc::new(compiler.target(columns)?),
+            target: Arc::new(compiler.target(columns, &outputs)?),
             source: Arc::new(relation.clone()),
             filter,
             outputs,
@@ -538,8 +538,8 @@ impl Compiler<'_, '_> {
         Ok(())
     }
 
-    fn target(&self, columns: Vec<Column>) -> Outcome<Relation> {
-        let Decisions { schema, table, key, soft_delete, .. } = self.decisions;
+    fn target(&self, columns: Vec<Column>, outputs: &[Output]) -> Outcome<Relation> {
+        let Decisions { schema, table, key, .. } = self.decisions;
         let Relation { id, version, namespace, name, replica_identity, .. } = self.relation;
         let renamed = |decision: &Option<(&Rule, &crate::config::Renaming)>, name: &str| {
             decision.map_or_else(|| name.to_owned(), |(_, renaming)| renaming.apply(name))
@@ -556,8 +556,28 @@ impl Compiler<'_, '_> {
             }
             (_, other) => *other,
         };
-        let keeps_deleted = soft_delete.is_some();
-        Ok(Relation { id: *id, version: *version, namespace, name, replica_identity, columns, keeps_deleted })
+        let keys = self.keys(outputs);
+        Ok(Relation { id: *id, version: *version, namespace, name, replica_identity, columns, keys })
+    }
+
+    fn keys(&self, outputs: &[Output]) -> Keys {
+        let keeps_apart = |position: usize| {
+            let of_it = |output: &&Output| output.is_identity && output.reads == [position];
+            outputs.iter().filter(of_it).any(|output| match &output.how {
+                How::Cell(_) => true,
+                How::Mask { .. } => self.decisions.columns[position].mask.is_some_and(|(_, mask)| mask.keeps_apart()),
+                How::Compute(_) | How::Fixed { .. } => false,
+            })
+        };
+        let mut of_source = (0..self.relation.columns.len()).filter(|&position| self.is_key(position));
+        if self.decisions.soft_delete.is_some() {
+            Keys::KeptDeleted
+        } else if of_source.all(keeps_apart) {
+            // Under FULL too: whole old rows tell of which row a change is.
+            Keys::Apart
+        } else {
+            Keys::MayMeet
+        }
     }
 }
 

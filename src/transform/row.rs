@@ -124,23 +124,22 @@ impl Plan {
     }
 
     fn update(&self, Update { new, old }: Update<'_>, workshop: &mut Workshop, batch: &mut Batch) -> Outcome<()> {
-        let full = old.filter(|(is_full, _)| *is_full).map(|(_, cells)| cells);
+        let known = old.map(|(_, cells)| cells);
         let (was_in, is_in) = match &self.filter {
             None => (true, true),
             Some(_) if old.is_none() && self.source.replica_identity == ReplicaIdentity::Full => {
                 return Err(RowError { at: "where".to_owned(), why: Why::NoOldRow });
             }
             Some(_) => {
-                let is_in = self.passes(new, full)?;
+                let is_in = self.passes(new, known)?;
                 // Without an old row the key is as it was, and the filter reads nothing else.
                 (old.map_or(Ok(is_in), |(_, cells)| self.passes(cells, None))?, is_in)
             }
         };
-        let old_view = || old.map(|(_, cells)| View::new(self, cells, None, Op::Delete));
         match (was_in, is_in) {
             (false, false) => Ok(()),
             (false, true) => {
-                let row = View::new(self, new, full, Op::Insert);
+                let row = View::new(self, new, known, Op::Insert);
                 let new = row.build(Kind::Whole, workshop.parts(), batch.rows())?;
                 batch.push_built(&self.target, RowOperation::Insert { new });
                 Ok(())
@@ -151,18 +150,16 @@ impl Plan {
                 None => unreachable!("without an old row both answers are one"),
             },
             (true, true) => {
-                let row = View::new(self, new, full, Op::Update);
-                let old_span = match old_view() {
-                    Some(view) => Some(view.build(Kind::Old, workshop.parts(), batch.rows())?),
+                let row = View::new(self, new, known, Op::Update);
+                let old_row = match old {
+                    Some((is_full, cells)) => Some(self.old_row(cells, is_full, workshop, batch)?),
                     None => None,
                 };
-                let new_span = row.build(Kind::New, workshop.parts(), batch.rows())?;
-                if self.soft_delete && old_span.is_some_and(|old| self.moves(old, new_span, batch.rows())) {
+                let new_row = row.build(Kind::New, workshop.parts(), batch.rows())?;
+                if self.soft_delete && old_row.is_some_and(|old| self.moves(old.span(), new_row, batch.rows())) {
                     return self.move_key(Update { new, old }, workshop, batch);
                 }
-                let is_full = full.is_some();
-                let old = old_span.map(|span| if is_full { OldSpan::Full(span) } else { OldSpan::Key(span) });
-                batch.push_built(&self.target, RowOperation::Update { old, new: new_span });
+                batch.push_built(&self.target, RowOperation::Update { old: old_row, new: new_row });
                 Ok(())
             }
         }
@@ -170,9 +167,9 @@ impl Plan {
 
     /// A row that is kept under its old key, as deleted, and comes again under its new one.
     fn move_key(&self, Update { new, old }: Update<'_>, workshop: &mut Workshop, batch: &mut Batch) -> Outcome<()> {
-        let full = old.filter(|(is_full, _)| *is_full).map(|(_, cells)| cells);
+        let known = old.map(|(_, cells)| cells);
         // Made before anything is in the batch, since it may fail.
-        let new = View::new(self, new, full, Op::Update).build(Kind::Whole, workshop.parts(), batch.rows())?;
+        let new = View::new(self, new, known, Op::Update).build(Kind::Whole, workshop.parts(), batch.rows())?;
         if let Some((is_full, cells)) = old {
             self.delete(cells, is_full, workshop, batch)?;
         }
@@ -182,7 +179,21 @@ impl Plan {
 
     fn moves(&self, old: Span, new: Span, rows: &Rows) -> bool {
         let (old, new) = (rows.row(old), rows.row(new));
-        (0..self.outputs.len()).any(|column| self.outputs[column].is_identity && old.cell(column) != new.cell(column))
+        let differ = |column: usize| ![old.cell(column), Cell::Unchanged].contains(&new.cell(column));
+        (0..self.outputs.len()).any(|column| self.outputs[column].is_identity && differ(column))
+    }
+
+    /// What an old row is found by, or all that can be known of it.
+    fn old_row(
+        &self,
+        cells: &[Cell<'_>],
+        is_full: bool,
+        workshop: &mut Workshop,
+        batch: &mut Batch,
+    ) -> Outcome<OldSpan> {
+        let view = View::new(self, cells, None, Op::Delete);
+        let mut build = |kind| view.build(kind, workshop.parts(), batch.rows());
+        Ok(if is_full { OldSpan::Full(build(Kind::Full)?) } else { OldSpan::Key(build(Kind::Key)?) })
     }
 
     fn push_delete(&self, old: OldTuple<'_>, workshop: &mut Workshop, batch: &mut Batch) -> Outcome<()> {
@@ -202,13 +213,12 @@ impl Plan {
     }
 
     fn delete(&self, cells: &[Cell<'_>], is_full: bool, workshop: &mut Workshop, batch: &mut Batch) -> Outcome<()> {
-        let row = View::new(self, cells, None, Op::Delete);
         if self.soft_delete {
+            let row = View::new(self, cells, None, Op::Delete);
             let new = row.build(Kind::Deleted, workshop.parts(), batch.rows())?;
             batch.push_built(&self.target, RowOperation::Update { old: None, new });
         } else {
-            let old = row.build(Kind::Old, workshop.parts(), batch.rows())?;
-            let old = if is_full { OldSpan::Full(old) } else { OldSpan::Key(old) };
+            let old = self.old_row(cells, is_full, workshop, batch)?;
             batch.push_built(&self.target, RowOperation::Delete { old });
         }
         Ok(())
@@ -222,9 +232,9 @@ impl Plan {
         View::new(self, cells, None, Op::Insert).build(Kind::Whole, workshop.parts(), rows).map(Some)
     }
 
-    fn passes(&self, cells: &[Cell<'_>], full: Option<&[Cell<'_>]>) -> Outcome<bool> {
+    fn passes(&self, cells: &[Cell<'_>], old: Option<&[Cell<'_>]>) -> Outcome<bool> {
         let Some(filter) = &self.filter else { return Ok(true) };
-        let cell = |column: usize| completed(cells, full, column);
+        let cell = |column: usize| completed(cells, old, column);
         filter.is_true(cell).map_err(|error| self.failed("where", error))
     }
 
@@ -273,8 +283,10 @@ enum Kind {
     New,
     /// The same, and every value has to be there.
     Whole,
-    /// What it was: the columns by which it is found, or as many as are known.
-    Old,
+    /// The columns by which it is found; the others are NULL, as in an old key of the source.
+    Key,
+    /// What it was, all that is the same whenever it is made; the others are unchanged.
+    Full,
     /// What becomes of a row that is kept as deleted: its key, and what says so.
     Deleted,
 }
@@ -296,23 +308,24 @@ impl Workshop {
 struct View<'a> {
     plan: &'a Plan,
     cells: &'a [Cell<'a>],
-    /// The row as it was, where all of it is known.
-    full: Option<&'a [Cell<'a>]>,
+    /// The row as it was, where that is told.
+    old: Option<&'a [Cell<'a>]>,
     op: Op,
 }
 
-/// The cell, or what it was where it was left alone and that is known.
+/// The cell, or what it was where it was left alone and the old row has it. What is left alone was large once: NULL stands
+/// in an old row for what is not known of it.
 #[inline]
-fn completed<'a>(cells: &[Cell<'a>], full: Option<&[Cell<'a>]>, column: usize) -> Cell<'a> {
-    match (cells[column], full) {
-        (Cell::Unchanged, Some(full)) => full[column],
+fn completed<'a>(cells: &[Cell<'a>], old: Option<&[Cell<'a>]>, column: usize) -> Cell<'a> {
+    match (cells[column], old) {
+        (Cell::Unchanged, Some(old)) if old[column] != Cell::Null => old[column],
         (cell, _) => cell,
     }
 }
 
 impl<'a> View<'a> {
-    fn new(plan: &'a Plan, cells: &'a [Cell<'a>], full: Option<&'a [Cell<'a>]>, op: Op) -> View<'a> {
-        View { plan, cells, full, op }
+    fn new(plan: &'a Plan, cells: &'a [Cell<'a>], old: Option<&'a [Cell<'a>]>, op: Op) -> View<'a> {
+        View { plan, cells, old, op }
     }
 
     fn build(&self, kind: Kind, mut parts: Parts<'_>, rows: &mut Rows) -> Outcome<Span> {
@@ -334,9 +347,14 @@ impl<'a> View<'a> {
     ) -> Result<(), EvaluationError> {
         match kind {
             Kind::New | Kind::Whole => {}
-            Kind::Old if output.is_identity => {}
-            Kind::Old => {
+            Kind::Key if output.is_identity => {}
+            Kind::Key => {
                 row.push(Cell::Null);
+                return Ok(());
+            }
+            Kind::Full if output.is_stable() => {}
+            Kind::Full => {
+                row.push(Cell::Unchanged);
                 return Ok(());
             }
             Kind::Deleted if output.is_identity => {}
@@ -355,7 +373,7 @@ impl<'a> View<'a> {
         };
         match &output.how {
             How::Cell(column) => match (kind, self.cell(*column)) {
-                (Kind::Whole | Kind::Old | Kind::Deleted, Cell::Unchanged) => {
+                (Kind::Whole | Kind::Key | Kind::Full | Kind::Deleted, Cell::Unchanged) => {
                     return Err(EvaluationError::Unchanged(*column));
                 }
                 (Kind::New, _) => row.push(self.cells[*column]),
@@ -397,7 +415,7 @@ impl<'a> View<'a> {
 
     #[inline]
     fn cell(&self, column: usize) -> Cell<'a> {
-        completed(self.cells, self.full, column)
+        completed(self.cells, self.old, column)
     }
 
     /// Every cell that it reads was left alone.

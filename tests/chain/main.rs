@@ -23,6 +23,7 @@ mod rules_cli;
 mod rules_keys;
 mod rules_kinds;
 mod rules_masks;
+mod rules_old_rows;
 mod rules_refused;
 mod rules_shared;
 mod schema;

@@ -75,7 +75,7 @@ async fn explain_shows_what_becomes_of_each_table() -> Result<()> {
         json!({
             "source": "\"public\".\"customers\"", "target": "\"crm\".\"customers_eu\"", "rules": [15],
             "where": "region = 'EU'", "soft_delete": false, "replica_identity": "index", "key": ["customer_id"],
-            "own": null, "left_out": ["region", "notes"],
+            "own": [], "left_out": ["region", "notes"],
             "columns": [
                 column("customer_id", "integer", "\"cust_id\""),
                 column("email", "text", "\"email\" masked: hmac_sha256, 64 digits"),

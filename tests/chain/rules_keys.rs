@@ -1,10 +1,10 @@
 //! Keys that rules make, and columns on C of other types than the values have.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::ChainOptions;
 
 use crate::replication::{DATABASE, Replication};
-use crate::rules::assert_as_views;
+use crate::rules::{assert_as_views, rows};
 
 const ON_A: &str = "\
     CREATE TABLE casted (id int PRIMARY KEY, n int, big text); ALTER TABLE casted ALTER big SET STORAGE EXTERNAL;
@@ -131,4 +131,22 @@ async fn rows_are_found_by_keys_that_rules_make() -> Result<()> {
 #[tokio::test]
 async fn rows_are_found_by_keys_that_rules_make_in_text() -> Result<()> {
     keys("[stream]\nformat = \"text\"\n").await
+}
+
+/// 1.3 and 1.4 are two keys on A and one on C: what cannot be row by row, cannot be in a batch.
+#[tokio::test]
+async fn keys_that_rules_make_the_same_are_left_to_the_target() -> Result<()> {
+    let on_a = "CREATE TABLE met (k numeric PRIMARY KEY, n int); INSERT INTO met VALUES (1.3, 1)";
+    let on_c = "CREATE TABLE met (k int PRIMARY KEY, n int)";
+    let replication = Replication::start_differing(ChainOptions::default(), on_a, on_c).await?;
+    replication.configure("[snapshot]\ncopy_data = true\n[[rule]]\ntable = 'public.met'\ncast = { k = 'int' }\n")?;
+    replication.setup().await?;
+    replication.catch_up().await?;
+    let met = "BEGIN; INSERT INTO met SELECT g, g FROM generate_series(100, 200) g; INSERT INTO met VALUES (1.4, 2); \
+               DELETE FROM met WHERE k = 1.3; COMMIT";
+    replication.run_each(met).await?;
+    let said = replication.halt().await?;
+    ensure!(said.contains("23505") && said.contains("met_pkey"), "{said}");
+    ensure!(rows(&replication.chain.c, "met").await? == ["(1,1)"], "half of it");
+    Ok(())
 }

@@ -157,6 +157,10 @@ const UNFIT: &[(&str, &[&str])] = &[
         "table = 'public.customers'\nsoft_delete = true",
         &["soft_delete: no column would say that a row is deleted", "\"$op\""],
     ),
+    (
+        "table = 'public.customers'\nsoft_delete = true\nset = { origin = \"'shop'\", of = '$source_table', n = '$lsn || n' }",
+        &["soft_delete: no column would say that a row is deleted", "\"$op\""],
+    ),
     // All that does not fit is said at once.
     (
         "table = 'public.people'\nwhere = 'nn = 1'\n[[rule]]\ntable = 'public.customers'\ndrop_columns = 'id'",
@@ -301,10 +305,12 @@ async fn rules_that_change_want_their_tables_copied_anew() -> Result<()> {
     ] {
         use_rules(rules)?;
         std::fs::write(&secret, secret_is)?;
-        let before = replication.end_lsn().await?;
+        // An engine that is at work under the rules as they were stays.
+        let progress = "SELECT end_lsn || ' ' || epoch FROM pgsluice.progress";
+        let before = replication.chain.c.scalar(DATABASE, progress).await?;
         let output = replication.command(&["run", "--stop-at", "current"]).await?;
         ensure_said(&output, 3, &[&format!("the rules for {named} are not those under which"), "pgsluice resync"])?;
-        ensure!(replication.end_lsn().await? == before, "progress has moved");
+        ensure!(replication.chain.c.scalar(DATABASE, progress).await? == before, "progress has moved, or was fenced");
         std::fs::write(&secret, &first)?;
         use_rules(SOME)?;
         let change = "INSERT INTO people SELECT max(id) + 1, 'EU', 'E', 1 FROM people";

@@ -109,6 +109,28 @@ async fn a_table_that_joins_later_minds_its_own_rows_only() -> Result<()> {
     assert_as_views(&replication, &ITEMS).await
 }
 
+/// A constant in the key marks rows whoever brings the others: here another program, and a table that leaves.
+#[tokio::test]
+async fn rows_of_others_stay_where_a_table_is_the_only_one_left() -> Result<()> {
+    let replication = start_many().await?;
+    replication.catch_up().await?;
+    replication.chain.c.sql(DATABASE, "INSERT INTO everything.items VALUES ('elsewhere', 1, 'kept', 1)").await?;
+    replication.chain.a.sql(DATABASE, "ALTER PUBLICATION pgsluice_test DROP TABLE two.items").await?;
+    replication.chain.wait_b_caught_up().await?;
+    replication.configure(&MANY.replace(", \"two.items\"]", "]"))?;
+    let ours = "CREATE OR REPLACE VIEW hidden.items AS SELECT 'one' AS origin, * FROM one.items UNION ALL SELECT 'two', * FROM two.items \
+                UNION ALL VALUES ('elsewhere', 1, 'kept', 1)";
+    replication.chain.a.sql(DATABASE, ours).await?;
+    for change in ["TRUNCATE one.items", "INSERT INTO one.items VALUES (1, 'again', 1)"] {
+        replication.run_each(change).await?;
+        replication.catch_up().await?;
+        assert_as_views(&replication, &ITEMS).await?;
+    }
+    replication.succeed(&["resync", "one.items"]).await?;
+    replication.catch_up().await?;
+    assert_as_views(&replication, &ITEMS).await
+}
+
 /// Every row that has ever passed the filter, as it was when it passed it last.
 const KEPT_ON_A: &str = "\
     CREATE SCHEMA one; CREATE TABLE one.items (id int PRIMARY KEY, what text, n int);

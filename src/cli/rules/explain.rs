@@ -71,8 +71,8 @@ struct Table {
     replica_identity: &'static str,
     /// Columns of the target by which a row is found there; all of them under FULL.
     key: Vec<String>,
-    /// What tells its rows from those of other tables that go to the same place.
-    own: Option<Own>,
+    /// What tells its rows from others in the same place.
+    own: Vec<Own>,
     columns: Vec<TargetColumn>,
     /// Columns of the source that nothing on the target is made of.
     left_out: Vec<String>,
@@ -116,7 +116,7 @@ impl Table {
             soft_delete: plan.is_some_and(|plan| plan.is_soft_deleting()),
             replica_identity: identity_name(target.replica_identity),
             key: key.collect(),
-            own: mapping.own(&name).map(|(column, value)| Own { column: column.clone(), value: value.clone() }),
+            own: mapping.own(&name).into_iter().map(|(column, value)| Own { column, value }).collect(),
             columns,
             left_out: plan.map_or_else(Vec::new, |plan| plan.left_out().map(str::to_owned).collect()),
         }
@@ -144,9 +144,10 @@ impl Table {
             add("soft delete", "a row that is deleted stays, and what is set without columns of the source says so");
         }
         add("key", &self.key_text());
-        if let Some(Own { column, value }) = &self.own {
-            let (column, value) = (quote_ident(column), quote_literal(value));
-            add("shared", &format!("other tables go there too; of this one are rows with {column} = {value}"));
+        if !self.own.is_empty() {
+            let is = |Own { column, value }: &Own| format!("{} = {}", quote_ident(column), quote_literal(value));
+            let marks: Vec<_> = self.own.iter().map(is).collect();
+            add("own rows", &format!("those with {}; others there are left alone", marks.join(" AND ")));
         }
         for (place, line) in self.column_lines().iter().enumerate() {
             add(if place == 0 { "columns" } else { "" }, line);

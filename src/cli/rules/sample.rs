@@ -265,7 +265,7 @@ mod tests {
     use pgsluice_proto::Oid;
 
     use super::*;
-    use crate::decode::Column;
+    use crate::decode::{Column, Keys};
 
     /// Columns `id`, `region` and `note`, of which `key` is the replica identity; all of them under FULL.
     fn relation(replica_identity: ReplicaIdentity, key: &[&str]) -> Relation {
@@ -278,7 +278,7 @@ mod tests {
             name: "t".to_owned(),
             replica_identity,
             columns: ["id", "region", "note"].map(column).into(),
-            keeps_deleted: false,
+            keys: Keys::Apart,
         }
     }
 
