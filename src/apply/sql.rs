@@ -38,13 +38,17 @@ pub(super) fn insert(table: &str, columns: &[&TargetColumn]) -> String {
     format!("INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE VALUES ({values})")
 }
 
-/// The same where a row of this key may be there, which then becomes the new one. Parameters: the columns.
+/// The same where a row of this key may be there, which then becomes the new one; columns that nobody can set must be it
+/// already. Parameters: the columns.
 pub(super) fn upsert(table: &str, columns: &[&TargetColumn], key: &[&TargetColumn]) -> String {
     let name = |column: &&TargetColumn| quote_ident(&column.name);
     let is_key = |column: &TargetColumn| key.iter().any(|other| other.name == column.name);
-    let set: Vec<_> = columns.iter().copied().filter(|column| !is_key(column) && !column.is_identity_always).collect();
+    let others = columns.iter().copied().filter(|column| !is_key(column));
+    let (guards, set): (Vec<_>, Vec<_>) = others.partition(|column| column.is_identity_always);
     let assignments = join(&set, ", ", |column| format!("{0} = EXCLUDED.{0}", quote_ident(&column.name)));
-    format!("{} ON CONFLICT ({}) DO UPDATE SET {assignments}", insert(table, columns), join(key, ", ", name))
+    let guard = |column: &&TargetColumn| format!("{table}.{0} IS NOT DISTINCT FROM EXCLUDED.{0}", name(column));
+    let guarded = if guards.is_empty() { String::new() } else { format!(" WHERE {}", join(&guards, " AND ", guard)) };
+    format!("{} ON CONFLICT ({}) DO UPDATE SET {assignments}{guarded}", insert(table, columns), join(key, ", ", name))
 }
 
 /// Parameters: the columns to set, the columns to match, and the `guards`, which nobody can set and which must already

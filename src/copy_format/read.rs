@@ -68,12 +68,19 @@ pub fn binary_row<'a>(
 pub struct TextFields {
     bytes: Vec<u8>,
     ends: Vec<(usize, bool)>,
+    /// So many bytes of the row that is not all there yet hold no end of it.
+    searched: usize,
 }
 
 impl TextFields {
-    /// Reads a row of a text COPY.
+    /// Reads a row of a text COPY. After [`Read::NeedsMore`] the same bytes come again, and more.
     pub fn read(&mut self, bytes: &[u8], columns: usize) -> Result<Read, Malformed> {
-        let Some(end) = memchr::memchr(b'\n', bytes) else { return Ok(Read::NeedsMore) };
+        let searched = std::mem::take(&mut self.searched);
+        let Some(end) = memchr::memchr(b'\n', &bytes[searched..]) else {
+            self.searched = bytes.len();
+            return Ok(Read::NeedsMore);
+        };
+        let end = searched + end;
         self.bytes.clear();
         self.ends.clear();
         let line = &bytes[..end];

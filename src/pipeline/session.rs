@@ -29,7 +29,7 @@ use crate::apply::{self, Applier, Options, TargetTable, is_stable_in_binary};
 use crate::checkpoint::{self, Moves, Progress};
 use crate::config::{Config, Role, SynchronousCommit, ValueFormat};
 use crate::error::{Error, Kind, Stage};
-use crate::postgres;
+use crate::postgres::{self, quote_ident};
 use crate::schema::compare::{self, Weight};
 use crate::snapshot::{self, Copied, CopyOptions, Due, Ruled, State, TableCopy, Wanted};
 use crate::source::publication::{Publication, PublishedTable, TableName};
@@ -156,6 +156,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     check_gap(config, &current, &slot)?;
     let ruled = ruled(&publication.tables, &mapping);
     snapshot::check(&target, config.name.as_str(), &ruled).await?;
+    check_kept(&target, &mapping).await?;
 
     let constraints_fire = set_up_target_session(&target, &publication.tables, &mapping).await?;
     // Taken: where the answer is lost, nobody knows whose the next epoch is, and to take over is the way to go on.
@@ -209,6 +210,31 @@ fn ruled<'a>(tables: &'a [PublishedTable], mapping: &Mapping) -> Vec<Ruled<'a>> 
         place: mapping.place(table),
     };
     tables.iter().map(one).collect()
+}
+
+/// # Errors
+/// A refusal where deleted rows stay on the target and nothing there could find one by its key when it comes again.
+async fn check_kept(target: &Client, mapping: &Mapping) -> Result<(), Error> {
+    // What ON CONFLICT takes for an arbiter ("INSERT", conflict_target).
+    let sql = "SELECT to_regclass($1) IS NULL OR EXISTS ( \
+                   SELECT FROM pg_index i WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indimmediate \
+                   AND i.indpred IS NULL AND i.indexprs IS NULL AND $2::text[] = ( \
+                       SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") FROM pg_attribute a \
+                       WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])))";
+    let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error);
+    for (table, mut key) in mapping.kept() {
+        key.sort_unstable();
+        let found = target.query_one(sql, &[&table.to_string(), &key]).await.map_err(failed)?;
+        if !found.try_get::<_, bool>(0).map_err(failed)? {
+            let columns: Vec<_> = key.iter().map(|column| quote_ident(column)).collect();
+            let columns = columns.join(", ");
+            let what =
+                format!("soft_delete: {table} on the target has no unique index of {columns} to find a deleted row by");
+            let mend = format!("on the target: CREATE UNIQUE INDEX ON {table} ({columns})");
+            return Err(Error::refused(Stage::Apply, what, mend));
+        }
+    }
+    Ok(())
 }
 
 /// How the target is written to.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use pgsluice_proto::pgoutput::ReplicaIdentity;
 
+use super::compile::compile;
 use super::decide::{check_names, decide};
 use super::plan::Plan;
 use super::refusal::RuleError;
@@ -59,7 +60,7 @@ impl Mapping {
     /// The plan for a relation as it is now; `None` where no rule is about it.
     pub(super) fn compile(&self, relation: &Relation) -> Result<Option<Plan>, Box<RuleError>> {
         let decisions = decide(&self.rules, relation)?;
-        decisions.map(|decisions| Plan::compile(&decisions, relation)).transpose()
+        decisions.map(|decisions| compile(&decisions, relation)).transpose()
     }
 
     /// The plan for a table as it was at first; `None` where no rule is about it.
@@ -76,6 +77,15 @@ impl Mapping {
     /// place, whoever brings those; without any, all rows there are its own.
     pub fn own(&self, table: &TableName) -> Vec<(String, String)> {
         self.plan(table).map_or_else(Vec::new, |plan| plan.constants())
+    }
+
+    /// Tables of the target whose deleted rows stay, each with the columns of its key.
+    pub fn kept(&self) -> impl Iterator<Item = (TableName, Vec<&str>)> {
+        let soft = self.plans.values().filter(|plan| plan.is_soft_deleting());
+        soft.map(|plan| {
+            let key = plan.target().columns.iter().filter(|column| column.is_identity);
+            (name_of(plan.target()), key.map(|column| column.name.as_str()).collect())
+        })
     }
 
     /// Where the table's rows are found: the table on the target, and what tells them from others there.

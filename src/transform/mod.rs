@@ -12,6 +12,7 @@
 //! - Rules are compiled wholly before the first row of a table, or refused with their line and a caret.
 //! - A row that a rule cannot be applied to stops the stream before anything of it is in a batch. No error holds a value.
 
+mod compile;
 mod decide;
 pub mod expression;
 mod mapping;

@@ -352,7 +352,7 @@ impl<'a> View<'a> {
                 row.push(Cell::Null);
                 return Ok(());
             }
-            Kind::Full if output.is_stable() => {}
+            Kind::Full if output.is_stable => {}
             Kind::Full => {
                 row.push(Cell::Unchanged);
                 return Ok(());
@@ -420,7 +420,7 @@ impl<'a> View<'a> {
 
     /// Every cell that it reads was left alone.
     fn is_left_alone(&self, output: &Output) -> bool {
-        output.is_stable() && output.reads.iter().all(|&column| self.cells[column] == Cell::Unchanged)
+        output.is_stable && output.reads.iter().all(|&column| self.cells[column] == Cell::Unchanged)
     }
 
     /// What an update has left alone stays so in its new row.

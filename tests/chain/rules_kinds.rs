@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::ChainOptions;
 
+use crate::bad_input::ensure_said;
 use crate::load::{Changes, Random, stop, wait_streaming};
 use crate::replication::{DATABASE, Replication};
 use crate::rules::assert_as_views;
@@ -79,6 +80,54 @@ async fn rows_that_are_deleted_stay() -> Result<()> {
     }
     let own = "SELECT count(*) FROM people WHERE more IS DISTINCT FROM 'of the target'";
     ensure!(replication.chain.c.scalar(DATABASE, own).await? == "0", "a column of C's own has changed");
+    Ok(())
+}
+
+#[tokio::test]
+async fn deleted_rows_that_nothing_could_find_again_are_refused() -> Result<()> {
+    let on_c = "CREATE TABLE people (id int, name text, n int, op text); CREATE UNIQUE INDEX ON people (id) WHERE n > 0; \
+                CREATE UNIQUE INDEX ON people (id, name); CREATE UNIQUE INDEX ON people (n) INCLUDE (id)";
+    let replication = Replication::start_differing(
+        ChainOptions::default(),
+        "CREATE TABLE people (id int PRIMARY KEY, name text, n int)",
+        on_c,
+    )
+    .await?;
+    let rule = "[[rule]]\ntable = 'public.people'\nsoft_delete = true\nset = { op = '$op' }\n";
+    replication.configure(rule)?;
+    replication.setup().await?;
+    let output = replication.command(&["run", "--stop-at", "current"]).await?;
+    let mend = "CREATE UNIQUE INDEX ON \"public\".\"people\" (\"id\")";
+    ensure_said(&output, 3, &["no unique index of \"id\"", mend])?;
+    replication.chain.c.sql(DATABASE, mend).await?;
+    replication.chain.a.sql(DATABASE, "INSERT INTO people VALUES (1, 'a', 1)").await?;
+    replication.catch_up().await?;
+    ensure!(people(&replication, "true").await? == "1 a 1 I");
+    Ok(())
+}
+
+/// A column that nobody can set is what it was, or the row is not that row.
+#[tokio::test]
+async fn rows_that_come_again_with_columns_that_cannot_be_set() -> Result<()> {
+    let on_a = "CREATE TABLE people (id int PRIMARY KEY, name text, n int); CREATE TABLE numbered (id int PRIMARY KEY, name text)";
+    let on_c = "CREATE TABLE people (id int PRIMARY KEY, name text, n int GENERATED ALWAYS AS IDENTITY, op text); \
+                CREATE TABLE numbered (id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, name text, op text)";
+    let replication = Replication::start_differing(ChainOptions::default(), on_a, on_c).await?;
+    let rule = "[[rule]]\ntable = 'public.*'\nsoft_delete = true\nset = { op = '$op' }\n";
+    replication.configure(rule)?;
+    replication.setup().await?;
+    let changes = "\
+        INSERT INTO people VALUES (1, 'a', 1), (2, 'b', 2); INSERT INTO numbered VALUES (1, 'a'), (2, 'b');
+        DELETE FROM people; DELETE FROM numbered; INSERT INTO people VALUES (1, 'again', 1); INSERT INTO numbered VALUES (1, 'again')";
+    replication.run_each(changes).await?;
+    replication.catch_up().await?;
+    ensure!(people(&replication, "true").await? == "1 again 1 I; 2 b 2 D");
+    let numbered = "SELECT string_agg(concat_ws(' ', id, name, op), '; ' ORDER BY id) FROM numbered";
+    ensure!(replication.chain.c.scalar(DATABASE, numbered).await? == "1 again I; 2 b D");
+    replication.chain.a.sql(DATABASE, "INSERT INTO people VALUES (2, 'again', 7)").await?;
+    let said = replication.halt().await?;
+    ensure!(said.contains("INSERT") && said.contains("people"), "{said}");
+    ensure!(people(&replication, "true").await? == "1 again 1 I; 2 b 2 D");
     Ok(())
 }
 

@@ -57,7 +57,8 @@ async fn old_rows_of_a_partition_that_sends_less_than_its_root_says() -> Result<
         INSERT INTO things SELECT g, repeat('x', 5000 + g), g FROM generate_series(1, 9) g";
     let on_c = "CREATE TABLE things (id int PRIMARY KEY, big text, n int, size int)";
     let replication = Replication::start_differing(ChainOptions::default(), on_a, on_c).await?;
-    replication.configure(&format!("{COPY}[[rule]]\ntable = 'public.things'\nset = {{ size = 'length(big) + n' }}\n"))?;
+    replication
+        .configure(&format!("{COPY}[[rule]]\ntable = 'public.things'\nset = {{ size = 'length(big) + n' }}\n"))?;
     replication.setup().await?;
     replication.catch_up().await?;
     let found = || async { rows(&replication.chain.c, "(SELECT id, n, size FROM things WHERE id % 100 = 7)").await };

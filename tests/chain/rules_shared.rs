@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use pgsluice_testkit::{ChainOptions, wait_for};
 
+use crate::bad_input::ensure_said;
 use crate::gate::Gate;
 use crate::load::{Changes, Random, stop, wait_streaming};
 use crate::replication::{DATABASE, DEADLINE, Replication};
@@ -127,6 +128,37 @@ async fn rows_of_others_stay_where_a_table_is_the_only_one_left() -> Result<()> 
         assert_as_views(&replication, &ITEMS).await?;
     }
     replication.succeed(&["resync", "one.items"]).await?;
+    replication.catch_up().await?;
+    assert_as_views(&replication, &ITEMS).await
+}
+
+/// What rules send elsewhere now is not looked for there, and nothing there is emptied for it.
+#[tokio::test]
+async fn rows_whose_place_changes_are_left_where_they_are() -> Result<()> {
+    let replication = start_many().await?;
+    let elsewhere = "CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.items (LIKE everything.items INCLUDING ALL); \
+                     INSERT INTO elsewhere.items VALUES ('one', 1, 'of others', 1)";
+    replication.chain.c.sql(DATABASE, elsewhere).await?;
+    let there = "SELECT string_agg(concat_ws(' ', origin, id, what, n), '; ') FROM elsewhere.items";
+    let moved = MANY.replace("rename_schema = \"everything\"", "rename_schema = \"elsewhere\"");
+    let refused = async |said: &str| {
+        let output = replication.command(&["run", "--stop-at", "current"]).await?;
+        ensure_said(&output, 3, &[said])?;
+        let found = replication.chain.c.scalar(DATABASE, there).await?;
+        ensure!(found == "one 1 of others 1", "{found}");
+        anyhow::Ok(())
+    };
+    let lie = "lie on the target in \"everything\".\"items\" where origin = one, and rules have them go to \
+               \"elsewhere\".\"items\" where origin = one now";
+    kill_after_chunks(&replication, 5).await?;
+    replication.configure(&moved)?;
+    refused("the rules for \"one\".\"items\" are not those").await?;
+    replication.configure(MANY)?;
+    replication.catch_up().await?;
+    replication.configure(&moved)?;
+    replication.succeed(&["resync", "*.items"]).await?;
+    refused(lie).await?;
+    replication.configure(MANY)?;
     replication.catch_up().await?;
     assert_as_views(&replication, &ITEMS).await
 }
