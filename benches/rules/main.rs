@@ -10,7 +10,8 @@
 //!
 //! Every contender has a slot from before the load and drains alone, in an order that alternates from round to round. The
 //! clock runs from its start until the load's last row is visible on C. Only ratios within a round mean anything.
-//! `cargo bench --bench rules [-- --rows N --rounds N --baseline FILE | --quick]`
+//! `cargo bench --bench rules [-- --rows N --rounds N --indexes N --baseline FILE | --quick]`; with `--indexes` C's table has so
+//! many more, up to 3.
 
 #[allow(dead_code, reason = "each benchmark uses its part")]
 #[path = "../common/mod.rs"]
@@ -36,6 +37,10 @@ const STEP: u64 = 1_000;
 const SCHEMA: &str = "\
     CREATE TABLE narrow (id bigint PRIMARY KEY, n int, note text, amount numeric, at timestamptz, tag uuid);
     CREATE TABLE elsewhere (id int PRIMARY KEY, note text); CREATE TABLE marker (id int PRIMARY KEY)";
+
+/// That a table may have on C besides its primary key.
+const INDEXES: [&str; 3] =
+    ["CREATE INDEX ON narrow (note)", "CREATE INDEX ON narrow (tag)", "CREATE INDEX ON narrow (n, at)"];
 
 /// An engine with its rules.
 #[derive(Clone, Debug)]
@@ -80,13 +85,14 @@ fn contenders(baseline: Option<PathBuf>) -> Vec<Contender> {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let (mut rows, mut rounds, mut baseline) = (500_000, 5, None);
+    let (mut rows, mut rounds, mut indexes, mut baseline) = (500_000, 5, 0, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
         match argument.as_str() {
             "--rows" => rows = value()?.parse::<u64>()?.div_ceil(STEP) * STEP,
             "--rounds" => rounds = value()?.parse()?,
+            "--indexes" => indexes = value()?.parse()?,
             "--baseline" => baseline = Some(PathBuf::from(value()?)),
             "--quick" => (rows, rounds) = (20_000, 1),
             // Given by cargo.
@@ -95,6 +101,7 @@ async fn main() -> Result<()> {
         }
     }
     let contenders = contenders(baseline);
+    let indexes = INDEXES.get(..indexes).context("--indexes is 0 to 3")?;
     let mut options = ChainOptions::default().fsync(true).autovacuum(false);
     for (name, value) in [("shared_buffers", "512MB"), ("max_wal_size", "16GB"), ("checkpoint_timeout", "1h")] {
         options = options.a_conf(name, value).b_conf(name, value).c_conf(name, value);
@@ -102,22 +109,29 @@ async fn main() -> Result<()> {
     let chain = Chain::start(options).await?;
     let mut measured = vec![Vec::new(); contenders.len()];
     for round in 0..rounds {
-        for (contender, drained) in run(&chain, &contenders, rows, round).await?.into_iter().enumerate() {
+        for (contender, drained) in run(&chain, &contenders, indexes, (rows, round)).await?.into_iter().enumerate() {
             measured[contender].push(drained);
         }
     }
+    println!("{} more indexes on C", indexes.len());
     print!("{}", table(&contenders, &measured, rows));
     Ok(())
 }
 
 /// The same load for all of them, beginning with another one each round.
-async fn run(chain: &Chain, contenders: &[Contender], rows: u64, round: usize) -> Result<Vec<Drained>> {
+async fn run(
+    chain: &Chain,
+    contenders: &[Contender],
+    indexes: &[&str],
+    (rows, round): (u64, usize),
+) -> Result<Vec<Drained>> {
     let folder = tempfile::tempdir()?;
     fs::write(folder.path().join("secret"), "a secret of this benchmark")?;
     chain.a.sql(DATABASE, SCHEMA).await?;
     for contender in contenders {
         chain.c.sql("postgres", &format!("CREATE DATABASE {}", contender.word)).await?;
         chain.c.sql(contender.word, SCHEMA).await?;
+        chain.c.sql(contender.word, &indexes.join("; ")).await?;
     }
     chain.wait_b_caught_up().await?;
     for contender in contenders {
