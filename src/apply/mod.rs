@@ -108,7 +108,8 @@ impl Applier {
     ///
     /// # Errors
     /// Whatever the target says, [`Kind::Fenced`](crate::error::Kind::Fenced),
-    /// [`Kind::RowCount`](crate::error::Kind::RowCount), [`Kind::Mismatch`](crate::error::Kind::Mismatch). The applier
+    /// [`Kind::RowCount`](crate::error::Kind::RowCount), [`Kind::Mismatch`](crate::error::Kind::Mismatch),
+    /// [`Kind::LacksColumns`](crate::error::Kind::LacksColumns). The applier
     /// must be dropped then. Where the error is [`Kind::Lost`](crate::error::Kind::Lost), the commit may have happened:
     /// only the progress row tells.
     pub async fn apply(&mut self, batch: &Batch) -> Result<Applied, Error> {

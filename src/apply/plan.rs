@@ -19,7 +19,7 @@ use super::sql::{self, Form, Match};
 use crate::batch::Row;
 use crate::config::Role;
 use crate::decode::{Keys, Relation};
-use crate::error::{Error, Kind, Stage};
+use crate::error::{Error, Kind, Lacks, Stage};
 use crate::postgres::quote_ident;
 
 /// Different sets of columns that updates leave unchanged, per table. Beyond it the statements are prepared anew.
@@ -124,7 +124,7 @@ pub(super) struct TablePlan {
 
 impl TablePlan {
     /// # Errors
-    /// [`Kind::Mismatch`] if the table lacks a column.
+    /// [`Kind::LacksColumns`] if the table does.
     pub fn new(relation: &Relation, table: TargetTable) -> Result<TablePlan, Error> {
         let columns = match_columns(relation, &table)?;
         let identity = identity(relation, &table, &columns);
@@ -358,11 +358,21 @@ fn no_table(relation: &Relation) -> Error {
 
 /// The position in `table` of each column of the relation.
 fn match_columns(relation: &Relation, table: &TargetTable) -> Result<Vec<usize>, Error> {
-    let names: Vec<_> = relation.columns.iter().map(|column| column.name.as_str()).collect();
-    check_columns(&names, table).map_err(|what| {
-        let mend = "ALTER TABLE … ADD COLUMN on the target, then start again: nothing is lost meanwhile";
-        Error::new(Stage::Apply, Kind::Mismatch { what, mend: mend.to_owned() }).on(relation.to_string())
-    })
+    let position = |name: &str| table.columns.iter().position(|column| column.name == name);
+    let lacks = relation.columns.iter().filter(|column| position(&column.name).is_none());
+    let columns: Vec<_> = lacks.map(|column| (column.name.clone(), column.type_oid)).collect();
+    if columns.is_empty() {
+        return Ok(relation.columns.iter().filter_map(|column| position(&column.name)).collect());
+    }
+    let names: Vec<_> = columns.iter().map(|(name, _)| quote_ident(name)).collect();
+    let lacks = Lacks {
+        schema: relation.namespace.clone(),
+        table: relation.name.clone(),
+        columns,
+        what: format!("the target's table {relation} has no column {}", names.join(", ")),
+        mend: "ALTER TABLE … ADD COLUMN on the target: nothing is lost meanwhile".to_owned(),
+    };
+    Err(Error::new(Stage::Apply, Kind::LacksColumns(lacks)).on(relation.to_string()))
 }
 
 /// The position in `table` of each name, or which ones it lacks.

@@ -221,6 +221,17 @@ pub struct ApplyConfig {
     /// Changes of one key within a batch are made one, and applied set by set.
     pub netting: bool,
     pub synchronous_commit: SynchronousCommit,
+    pub ddl: Ddl,
+}
+
+/// Which changes of tables the engine makes on the target by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ddl {
+    #[default]
+    None,
+    /// It adds columns that the stream brings, where the rows that are there have them as NULL or a constant.
+    Additive,
 }
 
 /// When a commit on the target returns.

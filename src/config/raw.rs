@@ -10,7 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{ConfigError, Key, LetterCase, Problem, SynchronousCommit, ValueFormat, unknown_key};
+use super::{ConfigError, Ddl, Key, LetterCase, Problem, SynchronousCommit, ValueFormat, unknown_key};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,6 +75,7 @@ pub(super) struct RawApply {
     pub batch_bytes: Option<Spanned<Size>>,
     pub netting: Option<bool>,
     pub synchronous_commit: Option<SynchronousCommit>,
+    pub ddl: Option<Ddl>,
 }
 
 #[derive(Default, Deserialize)]
@@ -208,7 +209,7 @@ pub(super) fn keys_of(table: &str) -> Option<&'static [&'static str]> {
         "tables" => &["include", "exclude"],
         "snapshot" => &["copy_data", "jobs", "chunk_bytes"],
         "stream" => &["format", "status_interval", "retry_limit"],
-        "apply" => &["batch_rows", "batch_bytes", "netting", "synchronous_commit"],
+        "apply" => &["batch_rows", "batch_bytes", "netting", "synchronous_commit", "ddl"],
         "log" => &["row_values"],
         "masks" => &["secret_file", "secret_env"],
         RULE => &[

@@ -90,6 +90,7 @@ pub(super) fn resolve(
                 .map_or(BATCH_BYTES, |bytes| bytes as usize),
             netting: raw.apply.netting.unwrap_or(true),
             synchronous_commit: raw.apply.synchronous_commit.unwrap_or_default(),
+            ddl: raw.apply.ddl.unwrap_or_default(),
         },
         log: LogConfig { row_values: raw.log.row_values.unwrap_or(false) },
         rules: rules::resolve(&file, raw.rule, secret)?,

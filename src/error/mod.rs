@@ -8,7 +8,7 @@ mod server;
 use std::fmt;
 use std::io;
 
-use pgsluice_proto::{DecodeError, Lsn};
+use pgsluice_proto::{DecodeError, Lsn, Oid};
 
 pub use self::server::ServerError;
 use crate::config::{ConfigError, LogConfig, Role};
@@ -33,6 +33,8 @@ pub enum Stage {
 pub enum Disposition {
     /// It can pass by itself: build everything anew from the progress on the target.
     Retry,
+    /// It passes once somebody has done something about a server, however long that takes: the same, for as long.
+    Wait,
     /// A person has to look.
     Halt,
 }
@@ -91,6 +93,9 @@ pub enum Kind {
     /// The stream and the table on the target do not fit together.
     #[error("{what}\n  to mend it: {mend}")]
     Mismatch { what: String, mend: String },
+    /// The target's table lacks columns that the stream brings.
+    #[error("{}\n  to mend it: {}", .0.what, .0.mend)]
+    LacksColumns(Lacks),
     /// A rule has no answer for a row. Nothing of the row is in it.
     #[error("{what}\n  to mend it: {mend}")]
     Row { what: String, mend: String },
@@ -129,6 +134,17 @@ pub enum Kind {
     Panicked,
 }
 
+/// Columns that a table of the target lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lacks {
+    pub schema: String,
+    pub table: String,
+    /// With their types on the source.
+    pub columns: Vec<(String, Oid)>,
+    pub what: String,
+    pub mend: String,
+}
+
 impl Error {
     pub fn new(stage: Stage, kind: Kind) -> Error {
         Error(Box::new(Inner { stage, lsn: None, relation: None, kind }))
@@ -153,6 +169,12 @@ impl Error {
         self
     }
 
+    /// The same of another kind, where more is known of it.
+    pub fn with_kind(mut self, kind: Kind) -> Error {
+        self.0.kind = kind;
+        self
+    }
+
     pub fn kind(&self) -> &Kind {
         &self.0.kind
     }
@@ -172,6 +194,7 @@ impl Error {
             | Kind::Behind { .. } => Disposition::Retry,
             Kind::Server { error, .. } => server_disposition(error),
             Kind::Deferred { last, .. } => last.disposition(),
+            Kind::Mismatch { .. } | Kind::LacksColumns(_) => Disposition::Wait,
             Kind::Config(_)
             | Kind::Usage(_)
             | Kind::Refused { .. }
@@ -183,7 +206,6 @@ impl Error {
             | Kind::Fenced { .. }
             | Kind::RowCount { .. }
             | Kind::SetCount { .. }
-            | Kind::Mismatch { .. }
             | Kind::Row { .. }
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
@@ -209,6 +231,7 @@ impl Error {
             | Kind::RowCount { .. }
             | Kind::SetCount { .. }
             | Kind::Mismatch { .. }
+            | Kind::LacksColumns(_)
             | Kind::Row { .. }
             | Kind::FormatOutdated { .. }
             | Kind::Rewritten
@@ -227,7 +250,7 @@ impl Error {
     /// transaction, it may go through.
     pub fn is_of_the_data(&self) -> bool {
         match &self.0.kind {
-            Kind::RowCount { .. } | Kind::SetCount { .. } | Kind::Mismatch { .. } => true,
+            Kind::RowCount { .. } | Kind::SetCount { .. } | Kind::Mismatch { .. } | Kind::LacksColumns(_) => true,
             Kind::Server { role: Role::Target, error } => server_disposition(error) == Disposition::Halt,
             Kind::Server { role: Role::Source | Role::Primary, .. }
             | Kind::Config(_)
@@ -261,7 +284,7 @@ impl Error {
         match &self.0.kind {
             Kind::Server { error, .. } | Kind::Statement { error, .. } => &error.code,
             Kind::RowCount { .. } | Kind::SetCount { .. } => "row count",
-            Kind::Mismatch { .. } => "mismatch",
+            Kind::Mismatch { .. } | Kind::LacksColumns(_) => "mismatch",
             _ => "other",
         }
     }
@@ -337,7 +360,9 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Which server errors pass by themselves ("PostgreSQL Error Codes").
 fn server_disposition(error: &ServerError) -> Disposition {
     match (error.class(), error.code.as_str()) {
-        // Connection exceptions; insufficient resources, a full disk among them; the server shuts down, has crashed,
+        // A full disk.
+        (_, "53100") => Disposition::Wait,
+        // Connection exceptions; insufficient resources; the server shuts down, has crashed,
         // or starts; somebody cancelled us; errors of its file system.
         ("08" | "53" | "57" | "58", _)
         // Serialization failure, deadlock, lock not available, object in use, and a target that is read-only because

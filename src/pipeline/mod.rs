@@ -4,7 +4,7 @@
 //!  run ──► session::open ──► thread "source": socket ─► decode ─► transform ─► batch ══ full ══► thread "apply": target
 //!   ▲                                ▲                     ║                                      │
 //!   │                                └── flushed LSN ◄─────╫────────── empty batches ═════════════╝
-//!   └── on Disposition::Retry, after a pause: everything anew from the progress on the target
+//!   └── on Disposition::Retry or Wait, after a pause: everything anew from the progress on the target
 //! ```
 //!
 //! **Always holds:**
@@ -19,6 +19,8 @@ mod handover;
 mod history;
 mod newcomers;
 mod reader;
+mod retry;
+mod schema_change;
 mod selection;
 mod session;
 mod shared;
@@ -29,7 +31,6 @@ mod writer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use pgsluice_proto::Lsn;
@@ -37,21 +38,16 @@ use pgsluice_proto::Lsn;
 pub use self::history::{check_gap, check_identity};
 use self::newcomers::Newcomers;
 use self::reader::Start;
+use self::retry::Retry;
 use self::selection::{Beside, Selection};
 use self::session::{Attempt, Opened, Session, Stages};
 pub use self::session::{read_position, stream_options};
 use self::shared::{Phase, Shared};
 use self::workers::{Ends, Workers, no_resources};
 use crate::config::Config;
-use crate::error::{Disposition, Error, Kind, Stage};
+use crate::error::{Error, Kind, Stage};
 use crate::snapshot::{self, CopyOptions, Follows, Order};
 use crate::transform::Transform;
-
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// How long a slot may be in use by another walsender before that is an error: longer than the default
-/// `wal_sender_timeout`, after which the walsender of a client that is gone ends.
-const SLOT_WAIT_MAX: Duration = Duration::from_secs(90);
 
 /// Where to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +79,7 @@ pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiv
         StopAt::Lsn(lsn) => Some(lsn),
         StopAt::Current => Some(read_position(config)?),
     };
-    let mut retry = Retry::new(config.stream.retry_limit);
+    let mut retry = Retry::new(config.stream.retry_limit, stop_at == StopAt::Never);
     let mut summary = Summary { end_lsn: Lsn::INVALID, transactions: 0, changes: 0, sessions: 0 };
     let mut opening = Opening {
         config: config.clone(),
@@ -136,6 +132,7 @@ pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiv
         if let Kind::TablesToCopy(tables) = error.kind() {
             opening.strange.extend(tables.iter().cloned());
         }
+        let Some(error) = schema_change::meet(config, opening.epoch, error) else { continue };
         let pause = retry.after(error.shown(&config.log))?;
         if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
             return Ok(summary);
@@ -208,50 +205,6 @@ fn open_session(opening: &mut Opening, stop: &Receiver<()>) -> Result<Option<Res
             Err(_) => Err(Error::new(Stage::Source, Kind::Panicked)),
         },
         recv(stop) -> _ => Ok(None),
-    }
-}
-
-/// Decides how long to wait after an error, and when it is enough.
-#[derive(Debug)]
-struct Retry {
-    limit: Duration,
-    /// A session was opened once: the configuration is right, and what fails now may pass.
-    opened: bool,
-    failing_since: Option<Instant>,
-    backoff: Duration,
-}
-
-impl Retry {
-    fn new(limit: Duration) -> Retry {
-        Retry { limit, opened: false, failing_since: None, backoff: BACKOFF_MIN }
-    }
-
-    fn session_opened(&mut self) {
-        self.opened = true;
-    }
-
-    fn succeeded(&mut self) {
-        self.failing_since = None;
-        self.backoff = BACKOFF_MIN;
-    }
-
-    /// The pause before the next try, or the error where there is to be none.
-    fn after(&mut self, error: Error) -> Result<Duration, Error> {
-        let limit = match (error.disposition(), self.opened) {
-            (Disposition::Halt, _) => return Err(error),
-            (Disposition::Retry, true) => self.limit,
-            (Disposition::Retry, false) if error.is_passing() => SLOT_WAIT_MAX.min(self.limit),
-            (Disposition::Retry, false) => return Err(error),
-        };
-        let since = *self.failing_since.get_or_insert_with(Instant::now);
-        if since.elapsed() > limit {
-            let after = humantime::format_duration(Duration::from_secs(since.elapsed().as_secs())).to_string();
-            return Err(Error::new(error.stage(), Kind::GaveUp { after, last: error }));
-        }
-        let pause = self.backoff;
-        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
-        tracing::warn!(%error, retry_in = ?pause, "session ended; it will be built anew");
-        Ok(pause)
     }
 }
 

@@ -375,6 +375,11 @@ async fn read_publication(config: &Config, source: &Client) -> Result<Publicatio
     Ok(publication)
 }
 
+/// What the rules make of the tables as they are now.
+pub(super) async fn read_mapping(config: &Config, source: &Client) -> Result<Mapping, Error> {
+    Mapping::of(&config.rules, &read_publication(config, source).await?.tables, STAGE)
+}
+
 fn no_progress(config: &Config) -> Error {
     let name = config.name.as_str();
     Error::refused(

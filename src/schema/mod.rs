@@ -22,6 +22,7 @@ pub mod compare;
 mod decide;
 mod definitions;
 mod dump;
+pub mod missing;
 mod needs;
 mod plan;
 mod programs;

@@ -17,6 +17,7 @@ use crate::config::{Config, Pattern, Role};
 use crate::error::{Error, Kind};
 use crate::postgres;
 use crate::source::publication::TableName;
+use crate::transform::are_same_rules;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -153,6 +154,11 @@ pub async fn learn(
     let mut states = read(target, name).await?;
     states.retain(|state| tables.iter().any(|one| *one.table == state.table));
     check_rules(&states, tables)?;
+    // They say the same of more columns, or fewer, now.
+    let same = "UPDATE pgsluice.table_state t SET rules = r FROM unnest($2::text[], $3::text[], $4::text[]) AS w (s, t, r) \
+                WHERE name = $1 AND (schema_name, table_name) = (s, w.t) AND state IN ('catchup', 'finishedcopy', 'ready') \
+                AND rules IS DISTINCT FROM r";
+    target.execute(same, &[&name, &schemas, &names, &rules]).await.map_err(target_failed)?;
     Ok(states)
 }
 
@@ -167,7 +173,8 @@ pub async fn check(target: &Client, name: &str, tables: &[Ruled<'_>]) -> Result<
 fn check_rules(states: &[TableCopy], tables: &[Ruled<'_>]) -> Result<(), Error> {
     let rules = |table: &TableName| tables.iter().find(|one| one.table == table).and_then(|one| one.rules.as_deref());
     let has_rows = |state: &&TableCopy| !matches!(state.state, State::Init | State::DataSync);
-    let other = states.iter().filter(has_rows).filter(|state| state.rules.as_deref() != rules(&state.table));
+    let other =
+        states.iter().filter(has_rows).filter(|state| !are_same_rules(state.rules.as_deref(), rules(&state.table)));
     let changed: Vec<_> = other.map(|state| state.table.to_string()).collect();
     if changed.is_empty() {
         return Ok(());

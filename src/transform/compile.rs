@@ -38,7 +38,6 @@ pub(super) fn compile(decisions: &Decisions<'_>, relation: &Relation) -> Outcome
         keeps_rows: keeps_rows && decisions.soft_delete.is_none(),
         soft_delete: decisions.soft_delete.is_some(),
         filter_text: decisions.filter.map(|(_, text)| text.to_owned()),
-        dropped: dropped(decisions, relation),
     })
 }
 
@@ -47,19 +46,6 @@ struct Compiler<'c, 'r> {
     relation: &'c Relation,
     /// Names and types, as expressions take them.
     columns: Vec<(String, Oid)>,
-}
-
-fn dropped(decisions: &Decisions<'_>, relation: &Relation) -> Vec<String> {
-    let said = |(column, decided): (&Column, &ColumnDecisions<'_>)| match decided.stays? {
-        (Rule { keep_columns: Some(keep), .. }, _) => {
-            let mut keep: Vec<_> = keep.iter().map(ToString::to_string).collect();
-            keep.sort();
-            Some(format!("keep {keep:?}"))
-        }
-        (_, false) => Some(format!("drop {:?}", column.name)),
-        (_, true) => None,
-    };
-    relation.columns.iter().zip(&decisions.columns).filter_map(said).collect()
 }
 
 impl Compiler<'_, '_> {
@@ -191,12 +177,15 @@ impl Compiler<'_, '_> {
                 let text = format!("CAST({} AS {to})", quote_ident(&column.name));
                 let failed = |error| RuleError::expression(rule, self.relation, "cast", &text, error);
                 let expression = Expression::parse(&text, &self.columns).map_err(failed)?;
-                self.of_expression(rule, (&column.name, column.is_identity), &text, expression)
+                let (type_oid, output) =
+                    self.of_expression(rule, (&column.name, column.is_identity), &text, expression)?;
+                Ok((type_oid, Output { column: Some(position), ..output }))
             }
             (None, None) => Ok((
                 column.type_oid,
                 Output {
                     how: How::Cell(position),
+                    column: Some(position),
                     is_identity: column.is_identity,
                     is_stable: true,
                     reads: vec![position],
@@ -239,6 +228,7 @@ impl Compiler<'_, '_> {
         };
         let output = Output {
             how,
+            column: Some(position),
             is_identity: column.is_identity && mask.is_stable(),
             is_stable: mask.is_stable(),
             reads: vec![position],
@@ -289,7 +279,7 @@ impl Compiler<'_, '_> {
         }
         let said = text.to_owned();
         let type_oid = expression.type_oid();
-        Ok((type_oid, Output { how: How::Compute(expression), is_identity, is_stable, reads, said }))
+        Ok((type_oid, Output { how: How::Compute(expression), column: None, is_identity, is_stable, reads, said }))
     }
 
     /// Where the rules name the key, rows are found by it and by nothing else.

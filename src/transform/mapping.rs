@@ -10,6 +10,7 @@ use pgsluice_proto::pgoutput::ReplicaIdentity;
 
 use super::compile::compile;
 use super::decide::{check_names, decide};
+use super::fingerprint;
 use super::plan::Plan;
 use super::refusal::RuleError;
 use crate::config::{NamePattern, Rule};
@@ -21,6 +22,7 @@ use crate::source::publication::{PublishedTable, TableName};
 #[derive(Debug, Default)]
 pub struct Mapping {
     rules: Arc<[Rule]>,
+    tables: Vec<TableName>,
     plans: HashMap<TableName, Arc<Plan>>,
 }
 
@@ -36,7 +38,8 @@ impl Mapping {
     pub fn new(rules: &[Rule], tables: &[PublishedTable]) -> Result<Mapping, Vec<RuleError>> {
         let relations: Vec<_> = tables.iter().map(PublishedTable::relation).collect();
         let mut errors = check_names(rules, &relations);
-        let mut mapping = Mapping { rules: rules.into(), ..Mapping::default() };
+        let names = tables.iter().map(|table| table.table.clone()).collect();
+        let mut mapping = Mapping { rules: rules.into(), tables: names, ..Mapping::default() };
         for (relation, table) in relations.iter().zip(tables) {
             match mapping.compile(relation) {
                 Ok(Some(plan)) => {
@@ -73,6 +76,20 @@ impl Mapping {
         self.plan(table).map_or_else(|| table.clone(), |plan| name_of(plan.target()))
     }
 
+    /// The tables whose rows go to one of the target.
+    pub fn sources(&self, target: &TableName) -> impl Iterator<Item = &TableName> {
+        self.tables.iter().filter(move |table| self.target(table) == *target)
+    }
+
+    /// The columns of the source, with their tables, whose values one of the target gets unchanged.
+    pub fn origins(&self, target: &TableName, column: &str) -> Vec<(&TableName, String)> {
+        let origin = |table| match self.plan(table) {
+            Some(plan) => Some((table, plan.origin(column)?.to_owned())),
+            None => Some((table, column.to_owned())),
+        };
+        self.sources(target).filter_map(origin).collect()
+    }
+
     /// Columns of the key and their values, in text, that mark the table's rows among those of others that go to the same
     /// place, whoever brings those; without any, all rows there are its own.
     pub fn own(&self, table: &TableName) -> Vec<(String, String)> {
@@ -95,9 +112,10 @@ impl Mapping {
         format!("{}{condition}", self.target(table))
     }
 
-    /// What decides what becomes of the table's rows, to tell whether it is still the same; `None` where no rule is about it.
+    /// What decides what becomes of the table's rows, to tell by [`are_same_rules`](super::are_same_rules) whether it is
+    /// still the same; `None` where rules decide nothing.
     pub fn fingerprint(&self, table: &TableName) -> Option<String> {
-        self.plan(table)?.fingerprint()
+        fingerprint::of(self.plan(table)?)
     }
 
     /// Of a partitioned table the root's replica identity is told, and the partition's decides what comes of an old row. Under FULL,

@@ -15,6 +15,7 @@
 mod compile;
 mod decide;
 pub mod expression;
+mod fingerprint;
 mod mapping;
 mod mask;
 mod metadata;
@@ -28,6 +29,7 @@ use pgsluice_proto::Lsn;
 use pgsluice_proto::pgoutput::Begin;
 
 pub use self::expression::{EvaluationError, Expression, ExpressionError, Value};
+pub use self::fingerprint::is_same as are_same_rules;
 pub use self::mapping::Mapping;
 use self::mapping::refusal;
 pub use self::metadata::Metadata;

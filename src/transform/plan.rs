@@ -8,9 +8,7 @@ use pgsluice_proto::pgoutput::Cell;
 use super::expression::Expression;
 use super::mask::Masking;
 use super::metadata::{Metadata, Op};
-use crate::config::Mask;
 use crate::decode::{Column, Relation};
-use crate::postgres::quote_ident;
 
 /// How rows of a relation become rows of its table on the target.
 #[derive(Debug)]
@@ -26,14 +24,14 @@ pub struct Plan {
     pub(super) soft_delete: bool,
     /// In the words of the rules.
     pub(super) filter_text: Option<String>,
-    /// Columns that are dropped by name, and what is kept where all others are.
-    pub(super) dropped: Vec<String>,
 }
 
 /// Where the value of a column of the target comes from.
 #[derive(Debug)]
 pub(super) struct Output {
     pub how: How,
+    /// Of the source, that it stands for; `None` where it is set beside those.
+    pub column: Option<usize>,
     /// Part of what an old row is found by.
     pub is_identity: bool,
     /// The same row always has the same value, so that it can be computed of an old row too.
@@ -173,37 +171,5 @@ impl Plan {
             value.to_text(&mut text).then(|| (column.name.clone(), text))
         };
         self.target.columns.iter().zip(&self.outputs).filter_map(constant).collect()
-    }
-
-    /// What rules decide of what a row becomes, to tell whether it is still the same; `None` where that is nothing. Columns that they
-    /// leave alone come and go without it.
-    pub fn fingerprint(&self) -> Option<String> {
-        let mut said: Vec<String> = self.dropped.clone();
-        for (column, output) in self.target.columns.iter().zip(&self.outputs) {
-            let mut secret = Vec::new();
-            match &output.how {
-                How::Cell(position) if self.source.columns[*position].name == column.name => continue,
-                How::Mask { mask, .. } => mask.write_check(&mut secret),
-                How::Cell(_) | How::Compute(_) | How::Fixed { .. } => {}
-            }
-            said.push(format!("{} = {} {secret:?}", quote_ident(&column.name), output.said));
-        }
-        // The order of rules decides nothing.
-        said.sort();
-        said.dedup();
-        let is_moved = self.source.namespace != self.target.namespace || self.source.name != self.target.name;
-        if said.is_empty() && !is_moved && self.filter_text.is_none() && !self.soft_delete {
-            return None;
-        }
-        let text = format!(
-            "{} where {:?} soft_delete {}; {}",
-            self.target,
-            self.filter_text,
-            self.soft_delete,
-            said.join("; ")
-        );
-        let mut digits = Vec::new();
-        Masking::new(&Mask::Sha256 { length: 64 }).write(&text, &mut digits);
-        Some(String::from_utf8_lossy(&digits).into_owned())
     }
 }

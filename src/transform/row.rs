@@ -331,8 +331,14 @@ impl<'a> View<'a> {
     fn build(&self, kind: Kind, mut parts: Parts<'_>, rows: &mut Rows) -> Outcome<Span> {
         rows.build(|row| {
             for (position, output) in self.plan.outputs.iter().enumerate() {
-                self.write(kind, output, &mut parts, row)
-                    .map_err(|error| self.plan.failed(&self.plan.target.columns[position].name, error))?;
+                match self.write(kind, output, &mut parts, row) {
+                    Ok(()) => {}
+                    // The row is found without it.
+                    Err(EvaluationError::Unchanged(_)) if kind == Kind::Full && !output.is_identity => {
+                        row.push(Cell::Unchanged);
+                    }
+                    Err(error) => return Err(self.plan.failed(&self.plan.target.columns[position].name, error)),
+                }
             }
             Ok(())
         })

@@ -27,6 +27,7 @@ mod rules_old_rows;
 mod rules_refused;
 mod rules_shared;
 mod schema;
+mod schema_changes;
 mod schema_copy;
 mod setup;
 mod slots;

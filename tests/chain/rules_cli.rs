@@ -159,7 +159,7 @@ async fn sample_rows_become_what_goes_to_the_target() -> Result<()> {
         json!({ "customer_id": "1", "email": email, "card": "************1111", "price": "2", "origin": origin });
     assert_eq!(lines[0]["new"], expected);
     // The old row has what the update has left alone: it is not sent again.
-    assert_eq!(lines[2]["new"], json!({ "customer_id": "1", "price": null, "origin": origin }));
+    assert_eq!(lines[2]["new"], json!({ "customer_id": "1", "email": null, "price": null, "origin": origin }));
     assert_eq!(lines[2]["old"], json!({ "customer_id": "1" }));
     assert_eq!(lines[4], json!({ "op": "delete", "table": "\"crm\".\"customers_eu\"", "old": { "customer_id": "1" } }));
 

@@ -141,9 +141,10 @@ async fn rows_whose_place_changes_are_left_where_they_are() -> Result<()> {
     replication.chain.c.sql(DATABASE, elsewhere).await?;
     let there = "SELECT string_agg(concat_ws(' ', origin, id, what, n), '; ') FROM elsewhere.items";
     let moved = MANY.replace("rename_schema = \"everything\"", "rename_schema = \"elsewhere\"");
-    let refused = async |said: &str| {
+    let refused = async |said: &[&str]| {
         let output = replication.command(&["run", "--stop-at", "current"]).await?;
-        ensure_said(&output, 3, &[said])?;
+        ensure_said(&output, 3, &[])?;
+        ensure!(said.iter().any(|said| output.stderr.contains(said)), "{}", output.stderr);
         let found = replication.chain.c.scalar(DATABASE, there).await?;
         ensure!(found == "one 1 of others 1", "{found}");
         anyhow::Ok(())
@@ -152,12 +153,13 @@ async fn rows_whose_place_changes_are_left_where_they_are() -> Result<()> {
                \"elsewhere\".\"items\" where origin = one now";
     kill_after_chunks(&replication, 5).await?;
     replication.configure(&moved)?;
-    refused("the rules for \"one\".\"items\" are not those").await?;
+    // One of the two may be whole already.
+    refused(&[lie, "are not those under which the rows came"]).await?;
     replication.configure(MANY)?;
     replication.catch_up().await?;
     replication.configure(&moved)?;
     replication.succeed(&["resync", "*.items"]).await?;
-    refused(lie).await?;
+    refused(&[lie]).await?;
     replication.configure(MANY)?;
     replication.catch_up().await?;
     assert_as_views(&replication, &ITEMS).await

@@ -105,7 +105,14 @@ fn update(relation: &Relation, new: Values<'_>, old: Option<Values<'_>>) -> Resu
     };
     let old = old.completed_by(&new);
     if is_full {
-        return Ok(SampleChange::Update { old: Some(Old::Full(old.whole())), new: new.updated() });
+        let (old, mut new) = (old.whole(), new.updated());
+        // What is left alone and does not come is a large value, and NULL is none.
+        for (new, old) in new.iter_mut().zip(&old) {
+            if (&*new, old) == (&SampleValue::Unchanged, &SampleValue::Null) {
+                *new = SampleValue::Null;
+            }
+        }
+        return Ok(SampleChange::Update { old: Some(Old::Full(old)), new });
     }
     old.check_key("old")?;
     let new = new.completed_key_by(&old);
@@ -349,7 +356,7 @@ mod tests {
             (
                 r#"{"op": "update", "new": {"id": 1, "region": "a"}, "old": {"region": "b"}}"#,
                 full.clone(),
-                "U 1 a ? full 1 b -",
+                "U 1 a - full 1 b -",
             ),
             (r#"{"op": "delete", "old": {"note": "x"}}"#, full, "D full - - x"),
         ] {

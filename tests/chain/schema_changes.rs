@@ -1,0 +1,201 @@
+//! Tables of A that change their columns while they are replicated.
+
+use anyhow::{Context, Result, ensure};
+use pgsluice_testkit::{ChainOptions, Engine};
+
+use crate::load::{settle, stop, wait_log, wait_streaming};
+use crate::replication::{DATABASE, Replication};
+use crate::rules::rows;
+
+const TABLES: &[&str] = &["public.t", "public.other"];
+const ON_BOTH: &str = "CREATE TABLE t (id int PRIMARY KEY, note text); CREATE TABLE other (id int PRIMARY KEY)";
+const WAITS: &str = "waiting for this to be mended";
+
+async fn start(on_a: &str, on_c: &str, more: &str) -> Result<(Replication, Engine)> {
+    let replication = Replication::start_differing(ChainOptions::default(), on_a, on_c).await?;
+    replication.configure(more)?;
+    replication.setup().await?;
+    let engine = replication.spawn()?;
+    wait_streaming(&engine, 1).await?;
+    Ok((replication, engine))
+}
+
+/// Nothing is lost, nothing is left out, and nobody has to start anything.
+#[tokio::test]
+async fn a_column_that_the_target_lacks_is_waited_for() -> Result<()> {
+    let (replication, engine) = start(ON_BOTH, ON_BOTH, "").await?;
+    let alter = "ALTER TABLE \"public\".\"t\" ADD COLUMN \"more\" numeric(10,2);";
+    let changes = "\
+        INSERT INTO t SELECT g, 'before' FROM generate_series(1, 50) g; INSERT INTO other VALUES (1);
+        ALTER TABLE t ADD COLUMN more numeric(10, 2);
+        BEGIN; INSERT INTO other VALUES (2); INSERT INTO t VALUES (101, 'after', 1.5); COMMIT;
+        UPDATE t SET more = id WHERE id < 10; INSERT INTO other VALUES (3)";
+    replication.run_each(changes).await?;
+    wait_log(&engine, alter, 1).await?;
+    let said = engine.stderr();
+    ensure!(said.contains(WAITS) && said.contains("has no column \"more\""), "{said}");
+    // What came before is there, and nothing of the transaction that has to wait.
+    let c = &replication.chain.c;
+    ensure!(c.scalar(DATABASE, "SELECT count(*) || ' ' || max(id) FROM t").await? == "50 50");
+    ensure!(rows(c, "other").await? == ["(1)"]);
+    c.sql(DATABASE, alter).await?;
+    settle(&replication, &engine, TABLES).await?;
+    ensure!(engine.stderr().matches(WAITS).count() == 1, "{}", engine.stderr());
+    stop(&engine).await
+}
+
+#[tokio::test]
+async fn a_run_with_an_end_does_not_wait_for_a_column() -> Result<()> {
+    let replication = Replication::start(ON_BOTH).await?;
+    replication.setup().await?;
+    let change = "ALTER TABLE t ADD COLUMN more int, ADD COLUMN \"Most\" text[] NOT NULL DEFAULT '{}'; INSERT INTO t VALUES (1, 'x', 2)";
+    replication.chain.a.sql(DATABASE, change).await?;
+    let said = replication.halt().await?;
+    for text in [
+        "has no column \"more\", \"Most\"",
+        "ALTER TABLE \"public\".\"t\" ADD COLUMN \"more\" integer;",
+        "ALTER TABLE \"public\".\"t\" ADD COLUMN \"Most\" text[];",
+        "pgsluice resync",
+    ] {
+        ensure!(said.contains(text), "does not say {text}: {said}");
+    }
+    let mend = "ALTER TABLE t ADD COLUMN more int, ADD COLUMN \"Most\" text[] NOT NULL DEFAULT '{}'";
+    replication.chain.c.sql(DATABASE, mend).await?;
+    replication.replicate("INSERT INTO t VALUES (2, 'y', 3)", TABLES).await
+}
+
+/// The defaults of a table's columns, as its catalog has them.
+const SHAPE: &str = "\
+    (SELECT attname, format_type(atttypid, atttypmod), attnotnull, pg_get_expr(adbin, adrelid), attcollation FROM pg_attribute \
+     LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum WHERE attrelid = 't'::regclass AND attnum > 0 AND NOT attisdropped)";
+
+#[tokio::test]
+async fn columns_are_added_where_that_is_all_there_is_to_it() -> Result<()> {
+    let with_rows = format!("{ON_BOTH}; INSERT INTO t SELECT g, 'before' FROM generate_series(1, 20) g");
+    let (replication, engine) = start(&with_rows, &with_rows, "[apply]\nddl = \"additive\"\n").await?;
+    for change in [
+        "ALTER TABLE t ADD COLUMN a int",
+        "ALTER TABLE t ADD COLUMN b text NOT NULL DEFAULT 'it''s \\ this'",
+        "ALTER TABLE t ADD COLUMN c varchar(10) COLLATE \"C\" DEFAULT 'c', ADD COLUMN \"D d\" numeric(8,3) DEFAULT 1.5",
+        "ALTER TABLE t ADD COLUMN e timestamptz DEFAULT now(); ALTER TABLE t ALTER COLUMN e DROP DEFAULT",
+        "ALTER TABLE t ADD COLUMN f int DEFAULT 1; ALTER TABLE t ALTER COLUMN f SET DEFAULT 2 * 3",
+        "ALTER TABLE t ADD COLUMN g jsonb DEFAULT '{\"a\": [1, null]}', ADD COLUMN h int[]",
+        // What comes and goes before anybody has seen it.
+        "ALTER TABLE t ADD COLUMN i bigint; UPDATE t SET i = 7 WHERE id = 1; ALTER TABLE t DROP COLUMN i",
+    ] {
+        let sql = format!(
+            "{change}; INSERT INTO t SELECT max(id) + 1, 'after' FROM t; UPDATE t SET note = 'new' WHERE id = 3"
+        );
+        replication.run_each(&sql).await?;
+        settle(&replication, &engine, TABLES).await.with_context(|| change.to_owned())?;
+    }
+    let [_, b, c] = replication.servers();
+    c.sql(DATABASE, "ALTER TABLE t DROP COLUMN IF EXISTS i").await?;
+    ensure!(rows(b, SHAPE).await? == rows(c, SHAPE).await?, "{:?}", rows(c, SHAPE).await?);
+    ensure!(!engine.stderr().contains(WAITS), "{}", engine.stderr());
+    stop(&engine).await
+}
+
+/// What could leave rows otherwise than they are on A is for a person to do.
+#[tokio::test]
+async fn columns_are_not_added_where_rows_would_differ() -> Result<()> {
+    let with_rows = format!("{ON_BOTH}; INSERT INTO t SELECT g, 'before' FROM generate_series(1, 20) g");
+    let (replication, engine) = start(&with_rows, &with_rows, "[apply]\nddl = \"additive\"\n").await?;
+    let c = &replication.chain.c;
+    let cases = [
+        (
+            "ALTER TABLE t ADD COLUMN a float8 DEFAULT random()",
+            "ADD COLUMN \"a\" double precision;",
+            "pgsluice resync",
+            "ALTER TABLE t ADD COLUMN a float8",
+        ),
+        (
+            "ALTER TABLE t RENAME note TO remark",
+            "or, if it was renamed: ALTER TABLE \"public\".\"t\" RENAME COLUMN \"note\" TO \"remark\";",
+            "ADD COLUMN \"remark\" text;",
+            "ALTER TABLE t RENAME note TO remark",
+        ),
+        (
+            "CREATE TYPE mood AS ENUM ('good'); ALTER TABLE t ADD COLUMN m mood",
+            "ADD COLUMN \"m\" public.mood;",
+            "has no column \"m\"",
+            "CREATE TYPE mood AS ENUM ('good'); ALTER TABLE t ADD COLUMN m mood",
+        ),
+    ];
+    for (round, (change, said, said_too, mend)) in (1..).zip(cases) {
+        let sql = format!("{change}; INSERT INTO t SELECT max(id) + 1 FROM t");
+        replication.run_each(&sql).await?;
+        wait_log(&engine, WAITS, round).await.with_context(|| change.to_owned())?;
+        let log = engine.stderr();
+        ensure!(log.contains(said) && log.contains(said_too), "{change}: {log}");
+        c.sql(DATABASE, mend).await?;
+        wait_streaming(&engine, 1).await?;
+        replication.wait_caught_up().await.with_context(|| change.to_owned())?;
+    }
+    stop(&engine).await?;
+    replication.succeed(&["resync", "public.t"]).await?;
+    replication.catch_up().await?;
+    replication.assert_same(TABLES).await
+}
+
+/// The column goes to another name in another table, or to none.
+#[tokio::test]
+async fn columns_are_added_as_rules_have_them() -> Result<()> {
+    let on_a = format!("{ON_BOTH}; INSERT INTO t SELECT g, 'before' FROM generate_series(1, 20) g");
+    let on_c = "CREATE TABLE target (id int PRIMARY KEY, text text); CREATE TABLE other (id int PRIMARY KEY)";
+    let rule = "[snapshot]\ncopy_data = true\n[apply]\nddl = \"additive\"\n[[rule]]\ntable = \"public.t\"\nrename_to = \"public.target\"\n\
+                rename_columns = { note = \"text\", more = \"most\" }\n[[rule]]\ntable = \"public.t\"\ndrop_columns = \"secret*\"\n";
+    // Names in rules have to be those of columns.
+    let pattern = rule.replace("more = \"most\"", "\"mor?\" = \"most\"");
+    let (replication, engine) = start(&on_a, on_c, &pattern).await?;
+    let change = "ALTER TABLE t ADD COLUMN more int NOT NULL DEFAULT 7, ADD COLUMN secret text DEFAULT 'x'; \
+                  INSERT INTO t VALUES (21, 'after', 8, 'y'); DELETE FROM t WHERE id = 1";
+    replication.run_each(change).await?;
+    replication.wait_caught_up().await.with_context(|| engine.stderr())?;
+    let [_, b, c] = replication.servers();
+    ensure!(
+        rows(b, "(SELECT id, note, more FROM t)").await? == rows(c, "target").await?,
+        "{:?}",
+        rows(c, "target").await?
+    );
+    stop(&engine).await
+}
+
+/// Columns that go, tables that are written anew, types that grow.
+#[tokio::test]
+async fn what_a_table_goes_through_while_it_is_replicated() -> Result<()> {
+    let with_rows = format!(
+        "{ON_BOTH}; ALTER TABLE t ADD COLUMN n int, ADD COLUMN v varchar(5); CREATE INDEX of_t ON t (note);
+         INSERT INTO t SELECT g, 'before ' || g, g, 'v' FROM generate_series(1, 200) g"
+    );
+    let (replication, engine) = start(&with_rows, &with_rows, "").await?;
+    let touch = "INSERT INTO t SELECT max(id) + 1, 'after' FROM t; UPDATE t SET note = note || '.' WHERE id % 7 = 0; \
+                 DELETE FROM t WHERE id = (SELECT min(id) FROM t)";
+    let columns = "SELECT string_agg(format('%I', attname), ', ' ORDER BY attnum) FROM pg_attribute \
+                   WHERE attrelid = 't'::regclass AND attnum > 0 AND NOT attisdropped";
+    for (on_a, on_c) in [
+        ("VACUUM FULL t", ""),
+        ("CLUSTER t USING of_t", ""),
+        // A type that takes more on both ends, first on C.
+        (
+            "ALTER TABLE t ALTER n TYPE bigint; UPDATE t SET n = 5000000000 WHERE id % 5 = 0",
+            "ALTER TABLE t ALTER n TYPE bigint",
+        ),
+        (
+            "ALTER TABLE t ALTER v TYPE text; UPDATE t SET v = 'a longer one' WHERE id % 3 = 0",
+            "ALTER TABLE t ALTER v TYPE text",
+        ),
+        ("ALTER TABLE t REPLICA IDENTITY FULL", ""),
+        ("ALTER TABLE t DROP COLUMN v", ""),
+        ("ALTER TABLE t REPLICA IDENTITY DEFAULT; ALTER TABLE t ADD COLUMN w int; ALTER TABLE t DROP COLUMN w", ""),
+    ] {
+        replication.chain.c.sql(DATABASE, on_c).await?;
+        replication.run_each(&format!("{on_a}; {touch}")).await?;
+        replication.wait_caught_up().await.with_context(|| format!("{on_a}: {}", engine.stderr()))?;
+        let [_, b, c] = replication.servers();
+        let these = format!("(SELECT {} FROM t)", b.scalar(DATABASE, columns).await?);
+        ensure!(rows(b, &these).await? == rows(c, &these).await?, "{on_a}");
+    }
+    ensure!(!engine.stderr().contains(WAITS), "{}", engine.stderr());
+    stop(&engine).await
+}
