@@ -1,4 +1,4 @@
-//! Tables of A that change their columns while they are replicated.
+//! Columns and tables that the stream brings and C lacks.
 
 use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::{ChainOptions, Engine};
@@ -161,41 +161,15 @@ async fn columns_are_added_as_rules_have_them() -> Result<()> {
     stop(&engine).await
 }
 
-/// Columns that go, tables that are written anew, types that grow.
 #[tokio::test]
-async fn what_a_table_goes_through_while_it_is_replicated() -> Result<()> {
-    let with_rows = format!(
-        "{ON_BOTH}; ALTER TABLE t ADD COLUMN n int, ADD COLUMN v varchar(5); CREATE INDEX of_t ON t (note);
-         INSERT INTO t SELECT g, 'before ' || g, g, 'v' FROM generate_series(1, 200) g"
-    );
-    let (replication, engine) = start(&with_rows, &with_rows, "").await?;
-    let touch = "INSERT INTO t SELECT max(id) + 1, 'after' FROM t; UPDATE t SET note = note || '.' WHERE id % 7 = 0; \
-                 DELETE FROM t WHERE id = (SELECT min(id) FROM t)";
-    let columns = "SELECT string_agg(format('%I', attname), ', ' ORDER BY attnum) FROM pg_attribute \
-                   WHERE attrelid = 't'::regclass AND attnum > 0 AND NOT attisdropped";
-    for (on_a, on_c) in [
-        ("VACUUM FULL t", ""),
-        ("CLUSTER t USING of_t", ""),
-        // A type that takes more on both ends, first on C.
-        (
-            "ALTER TABLE t ALTER n TYPE bigint; UPDATE t SET n = 5000000000 WHERE id % 5 = 0",
-            "ALTER TABLE t ALTER n TYPE bigint",
-        ),
-        (
-            "ALTER TABLE t ALTER v TYPE text; UPDATE t SET v = 'a longer one' WHERE id % 3 = 0",
-            "ALTER TABLE t ALTER v TYPE text",
-        ),
-        ("ALTER TABLE t REPLICA IDENTITY FULL", ""),
-        ("ALTER TABLE t DROP COLUMN v", ""),
-        ("ALTER TABLE t REPLICA IDENTITY DEFAULT; ALTER TABLE t ADD COLUMN w int; ALTER TABLE t DROP COLUMN w", ""),
-    ] {
-        replication.chain.c.sql(DATABASE, on_c).await?;
-        replication.run_each(&format!("{on_a}; {touch}")).await?;
-        replication.wait_caught_up().await.with_context(|| format!("{on_a}: {}", engine.stderr()))?;
-        let [_, b, c] = replication.servers();
-        let these = format!("(SELECT {} FROM t)", b.scalar(DATABASE, columns).await?);
-        ensure!(rows(b, &these).await? == rows(c, &these).await?, "{on_a}");
-    }
-    ensure!(!engine.stderr().contains(WAITS), "{}", engine.stderr());
+async fn a_table_that_the_target_lacks_is_waited_for() -> Result<()> {
+    let (replication, engine) = start(ON_BOTH, ON_BOTH, "").await?;
+    let c = &replication.chain.c;
+    c.sql(DATABASE, "ALTER TABLE t RENAME TO away").await?;
+    replication.run_each("INSERT INTO other VALUES (1); INSERT INTO t VALUES (1, 'x')").await?;
+    wait_log(&engine, "the target has no table \"public\".\"t\"", 1).await?;
+    ensure!(rows(c, "other").await? == ["(1)"]);
+    c.sql(DATABASE, "ALTER TABLE away RENAME TO t").await?;
+    settle(&replication, &engine, TABLES).await?;
     stop(&engine).await
 }
