@@ -1,0 +1,101 @@
+//! Faults at random on A → B → engine → C under a bank's load: `scripts/chaos [--minutes N] [--seed N]`.
+//!
+//! ```text
+//!  loop: some moments ──► a fault, and what heals it ──► … ──► every minute: load stands, C has all, everything is compared
+//!  beside it, all the time: what C shows is a state that A had, or the sums would not come out
+//! ```
+//!
+//! Ends with a table of what was done and how often, or with the first thing that is lost, doubled or torn.
+
+mod bank;
+mod disk;
+mod engines;
+mod faults;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use pgsluice_testkit::{Chain, ChainOptions, Proxy, Random};
+
+use crate::bank::Bank;
+use crate::disk::SmallDisk;
+use crate::engines::Engines;
+use crate::faults::Fault;
+
+const DATABASE: &str = "app";
+/// Between two faults; some come while the one before is still being healed.
+const PAUSE_MAX: Duration = Duration::from_secs(4);
+const COMPARE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The servers, what lies between them and the engine, and the engine.
+struct Stage {
+    chain: Chain,
+    to_source: Proxy,
+    to_target: Proxy,
+    engines: Engines,
+    disk: Option<SmallDisk>,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let (mut minutes, mut seed) = (5_u64, None);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--minutes" => minutes = value()?.parse()?,
+            "--seed" => seed = Some(value()?.parse()?),
+            other => bail!("unknown argument {other}; there are --minutes and --seed"),
+        }
+    }
+    let mut random = seed.map_or_else(Random::new, Random::seeded);
+    let mut stage = set_up().await?;
+    let bank = Bank::open(&stage.chain).await?;
+    let end = Instant::now() + Duration::from_secs(minutes * 60);
+    let mut done: BTreeMap<Fault, u32> = BTreeMap::new();
+    let mut comparisons = 0;
+    while Instant::now() < end {
+        let next = Instant::now() + COMPARE_INTERVAL;
+        while Instant::now() < next.min(end) {
+            random.pause(PAUSE_MAX).await;
+            let fault = random.pick(&Fault::ALL);
+            if fault.is_possible(&stage) {
+                fault.inject(&mut stage, &mut random).await.with_context(|| format!("{fault:?}"))?;
+                *done.entry(fault).or_default() += 1;
+            }
+            stage.engines.look_after().await?;
+            bank.check_beside().await?;
+        }
+        bank.compare(&mut stage).await.with_context(|| format!("after {done:?}"))?;
+        comparisons += 1;
+        eprintln!("{comparisons} comparisons: equal; {} faults", done.values().sum::<u32>());
+    }
+    let figures = bank.close().await?;
+    println!("{:32} {:>5}", "fault", "times");
+    for (fault, times) in &done {
+        println!("{:32} {times:>5}", fault.name());
+    }
+    println!(
+        "\n{minutes} minutes, {} faults, {} starts of the engine; {figures}; {comparisons} comparisons: nothing lost, nothing doubled",
+        done.values().sum::<u32>(),
+        stage.engines.starts(),
+    );
+    Ok(())
+}
+
+async fn set_up() -> Result<Stage> {
+    let chain = Chain::start(ChainOptions::default()).await?;
+    let disk = match SmallDisk::mount(&chain.c).await {
+        Ok(disk) => Some(disk),
+        Err(error) => {
+            eprintln!("a full disk is left out, since no small one can be mounted: {error:#}");
+            None
+        }
+    };
+    bank::create(&chain, disk.is_some()).await?;
+    let to_source = Proxy::start(chain.b.port()).await?;
+    let to_target = Proxy::start(chain.c.port()).await?;
+    let engines = Engines::set_up(&chain, &to_source, &to_target).await?;
+    Ok(Stage { chain, to_source, to_target, engines, disk })
+}
