@@ -257,6 +257,20 @@ pub async fn fence(
     }
 }
 
+/// Progress goes on along another timeline of the same server. False where the row is held for long, or by another engine.
+pub async fn follow_timeline(client: &Client, name: &str, epoch: i64, timeline: TimelineId) -> Result<bool, Error> {
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
+    client.batch_execute("BEGIN; SET LOCAL lock_timeout = '1s'").await.map_err(failed)?;
+    let sql = "UPDATE pgsluice.progress SET timeline = $3 WHERE name = $1 AND epoch = $2";
+    let followed = match client.execute(sql, &[&name, &epoch, &timeline.0.cast_signed()]).await {
+        Ok(rows) => rows == 1,
+        Err(error) if error.code().is_some_and(|code| code.code() == LOCK_NOT_AVAILABLE) => false,
+        Err(error) => return Err(failed(error)),
+    };
+    client.batch_execute(if followed { "COMMIT" } else { "ROLLBACK" }).await.map_err(failed)?;
+    Ok(followed)
+}
+
 /// Holds the epoch, beside other transactions of the same engine, until the end of the one that is open on `client`. Progress
 /// can move meanwhile.
 ///

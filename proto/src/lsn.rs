@@ -95,6 +95,11 @@ impl fmt::Display for Xid {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TimelineId(pub u32);
 
+impl TimelineId {
+    /// Of a cluster that was never promoted. Nothing came before it, so it has no history.
+    pub const FIRST: TimelineId = TimelineId(1);
+}
+
 impl fmt::Display for TimelineId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)

@@ -49,12 +49,20 @@ pub struct TargetColumn {
     /// The operator that the type's default btree calls equality, where it does not lie in `pg_catalog`.
     pub foreign_equality: Option<String>,
     pub equality: Equality,
+    /// An interval, on a server that knows no infinite ones.
+    pub is_finite_interval: bool,
 }
 
 impl TargetColumn {
     /// Binary values of this type of the source are values of the column.
     pub fn fits_binary(&self, type_oid: Oid) -> bool {
         is_stable_in_binary(type_oid) && self.type_oid == type_oid.0
+    }
+
+    /// The same for all values that a source of this major version may have.
+    pub fn fits_binary_of(&self, type_oid: Oid, source_major: u32) -> bool {
+        // Infinite since 17; before, the same bytes were a very long time.
+        self.fits_binary(type_oid) && !(self.is_finite_interval && source_major >= 17)
     }
 }
 
@@ -70,17 +78,11 @@ pub enum Equality {
 }
 
 /// One row a column, with the place of its table in the list; a table without columns is one row of NULLs. Domains are
-/// followed to their base type. One query for all tables: planning it takes longer than answering it.
+/// followed to their base type, column by column: a session of ours does not hash, and would look through all of them for
+/// each. One query for all tables: planning it takes longer than answering it.
 const COLUMNS_SQL: &str = "\
-WITH RECURSIVE wanted AS MATERIALIZED (
+WITH wanted AS MATERIALIZED (
     SELECT w.place, to_regclass(w.name)::oid AS oid FROM unnest($1::text[]) WITH ORDINALITY AS w (name, place)
-), base AS (
-    SELECT a.attrelid, a.attnum, t.oid AS type, t.typtype, t.typbasetype
-    FROM wanted w JOIN pg_attribute a ON a.attrelid = w.oid JOIN pg_type t ON t.oid = a.atttypid
-    WHERE a.attnum > 0 AND NOT a.attisdropped
-  UNION ALL
-    SELECT b.attrelid, b.attnum, t.oid, t.typtype, t.typbasetype
-    FROM base b JOIN pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd'
 )
 SELECT c.relkind::text, a.attname::text, a.atttypid, tn.nspname::text, t.typname::text,
     a.attgenerated <> '', a.attidentity = 'a',
@@ -103,13 +105,21 @@ SELECT c.relkind::text, a.attname::text, a.atttypid, tn.nspname::text, t.typname
     bt.typelem <> 0 AND bt.typlen = -1,
     c.oid, ARRAY(SELECT f.confrelid FROM pg_constraint f
                  WHERE f.conrelid = c.oid AND f.contype = 'f' AND f.confrelid <> c.oid),
-    has_table_privilege(c.oid, 'INSERT') AND NOT row_security_active(c.oid), w.place
+    has_table_privilege(c.oid, 'INSERT') AND NOT row_security_active(c.oid), w.place,
+    bt.oid IN ('interval'::regtype, 'interval[]'::regtype) AND current_setting('server_version_num')::int < 170000
 FROM wanted w
 JOIN pg_class c ON c.oid = w.oid
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_namespace tn ON tn.oid = t.typnamespace
-LEFT JOIN base b ON b.attrelid = c.oid AND b.attnum = a.attnum AND b.typtype <> 'd'
+LEFT JOIN LATERAL (
+    WITH RECURSIVE base AS (
+        SELECT t.oid AS type, t.typtype, t.typbasetype
+      UNION ALL
+        SELECT p.oid, p.typtype, p.typbasetype FROM base JOIN pg_type p ON p.oid = base.typbasetype WHERE base.typtype = 'd'
+    )
+    SELECT type FROM base WHERE typtype <> 'd'
+) b ON true
 LEFT JOIN pg_type bt ON bt.oid = b.type
 LEFT JOIN pg_type et ON et.oid = CASE WHEN bt.typelem <> 0 AND bt.typlen = -1 THEN bt.typelem ELSE bt.oid END
 LEFT JOIN pg_index pk ON pk.indrelid = c.oid AND pk.indisprimary
@@ -170,6 +180,7 @@ fn column(row: &Row) -> Result<Option<TargetColumn>, tokio_postgres::Error> {
             (true, false) => Equality::Loose,
             (true, true) => Equality::Exact,
         },
+        is_finite_interval: row.try_get::<_, Option<bool>>(16)?.unwrap_or(false),
     }))
 }
 

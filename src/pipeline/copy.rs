@@ -16,7 +16,7 @@ use crate::transform::Mapping;
 pub(super) async fn wanted(
     target: &Client,
     (name, mapping): (&str, &Mapping),
-    tables: Vec<&PublishedTable>,
+    (source_major, tables): (u32, Vec<&PublishedTable>),
     options: &CopyOptions,
     constraints_fire: bool,
 ) -> Result<Vec<Wanted>, Error> {
@@ -25,7 +25,7 @@ pub(super) async fn wanted(
     let found = apply::load_tables(target, names).await?;
     let (mut wanted, mut lacks) = (Vec::new(), Vec::new());
     for (published, table) in tables.iter().zip(&found) {
-        match check(published, mapping, table.as_ref()) {
+        match check(published, mapping, table.as_ref(), source_major) {
             Ok(one) => wanted.push(one),
             Err(lack) => lacks.push(lack),
         }
@@ -67,7 +67,12 @@ fn check_names(tables: &[Wanted]) -> Result<(), Error> {
     Err(Error::refused(Stage::Snapshot, what, "run without --defer-indexes"))
 }
 
-fn check(published: &PublishedTable, mapping: &Mapping, table: Option<&TargetTable>) -> Result<Wanted, String> {
+fn check(
+    published: &PublishedTable,
+    mapping: &Mapping,
+    table: Option<&TargetTable>,
+    source_major: u32,
+) -> Result<Wanted, String> {
     let (name, to) = (&published.table, mapping.target(&published.table));
     let Some(table) = table else { return Err(format!("the target has no table {to}")) };
     let relation = published.relation();
@@ -81,7 +86,8 @@ fn check(published: &PublishedTable, mapping: &Mapping, table: Option<&TargetTab
     if !table.can_copy {
         return Err(format!("the role on the target may not INSERT into {to}, or row security applies to it"));
     }
-    let fits = |(column, position): (&Column, &usize)| table.columns[*position].fits_binary(column.type_oid);
+    let fits =
+        |(column, position): (&Column, &usize)| table.columns[*position].fits_binary_of(column.type_oid, source_major);
     let remade = plan.filter(|plan| !plan.only_picks());
     let read: Vec<_> = match (plan, remade) {
         (_, Some(plan)) => plan.needed().into_iter().map(|position| &relation.columns[position]).collect(),

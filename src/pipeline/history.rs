@@ -8,6 +8,7 @@ use crate::checkpoint::Progress;
 use crate::config::Config;
 use crate::error::{Error, Stage};
 use crate::source::Identity;
+use crate::source::server::Server;
 use crate::source::slot::SlotState;
 
 const STAGE: Stage = Stage::Source;
@@ -27,24 +28,39 @@ pub fn check_identity(progress: &Progress, found: &str) -> Result<(), Error> {
 }
 
 /// # Errors
+/// A refusal if a primary's WAL ends before what the target has.
+pub(super) fn check_position(progress: &Progress, server: &Server) -> Result<(), Error> {
+    if server.in_recovery || server.position >= progress.end_lsn {
+        return Ok(());
+    }
+    let (position, end_lsn) = (server.position, progress.end_lsn);
+    Err(Error::refused(
+        STAGE,
+        format!(
+            "the source's WAL ends at {position}, and the target has changes up to {end_lsn}: the source has lost them"
+        ),
+        "it was restored, or promoted before it had them; compare it with the target, then set up anew",
+    ))
+}
+
+/// # Errors
 /// A refusal if the target may hold changes that the source's history does not.
 ///
-/// A source that was promoted under our stream has confirmed positions on its new timeline, and its slot shows them. Where
-/// the last of them were lost with us, only a person knows that it is the same server.
+/// A source that is promoted under our stream is seen to be while the stream lasts, and progress then speaks of its new
+/// timeline. Where we ended before that, only a person knows that it is the same server: a slot says nothing of where it
+/// was made.
 pub(super) fn check_timeline(
     config: &Config,
     progress: &Progress,
     copied: Option<Lsn>,
     identity: &Identity,
     history: &[(TimelineId, Lsn)],
-    slot: &SlotState,
 ) -> Result<(), Error> {
     let ours = progress.timeline;
     let left_at = history.iter().find(|(timeline, _)| *timeline == ours).map(|(_, lsn)| *lsn);
-    let confirmed_since = |lsn| slot.confirmed_flush_lsn.is_some_and(|confirmed| confirmed > lsn);
     let copied_before = |lsn| copied.is_none_or(|copied| copied <= lsn);
     match left_at {
-        Some(lsn) if copied_before(lsn) && (progress.end_lsn <= lsn || confirmed_since(lsn)) => Ok(()),
+        Some(lsn) if copied_before(lsn) && progress.end_lsn <= lsn => Ok(()),
         Some(lsn) => Err(Error::refused(
             STAGE,
             format!(

@@ -18,6 +18,7 @@ mod copy;
 mod handover;
 mod history;
 mod newcomers;
+mod promotion;
 mod reader;
 mod retry;
 mod schema_change;
@@ -44,7 +45,7 @@ use self::session::{Attempt, Opened, Session, Stages};
 pub use self::session::{read_position, stream_options};
 use self::shared::{Phase, Shared};
 use self::workers::{Ends, Workers, no_resources};
-use crate::config::Config;
+use crate::config::{Config, ValueFormat};
 use crate::error::{Error, Kind, Stage};
 use crate::snapshot::{self, CopyOptions, Follows, Order};
 use crate::transform::Transform;
@@ -131,6 +132,10 @@ pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiv
         };
         if let Kind::TablesToCopy(tables) = error.kind() {
             opening.strange.extend(tables.iter().cloned());
+        }
+        if matches!(error.kind(), Kind::FormatOutdated { .. }) {
+            // The catalogs are of now, and what is still to come may be of then: in text it fits whatever the type is.
+            opening.config.stream.format = ValueFormat::Text;
         }
         let Some(error) = schema_change::meet(config, opening.epoch, error) else { continue };
         let pause = retry.after(error.shown(&config.log))?;

@@ -23,7 +23,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::copy;
-use super::history::{check_gap, check_identity, check_timeline};
+use super::history::{check_gap, check_identity, check_position, check_timeline};
 use super::selection::Known;
 use crate::apply::{self, Applier, Options, TargetTable, is_stable_in_binary};
 use crate::checkpoint::{self, Moves, Progress};
@@ -139,6 +139,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
         let kind = Kind::Behind { replayed: server.position, progress: before.end_lsn };
         return Err(Error::new(STAGE, kind));
     }
+    check_position(&before, &server)?;
     let slot = read_slot(config, &source, &server).await?;
     server.check_decodable(STAGE)?;
     let publication = read_publication(config, &source).await?;
@@ -146,10 +147,14 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let mut connection = Connection::connect(&config.source)?;
     let identity = connection.identify_system()?;
     if identity.timeline != before.timeline {
-        let history = connection.timeline_history(identity.timeline)?;
+        // The first has no history, and no file of it.
+        let history = match identity.timeline {
+            TimelineId::FIRST => Vec::new(),
+            timeline => connection.timeline_history(timeline)?,
+        };
         // Tables that are copied are of a later moment than progress.
         let copied = Copied::new(&snapshot::read(&target, config.name.as_str()).await?, before.end_lsn).ends_at();
-        check_timeline(config, &before, copied, &identity, &history, &slot)?;
+        check_timeline(config, &before, copied, &identity, &history)?;
     }
     // Read after the slot: until the fence, another engine may be at work and move both, progress always first.
     let current = checkpoint::read(&target, config.name.as_str()).await?.ok_or_else(|| no_progress(config))?;
@@ -171,8 +176,8 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     for table in snapshot::mark_absent(&target, config.name.as_str(), names).await? {
         tracing::warn!("{table} is not replicated any more: if it comes again, it is emptied and copied again");
     }
-    let published =
-        Published { name: config.name.as_str(), publication: &publication, states: &states, mapping: &mapping };
+    let (name, source_major) = (config.name.as_str(), server.major());
+    let published = Published { name, source_major, publication: &publication, states: &states, mapping: &mapping };
     let missing = missing(&target, published, options, constraints_fire).await?;
     warn_of_conflicts(&source, &target, &missing, &mapping).await?;
     // Where nothing streams yet, nothing has to wait for the copy, and one stream is enough for what follows it. Where
@@ -190,7 +195,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let copied = Copied::new(&states, progress.end_lsn);
     let known = known(config, &target, &publication, strange).await?;
 
-    let binary = use_binary(config, &publication.tables, &mapping, &target).await?;
+    let binary = use_binary(config, (source_major, &publication.tables), &mapping, &target).await?;
     let proto_version = ProtoVersion::newest_of(server.major());
     let options = stream_options(config, &server);
     let terms = Terms { proto_version, publication: publication.name, binary, options };
@@ -250,6 +255,7 @@ pub(super) fn apply_options(config: &Config, constraints_fire: bool) -> Options 
 #[derive(Clone, Copy, Debug)]
 struct Published<'a> {
     name: &'a str,
+    source_major: u32,
     publication: &'a Publication,
     states: &'a [TableCopy],
     mapping: &'a Mapping,
@@ -262,13 +268,13 @@ async fn missing(
     options: &CopyOptions,
     constraints_fire: bool,
 ) -> Result<Vec<Wanted>, Error> {
-    let Published { name, publication, states, mapping } = published;
+    let Published { name, source_major, publication, states, mapping } = published;
     let is_missing = |table: &TableName| states.iter().any(|state| state.table == *table && state.is_missing());
     let tables: Vec<_> = publication.tables.iter().filter(|published| is_missing(&published.table)).collect();
     if tables.is_empty() {
         Ok(Vec::new())
     } else {
-        copy::wanted(target, (name, mapping), tables, options, constraints_fire).await
+        copy::wanted(target, (name, mapping), (source_major, tables), options, constraints_fire).await
     }
 }
 
@@ -296,14 +302,18 @@ async fn known(
     strange: &[String],
 ) -> Result<Known, Error> {
     let names = || publication.tables.iter().map(|one| &one.table);
+    let states = snapshot::read(target, config.name.as_str()).await?;
     let is_published = |name: &String| names().any(|table| table.to_string() == *name);
-    let unpublished: Vec<_> = strange.iter().filter(|name| !is_published(name)).cloned().collect();
+    // Under another name it would not be copied anew then, and what is still to come under this one is of its rows.
+    let is_followed =
+        |name: &String| !config.snapshot.copy_data && states.iter().any(|one| one.table.to_string() == *name);
+    let is_left_out = |name: &&String| !is_published(name) && !is_followed(name);
+    let unpublished: Vec<_> = strange.iter().filter(is_left_out).cloned().collect();
     for name in &unpublished {
         tracing::warn!("{name} is not published any more: what of its changes is still to come is left out");
     }
     let mut copied = None;
     if config.snapshot.copy_data {
-        let states = snapshot::read(target, config.name.as_str()).await?;
         let copied_before = states.iter().filter(|state| !state.is_missing()).map(|state| &state.table);
         copied = Some(names().chain(copied_before).collect());
     }
@@ -358,6 +368,14 @@ async fn read_slot(config: &Config, source: &Client, server: &Server) -> Result<
         ));
     };
     slot.check(&server.database, STAGE)?;
+    // It says the same for ever of a standby that was promoted since, and means nothing there.
+    if server.in_recovery && slot.synced == Some(true) {
+        return Err(Error::refused(
+            STAGE,
+            format!("slot \"{name}\" on the source is synchronized from its primary, and nobody can use it there"),
+            "name the primary as [source]; or change `name`, and have `pgsluice setup` make a slot on the standby",
+        ));
+    }
     Ok(slot)
 }
 
@@ -440,7 +458,7 @@ async fn firing_triggers(target: &Client, names: &[String], constraints_fire: bo
 /// Binary where every column that the target gets has a type that means the same bytes on both ends.
 async fn use_binary(
     config: &Config,
-    tables: &[PublishedTable],
+    (source_major, tables): (u32, &[PublishedTable]),
     mapping: &Mapping,
     target: &Client,
 ) -> Result<bool, Error> {
@@ -452,7 +470,7 @@ async fn use_binary(
     for (published, table) in tables.iter().zip(found.await?) {
         // A table that is missing is named when its first row comes; it may be made until then.
         let Some(table) = table else { continue };
-        let Some(name) = text_column(published, mapping, &table) else { continue };
+        let Some(name) = text_column((source_major, published), mapping, &table) else { continue };
         if config.stream.format == ValueFormat::Auto {
             tracing::info!(table = %published.table, column = name, "values travel as text because of this column");
             return Ok(false);
@@ -470,10 +488,14 @@ async fn use_binary(
 }
 
 /// The first column whose values have to be text: on their way to the target, or for the rules to read them.
-fn text_column(published: &PublishedTable, mapping: &Mapping, table: &TargetTable) -> Option<String> {
+fn text_column(
+    (source_major, published): (u32, &PublishedTable),
+    mapping: &Mapping,
+    table: &TargetTable,
+) -> Option<String> {
     let fits = |name: &str, type_oid: Oid| {
         let on_target = table.columns.iter().find(|column| column.name == name);
-        on_target.map_or(is_stable_in_binary(type_oid), |column| column.fits_binary(type_oid))
+        on_target.map_or(is_stable_in_binary(type_oid), |column| column.fits_binary_of(type_oid, source_major))
     };
     let relation = published.relation();
     let columns = mapping.plan(&published.table).map_or(&relation.columns, |plan| &plan.target().columns);

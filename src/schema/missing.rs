@@ -4,7 +4,7 @@
 //!
 //! A column that comes with a constant is in no row of the source's table: its catalog has the value, and those rows are not
 //! in the stream ("ALTER TABLE", ADD COLUMN; `attmissingval` in "pg_attribute"). Any other default has the table written
-//! anew, which is not in the stream either.
+//! anew, which is not in the stream either, and leaves it with another file than the one that it was made with.
 
 use pgsluice_proto::Oid;
 use tokio_postgres::{Client, Row};
@@ -35,8 +35,10 @@ struct Found {
     default: Option<String>,
     /// The source computes it, or numbers it.
     is_made: bool,
-    /// What rows have that were there before the column was.
+    /// What rows have that were there before the column was, where it is known.
     missing_value: Option<String>,
+    /// They may have something else: their table was written anew, or it is something that cannot be told.
+    may_be_filled: bool,
 }
 
 /// What makes the columns, in their order.
@@ -94,10 +96,11 @@ fn addition(table: &str, name: &str, type_name: &str, found: Option<&Found>) -> 
         };
         return Addition { statements: vec![add(&first), then], note: None, keeps_rows: true };
     }
-    if found.default.is_none() && !found.is_made && !found.not_null {
+    if found.default.is_none() && !found.is_made && !found.not_null && !found.may_be_filled {
         return Addition { statements: vec![add(&collation)], note: None, keeps_rows: true };
     }
-    let note = "what rows have in it that were there before is not in the stream: `pgsluice resync` for the table copies them anew";
+    let note = "rows that were there before may have values in it that are not in the stream: if so, `pgsluice resync` for the \
+                table copies them anew";
     Addition { statements: vec![add(&collation)], note: Some(note.to_owned()), keeps_rows: false }
 }
 
@@ -106,7 +109,11 @@ const FIND_SQL: &str = "\
 SELECT format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
     a.attidentity <> '' OR a.attgenerated <> '',
     CASE WHEN a.atthasmissing AND t.typcategory <> 'A' THEN (a.attmissingval::text::text[])[1] END,
-    CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', n.nspname, l.collname) END
+    CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', n.nspname, l.collname) END,
+    EXISTS (
+        SELECT FROM pg_class r JOIN pg_attribute m ON m.attrelid = r.oid AND m.attname = a.attname
+        WHERE (r.relkind = 'r' AND pg_relation_filenode(r.oid) <> r.oid OR m.atthasmissing)
+        AND r.oid IN (SELECT a.attrelid UNION SELECT relid FROM pg_partition_tree(a.attrelid)))
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 LEFT JOIN pg_collation l ON l.oid = a.attcollation LEFT JOIN pg_namespace n ON n.oid = l.collnamespace
@@ -122,6 +129,7 @@ async fn find(source: &Client, table: &TableName, column: &str) -> Result<Option
             is_made: row.try_get(3)?,
             missing_value: row.try_get(4)?,
             collation: row.try_get(5)?,
+            may_be_filled: row.try_get(6)?,
         })
     };
     row.map(found).transpose().map_err(source_failed)

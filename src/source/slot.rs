@@ -21,6 +21,9 @@ pub struct SlotState {
     pub invalidation_reason: Option<String>,
     /// 16 and later.
     pub conflicting: Option<bool>,
+    /// A standby's copy of a slot of its primary; from 17 on.
+    #[serde(default)]
+    pub synced: Option<bool>,
     #[serde(deserialize_with = "lsn")]
     pub confirmed_flush_lsn: Option<Lsn>,
     #[serde(deserialize_with = "lsn")]

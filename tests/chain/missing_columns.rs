@@ -104,6 +104,12 @@ async fn columns_are_not_added_where_rows_would_differ() -> Result<()> {
     let c = &replication.chain.c;
     let cases = [
         (
+            "ALTER TABLE t ADD COLUMN u uuid DEFAULT gen_random_uuid(); ALTER TABLE t ALTER u DROP DEFAULT",
+            "ADD COLUMN \"u\" uuid;",
+            "rows that were there before may have values in it",
+            "ALTER TABLE t ADD COLUMN u uuid",
+        ),
+        (
             "ALTER TABLE t ADD COLUMN a float8 DEFAULT random()",
             "ADD COLUMN \"a\" double precision;",
             "pgsluice resync",

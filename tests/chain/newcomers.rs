@@ -411,3 +411,26 @@ async fn a_table_that_joins_with_rows_on_the_target_is_refused() -> Result<()> {
     replication.succeed(&["run", "--stop-at", "current", "--on-existing", "truncate"]).await?;
     replication.assert_same(&TABLES).await
 }
+
+/// Without a copy nothing brings again what was under the old name: all of it comes, and then the new name does.
+#[tokio::test]
+async fn a_table_that_is_renamed_behind_a_backlog_loses_nothing() -> Result<()> {
+    let replication = Replication::start("CREATE TABLE t (id int PRIMARY KEY)").await?;
+    replication.setup().await?;
+    replication.catch_up().await?;
+    let engine = replication.spawn()?;
+    wait_streaming(&engine, 1).await?;
+    let locker = replication.chain.c.connect(DATABASE).await?;
+    locker.batch_execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE").await?;
+    replication
+        .run_each("INSERT INTO t SELECT generate_series(1, 100); ALTER TABLE t RENAME TO u; INSERT INTO u VALUES (101)")
+        .await?;
+    wait_log(&engine, "tables that are replicated have changed", 1).await?;
+    locker.batch_execute("ROLLBACK").await?;
+    // It waits for the table under its new name, with all that came under the old one.
+    wait_log(&engine, "the target has no table \"public\".\"u\"", 1).await?;
+    ensure!(replication.chain.c.scalar(DATABASE, "SELECT count(*) FROM t").await? == "100");
+    replication.chain.c.sql(DATABASE, "ALTER TABLE t RENAME TO u").await?;
+    settle(&replication, &engine, &["public.u"]).await?;
+    stop(&engine).await
+}

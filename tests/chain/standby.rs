@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use pgsluice_testkit::{ChainOptions, Engine, assert_same, wait_for};
 
 use crate::load::{
-    PGBENCH_TABLES, expect_end, pgbench_replication, settle, start_load, stop, wait_progress, wait_streaming,
+    PGBENCH_TABLES, expect_end, pgbench_replication, settle, start_load, stop, wait_log, wait_progress, wait_streaming,
 };
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
@@ -74,6 +74,7 @@ async fn a_standby_that_is_promoted_is_gone_on_with() -> Result<()> {
     chain.a.stop_immediate().await?;
     chain.b.sql(DATABASE, "SELECT pg_promote()").await?;
     replicate_from_b(&replication, &engine).await?;
+    wait_log(&engine, "the source was promoted, and the stream goes on", 1).await?;
     ensure!(!engine.stderr().contains("session ended"), "the stream was broken:\n{}", engine.stderr());
     stop(&engine).await?;
 
@@ -103,8 +104,8 @@ async fn a_promotion_while_no_engine_runs_is_gone_on_with() -> Result<()> {
     stop(&engine).await
 }
 
-/// No position on the new timeline is confirmed yet, so the slot does not tell whether C's last rows are of this
-/// server's history. A person knows.
+/// Nobody has noted yet that this very server was promoted, so nothing tells whether C's last rows are of its history. A
+/// person knows.
 #[tokio::test]
 async fn an_engine_killed_right_after_a_promotion_asks_whose_rows_c_has() -> Result<()> {
     let replication = Replication::start(LOG_TABLE).await?;
@@ -121,7 +122,6 @@ async fn an_engine_killed_right_after_a_promotion_asks_whose_rows_c_has() -> Res
         Ok((rows == "2").then_some(()))
     })
     .await?;
-    // What a position that comes too late, or is lost in a crash of B, comes to.
     engine.sigkill().await?;
     let engine = replication.spawn()?;
     let mend = "UPDATE pgsluice.progress SET timeline = 2 WHERE name = 'test'";
@@ -129,7 +129,7 @@ async fn an_engine_killed_right_after_a_promotion_asks_whose_rows_c_has() -> Res
         Ok((!engine.is_running() || engine.stderr().contains("streaming starts")).then_some(engine.is_running()))
     });
     if outcome.await? {
-        // Its last word had reached B.
+        // The promotion was noted in that moment.
         replicate_from_b(&replication, &engine).await?;
         return stop(&engine).await;
     }
@@ -138,4 +138,33 @@ async fn an_engine_killed_right_after_a_promotion_asks_whose_rows_c_has() -> Res
     let engine = replication.spawn()?;
     replicate_from_b(&replication, &engine).await?;
     stop(&engine).await
+}
+
+/// B was behind C when it was promoted, and has a slot of the right name since. What it lost is on C.
+#[tokio::test]
+async fn a_standby_that_was_promoted_behind_c_is_refused() -> Result<()> {
+    let replication = Replication::start(LOG_TABLE).await?;
+    let chain = &replication.chain;
+    replication.configure_servers(&chain.a.dsn(DATABASE), None, &chain.c.dsn(DATABASE), "")?;
+    replication.setup().await?;
+    chain.b.stop_fast().await?;
+    chain.a.sql(DATABASE, "INSERT INTO log SELECT generate_series(1, 400)").await?;
+    replication.catch_up().await?;
+    chain.a.stop_immediate().await?;
+    chain.b.start().await?;
+    chain.b.sql(DATABASE, "SELECT pg_promote()").await?;
+    chain.b.sql(DATABASE, "SELECT pg_create_logical_replication_slot('pgsluice_test', 'pgoutput')").await?;
+    replication.configure_servers(&chain.b.dsn(DATABASE), None, &chain.c.dsn(DATABASE), "")?;
+    // First while its WAL ends before what C has, and then beyond it.
+    let rows = || chain.c.scalar(DATABASE, "SELECT count(*) FROM log");
+    for (more, said) in [
+        ("SELECT 1", "the source has lost them"),
+        ("INSERT INTO log SELECT generate_series(1001, 9000)", "has left timeline 1"),
+    ] {
+        chain.b.sql(DATABASE, more).await?;
+        let output = replication.command(&["run", "--stop-at", "current"]).await?;
+        ensure!(output.code == Some(3) && output.stderr.contains(said), "{more}: {}", output.stderr);
+        ensure!(rows().await? == "400", "C has taken rows of another history");
+    }
+    Ok(())
 }

@@ -333,3 +333,34 @@ async fn a_binary_stream_meets_a_type_of_the_user() -> Result<()> {
     assert!(said.contains("binary=true") && said.contains("binary=false"), "{said}");
     Ok(())
 }
+
+/// A type that was altered on both ends, while rows of the old one wait.
+#[tokio::test]
+async fn a_backlog_of_an_older_type_goes_on_in_text() -> Result<()> {
+    let replication = Replication::start("CREATE TABLE t (id int PRIMARY KEY, v int)").await?;
+    replication.setup().await?;
+    let alter = "ALTER TABLE t ALTER v TYPE bigint";
+    replication
+        .run_each(&format!("INSERT INTO t VALUES (1, 1); {alter}; INSERT INTO t VALUES (2, 5000000000)"))
+        .await?;
+    replication.chain.c.sql(DATABASE, alter).await?;
+    replication.replicate("UPDATE t SET v = v + 1", &["public.t"]).await
+}
+
+/// The bytes of infinity are a very long time to servers before 17.
+#[tokio::test]
+async fn infinite_intervals_are_not_taken_for_finite_ones() -> Result<()> {
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY, i interval); CREATE TABLE copied (id int PRIMARY KEY, i interval[])";
+    let options = ChainOptions::default().major_ab(18).major_c(16);
+    let replication = Replication::start_with(options, ddl).await?;
+    replication.setup().await?;
+    let tables = ["public.t", "public.copied"];
+    replication
+        .replicate("INSERT INTO t VALUES (1, '1 day'); INSERT INTO copied VALUES (1, '{1 day}')", &tables)
+        .await?;
+    replication.chain.a.sql(DATABASE, "INSERT INTO t VALUES (2, 'infinity')").await?;
+    let said = replication.halt().await?;
+    assert!(said.contains("SQLSTATE 22"), "{said}");
+    assert_eq!(replication.chain.c.scalar(DATABASE, "SELECT count(*) FROM t").await?, "1");
+    Ok(())
+}
