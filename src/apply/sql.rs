@@ -247,6 +247,7 @@ mod tests {
             is_primary_key: false,
             foreign_equality: None,
             equality: Equality::Exact,
+            is_finite_interval: false,
         }
     }
 
