@@ -6,7 +6,14 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Random(u64);
 
+impl Default for Random {
+    fn default() -> Random {
+        Random::new()
+    }
+}
+
 impl Random {
+    /// Of the seed that is given, or of now.
     pub fn new() -> Random {
         let given = std::env::var("PGSLUICE_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(|| {
