@@ -151,6 +151,7 @@ struct PrimaryView {
     slot: Option<SlotState>,
     position: Option<Lsn>,
     receive_delay_s: Option<f64>,
+    now: Option<SystemTime>,
 }
 
 impl PrimaryView {
@@ -266,16 +267,20 @@ fn lags(source: &SourceView, primary: Option<&PrimaryView>, progress: Option<&ch
         replay,
         decode: Lag { bytes: between(source.position, source.sent), seconds: None },
         apply: Lag { bytes: between(source.sent, end_lsn), seconds: None },
-        total: Lag { bytes: total_bytes, seconds: total_seconds(total_bytes, source, progress) },
+        // The clock by which transactions are dated is that of whoever writes them.
+        total: Lag {
+            bytes: total_bytes,
+            seconds: total_seconds(total_bytes, primary.map_or(source.now, |primary| primary.now), progress),
+        },
     }
 }
 
 /// The age of the last transaction that was applied, if anything came after it.
-fn total_seconds(bytes: Option<u64>, source: &SourceView, progress: Option<&checkpoint::Progress>) -> Option<f64> {
+fn total_seconds(bytes: Option<u64>, now: Option<SystemTime>, progress: Option<&checkpoint::Progress>) -> Option<f64> {
     if bytes? == 0 {
         return Some(0.0);
     }
-    let age = source.now?.duration_since(progress?.commit_time?).unwrap_or(Duration::ZERO);
+    let age = now?.duration_since(progress?.commit_time?).unwrap_or(Duration::ZERO);
     Some(age.as_secs_f64())
 }
 
@@ -325,7 +330,7 @@ async fn read_source(config: &Config) -> Result<SourceView, Error> {
 async fn read_primary(endpoint: &Endpoint, receiver_slot: Option<&str>) -> Result<PrimaryView, Error> {
     let client: Client = postgres::connect(endpoint, STAGE).await?;
     let sql = "SELECT pg_current_wal_lsn(), extract(epoch FROM r.write_lag)::float8, r.pid IS NOT NULL, \
-               r.write_lsn = pg_current_wal_lsn() \
+               r.write_lsn = pg_current_wal_lsn(), clock_timestamp() \
                FROM (SELECT) AS one \
                LEFT JOIN pg_replication_slots s ON s.slot_name = $1 \
                LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid";
@@ -342,6 +347,7 @@ async fn read_primary(endpoint: &Endpoint, receiver_slot: Option<&str>) -> Resul
         position: lsn(&row, 0).map_err(failed)?,
         // PostgreSQL clears the figure once a caught-up standby has been idle for a while.
         receive_delay_s: lag.or(if caught_up == Some(true) { Some(0.0) } else { None }),
+        now: row.try_get(4).map_err(failed)?,
     })
 }
 

@@ -23,7 +23,7 @@ use crate::decode::{Decoded, Decoder, PartialTruncate, Truncate};
 use crate::error::{Error, Stage};
 use crate::pipeline::stream_options;
 use crate::postgres;
-use crate::source::publication::Publication;
+use crate::source::publication::{HEARTBEAT, Publication};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
 use crate::source::{Connection, Filled, ReplicationStream, Waker};
@@ -168,6 +168,8 @@ impl<W: Write> Tail<W> {
                 self.batch.begin(begin);
                 return Ok(false);
             }
+            Decoded::Change(change)
+                if (change.relation.namespace.as_str(), change.relation.name.as_str()) == HEARTBEAT => {}
             Decoded::Change(change) => self.transform.push(&change, &mut self.batch)?,
             Decoded::Truncate(truncate) => self.batch.push_truncate(self.transform.truncate(truncate)?),
             Decoded::Commit(_) | Decoded::Nothing => return Ok(false),

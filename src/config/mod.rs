@@ -201,6 +201,8 @@ pub struct StreamConfig {
     pub status_interval: Duration,
     /// Failure that lasts longer than this, without one success between, ends the run.
     pub retry_limit: Duration,
+    /// How often a row is written on the primary, to be met again in the stream.
+    pub heartbeat: Option<Duration>,
 }
 
 /// How the source is asked to send column values: pgoutput's option `binary`.

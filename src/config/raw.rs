@@ -66,6 +66,7 @@ pub(super) struct RawStream {
     pub format: Option<ValueFormat>,
     pub status_interval: Option<Spanned<Text>>,
     pub retry_limit: Option<Spanned<Text>>,
+    pub heartbeat: Option<Spanned<Text>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -208,7 +209,7 @@ pub(super) fn keys_of(table: &str) -> Option<&'static [&'static str]> {
         "source" | "primary" | "target" => &["dsn", "password_file", "password_env"],
         "tables" => &["include", "exclude"],
         "snapshot" => &["copy_data", "jobs", "chunk_bytes"],
-        "stream" => &["format", "status_interval", "retry_limit"],
+        "stream" => &["format", "status_interval", "retry_limit", "heartbeat"],
         "apply" => &["batch_rows", "batch_bytes", "netting", "synchronous_commit", "ddl"],
         "log" => &["row_values"],
         "masks" => &["secret_file", "secret_env"],

@@ -19,6 +19,7 @@ const STATUS_INTERVAL_RANGE: RangeInclusive<Duration> = Duration::from_millis(10
 
 const RETRY_LIMIT: Duration = Duration::from_secs(600);
 /// Zero ends the run at the first failure. The upper bound keeps sums of times far from overflow.
+const HEARTBEAT_RANGE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3_600);
 const RETRY_LIMIT_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 86_400);
 
 const BATCH_ROWS: usize = 10_000;
@@ -79,6 +80,7 @@ pub(super) fn resolve(
             retry_limit: file
                 .duration("retry_limit", raw.stream.retry_limit, RETRY_LIMIT_RANGE)?
                 .unwrap_or(RETRY_LIMIT),
+            heartbeat: file.duration("heartbeat", raw.stream.heartbeat, HEARTBEAT_RANGE)?,
         },
         apply: ApplyConfig {
             batch_rows: file

@@ -16,6 +16,7 @@
 
 mod copy;
 mod handover;
+mod heartbeat;
 mod history;
 mod newcomers;
 mod promotion;
@@ -42,7 +43,7 @@ use self::reader::Start;
 use self::retry::Retry;
 use self::selection::{Beside, Selection};
 use self::session::{Attempt, Opened, Session, Stages};
-pub use self::session::{read_position, stream_options};
+pub use self::session::{check_heartbeat, read_position, stream_options};
 use self::shared::{Phase, Shared};
 use self::workers::{Ends, Workers, no_resources};
 use crate::config::{Config, ValueFormat};
@@ -225,6 +226,7 @@ fn run_session(
     let shared = Arc::new(Shared::new(progress.end_lsn).map_err(no_resources)?);
     // It lasts as long as the session, and whoever works for it hears of its end.
     let (_session, ended) = crossbeam_channel::bounded(0);
+    let (config, is_over) = (opening.config.clone(), ended.clone());
     let transform = Transform::new(mapping.clone(), terms.binary);
     let newcomers = Newcomers::new(opening, &progress, missing, (terms, mapping), shared.waker.clone(), ended)?;
     let beside = newcomers.handover().map_or(Beside::None, Beside::LeftOut);
@@ -233,6 +235,9 @@ fn run_session(
     let workers = Workers::start(&opening.config, Ends { stream, start, applier, runtime }, shared.clone())?;
     if opening.stop_at == StopAt::Never {
         workers.help("pgsluice-tables", move || newcomers.run())?;
+        if let Some(interval) = config.stream.heartbeat {
+            workers.help("pgsluice-heartbeat", move || heartbeat::run(&config, interval, &is_over))?;
+        }
     }
     Ok((workers.wait("streaming", stop), shared))
 }

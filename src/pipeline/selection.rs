@@ -4,6 +4,7 @@
 //!                              ┌─ of a table whose copy holds it ───────► left out
 //!  change of a transaction ────┼─ of a table that is copied beside ─────► left out, or the only ones that are taken
 //!                              ├─ of a table that is published no more ─► left out
+//!                              ├─ a heartbeat ──────────────────────────► left out
 //!                              └─ any other ────────────────────────────► taken
 //! ```
 
@@ -17,6 +18,7 @@ use crate::config::TableSelection;
 use crate::decode::Relation;
 use crate::error::{Error, Kind, Stage};
 use crate::snapshot::Copied;
+use crate::source::publication::HEARTBEAT;
 
 #[derive(Debug)]
 pub(super) struct Selection {
@@ -108,7 +110,10 @@ impl Selection {
             Beside::LeftOut(handover) => !handover.concerns(schema, name),
             Beside::Only(handover) => handover.concerns(schema, name),
         };
-        let verdict = if is_ours && self.is_known(relation)? {
+        let verdict = if (schema, name) == HEARTBEAT {
+            // That its transaction comes is all that it is for.
+            Verdict::LeftOut
+        } else if is_ours && self.is_known(relation)? {
             Verdict::TakenFrom(self.copied.snapshot_lsn(schema, name).unwrap_or(Lsn::INVALID))
         } else {
             Verdict::LeftOut

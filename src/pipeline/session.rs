@@ -142,6 +142,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     check_position(&before, &server)?;
     let slot = read_slot(config, &source, &server).await?;
     server.check_decodable(STAGE)?;
+    check_heartbeat(config, &server, STAGE)?;
     let publication = read_publication(config, &source).await?;
     let mapping = Mapping::of(&config.rules, &publication.tables, STAGE)?;
     let mut connection = Connection::connect(&config.source)?;
@@ -390,7 +391,20 @@ async fn read_publication(config: &Config, source: &Client) -> Result<Publicatio
     })?;
     publication.check_operations(STAGE)?;
     publication.check_selection(&config.tables, STAGE)?;
+    if config.stream.heartbeat.is_some() && !publication.has_heartbeat {
+        tracing::warn!("heartbeats are not published, and do not come: run `pgsluice setup`, which adds them");
+    }
     Ok(publication)
+}
+
+/// # Errors
+/// A refusal if there is no server to write heartbeats on.
+pub fn check_heartbeat(config: &Config, source: &Server, stage: Stage) -> Result<(), Error> {
+    if config.stream.heartbeat.is_none() || config.primary.is_some() || !source.in_recovery {
+        return Ok(());
+    }
+    let what = "heartbeat is set in [stream], and there is no [primary] to write it on";
+    Err(Error::refused(stage, what, "name the primary in [primary], or leave heartbeat out"))
 }
 
 /// What the rules make of the tables as they are now.

@@ -15,7 +15,7 @@ pub async fn sql(config: &Config) -> Result<String, Error> {
     let tables = publication::select_tables(&source, Role::Source, &config.tables, STAGE).await?;
     let identity = on_replication_connection(config, |connection| connection.identify_system()).await?;
     let name = config.name.slot();
-    let create = publication::create_sql(&config.name.publication(), &tables);
+    let create = publication::create_sql(&config.name.publication(), &tables, config.stream.heartbeat.is_some());
     let slot = quote_literal(&name);
     let (standby_note, snapshot) = if facts.in_recovery {
         (

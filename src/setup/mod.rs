@@ -68,6 +68,7 @@ impl Servers {
         let source = postgres::connect(&config.source, STAGE).await?;
         let source_facts = Server::inspect(&source, Role::Source, STAGE).await?;
         source_facts.check_decodable(STAGE)?;
+        pipeline::check_heartbeat(config, &source_facts, STAGE)?;
         for warning in source_facts.warnings() {
             tracing::warn!("{warning}");
         }
@@ -247,13 +248,23 @@ async fn ensure_publication(
 ) -> Result<Step, Error> {
     let name = config.name.publication();
     let object = format!("publication {name}");
-    let create = publication::create_sql(&name, tables);
+    let with_heartbeat = config.stream.heartbeat.is_some();
+    let create = publication::create_sql(&name, tables, with_heartbeat);
     let mut present = true;
     if let Some((client, facts)) = &servers.publisher {
+        let failed = |error| Error::from_postgres(STAGE, facts.role, error);
+        if with_heartbeat {
+            client.batch_execute(publication::HEARTBEAT_SQL).await.map_err(failed)?;
+        }
         match Publication::read(client, facts.role, &name, STAGE).await? {
-            Some(found) => found.check(tables, STAGE)?,
+            Some(found) => {
+                found.check(tables, STAGE)?;
+                if with_heartbeat && !found.has_heartbeat {
+                    client.batch_execute(&publication::add_heartbeat_sql(&name)).await.map_err(failed)?;
+                    present = false;
+                }
+            }
             None => {
-                let failed = |error| Error::from_postgres(STAGE, facts.role, error);
                 client.batch_execute(&create).await.map_err(failed)?;
                 present = false;
             }

@@ -50,6 +50,10 @@ pub async fn tear_down(config: &Config) -> Result<Vec<Step>, Error> {
         } else {
             publisher.batch_execute(&format!("DROP PUBLICATION {}", quote_ident(&name))).await.map_err(failed)?;
             steps.push(removed(format!("publication {name}"), true));
+            if config.stream.heartbeat.is_some() {
+                let dropped = drop_heartbeat(config, &publisher).await.map_err(failed)?;
+                steps.push(removed(format!("heartbeat of {} on the {role}", config.name), dropped));
+            }
         }
     } else {
         steps.push(removed(format!("publication {name}"), false));
@@ -58,6 +62,26 @@ pub async fn tear_down(config: &Config) -> Result<Vec<Step>, Error> {
     steps.push(removed(format!("progress row {} on the target", config.name), row));
     steps.push(removed("schema pgsluice on the target".to_owned(), schema));
     Ok(steps)
+}
+
+/// The row, and the table and schema too where no other is in them. False where there was none.
+async fn drop_heartbeat(config: &Config, publisher: &Client) -> Result<bool, tokio_postgres::Error> {
+    let exists = publisher.query_one("SELECT to_regclass('pgsluice.heartbeat') IS NOT NULL", &[]).await?;
+    if !exists.try_get::<_, bool>(0)? {
+        return Ok(false);
+    }
+    let rows = publisher.execute("DELETE FROM pgsluice.heartbeat WHERE name = $1", &[&config.name.as_str()]).await?;
+    let rest = "SELECT EXISTS (SELECT FROM pgsluice.heartbeat), \
+                EXISTS (SELECT FROM pg_class WHERE relnamespace = 'pgsluice'::regnamespace AND relkind = 'r' \
+                        AND relname <> 'heartbeat')";
+    let rest = publisher.query_one(rest, &[]).await?;
+    if !rest.try_get::<_, bool>(0)? {
+        publisher.batch_execute("DROP TABLE pgsluice.heartbeat").await?;
+        if !rest.try_get::<_, bool>(1)? {
+            publisher.batch_execute("DROP SCHEMA pgsluice").await?;
+        }
+    }
+    Ok(rows > 0)
 }
 
 /// # Errors

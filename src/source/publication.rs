@@ -29,6 +29,13 @@ impl fmt::Display for TableName {
     }
 }
 
+/// Where heartbeats are written on the primary: a table that is in the stream, and on no target.
+pub const HEARTBEAT: (&str, &str) = ("pgsluice", "heartbeat");
+
+/// Makes [`HEARTBEAT`], one row a replication.
+pub const HEARTBEAT_SQL: &str = "CREATE SCHEMA IF NOT EXISTS pgsluice; \
+CREATE TABLE IF NOT EXISTS pgsluice.heartbeat (name text PRIMARY KEY, beat_at timestamptz NOT NULL)";
+
 /// A published table, with what of it is published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishedTable {
@@ -131,6 +138,8 @@ pub async fn select_tables(
 pub struct Publication {
     pub name: String,
     pub tables: Vec<PublishedTable>,
+    /// Heartbeats are in it too.
+    pub has_heartbeat: bool,
     /// Of INSERT, UPDATE, DELETE and TRUNCATE, those that are not published.
     unpublished: Vec<&'static str>,
 }
@@ -153,8 +162,11 @@ impl Publication {
                           FROM pg_publication_tables v WHERE v.pubname = $1 OFFSET 0) p \
                     JOIN pg_namespace n ON n.nspname = p.schemaname \
                     JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename";
-        let tables = query_tables(client, role, from, "", &[&name], stage).await?;
-        Ok(Some(Publication { name: name.to_owned(), tables, unpublished }))
+        let mut tables = query_tables(client, role, from, "", &[&name], stage).await?;
+        let before = tables.len();
+        tables.retain(|one| (one.table.schema.as_str(), one.table.name.as_str()) != HEARTBEAT);
+        let has_heartbeat = tables.len() < before;
+        Ok(Some(Publication { name: name.to_owned(), tables, has_heartbeat, unpublished }))
     }
 
     /// # Errors
@@ -262,12 +274,22 @@ fn replica_identity(letter: &str) -> ReplicaIdentity {
     }
 }
 
-/// The statement that makes the publication.
-pub fn create_sql(publication: &str, tables: &[PublishedTable]) -> String {
-    let list: Vec<_> = tables.iter().map(|published| published.table.to_string()).collect();
+/// The statements that make the publication, and first what it holds beside the tables.
+pub fn create_sql(publication: &str, tables: &[PublishedTable], with_heartbeat: bool) -> String {
+    let mut list: Vec<_> = tables.iter().map(|published| published.table.to_string()).collect();
+    let mut before = String::new();
+    if with_heartbeat {
+        list.push(quote_qualified(HEARTBEAT.0, HEARTBEAT.1));
+        before = format!("{HEARTBEAT_SQL};\n");
+    }
     format!(
-        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
+        "{before}CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
         quote_ident(publication),
         list.join(", ")
     )
+}
+
+/// The statement that has a publication hold heartbeats too.
+pub fn add_heartbeat_sql(publication: &str) -> String {
+    format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(publication), quote_qualified(HEARTBEAT.0, HEARTBEAT.1))
 }

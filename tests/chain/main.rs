@@ -11,6 +11,7 @@ mod failures;
 mod feedback;
 mod fencing;
 mod gate;
+mod heartbeat;
 mod histories;
 mod import_dms;
 mod load;
