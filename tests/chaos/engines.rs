@@ -11,6 +11,7 @@ use crate::DATABASE;
 
 const ENGINE: &str = env!("CARGO_BIN_EXE_pgsluice");
 const DEADLINE: Duration = Duration::from_secs(120);
+const EXIT_DONE: i32 = 0;
 const EXIT_FAILED: i32 = 1;
 const EXIT_REFUSED: i32 = 3;
 
@@ -64,7 +65,7 @@ impl Engines {
         }
         let status = self.running.wait(DEADLINE).await?;
         // Killed; stopped; or a server was away when it was started.
-        let is_explained = matches!(status.code(), None | Some(0 | EXIT_FAILED));
+        let is_explained = matches!(status.code(), None | Some(EXIT_DONE | EXIT_FAILED));
         ensure!(is_explained, "the engine ended with {status}:\n{}", self.running.stderr());
         drop(self.start_another()?);
         Ok(())
@@ -75,8 +76,8 @@ impl Engines {
         let status = older.wait(DEADLINE).await.with_context(|| older.stderr())?;
         match status.code() {
             Some(EXIT_REFUSED) if older.stderr().contains("fenced") => Ok(()),
-            // A server was away when it was built anew, before it could see who has taken over.
-            Some(EXIT_FAILED) => Ok(()),
+            // A server was away when it was built anew, before it could see who has taken over; or it had been asked to end.
+            Some(EXIT_FAILED | EXIT_DONE) => Ok(()),
             _ => bail!("an engine that was fenced ended with {status}:\n{}", older.stderr()),
         }
     }
