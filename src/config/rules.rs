@@ -25,8 +25,8 @@ const HASH_LENGTH: usize = 64;
 pub struct Rule {
     /// In the file, counted from 1.
     pub line: usize,
-    tables: Vec<Pattern>,
-    except: Vec<Pattern>,
+    pub(crate) tables: Vec<Pattern>,
+    pub(crate) except: Vec<Pattern>,
     /// A condition of SQL; rows that do not meet it are left out.
     pub filter: Option<String>,
     pub rename_schema: Option<Renaming>,

@@ -39,6 +39,7 @@ use pgsluice_proto::Lsn;
 
 pub use self::history::{check_gap, check_identity};
 use self::newcomers::Newcomers;
+use self::promotion::Promotion;
 use self::reader::Start;
 use self::retry::Retry;
 use self::selection::{Beside, Selection};
@@ -227,12 +228,14 @@ fn run_session(
     // It lasts as long as the session, and whoever works for it hears of its end.
     let (_session, ended) = crossbeam_channel::bounded(0);
     let (config, is_over) = (opening.config.clone(), ended.clone());
+    let (promotion, is_over_too) = (Promotion::new(config.clone(), &progress), ended.clone());
     let transform = Transform::new(mapping.clone(), terms.binary);
     let newcomers = Newcomers::new(opening, &progress, missing, (terms, mapping), shared.waker.clone(), ended)?;
     let beside = newcomers.handover().map_or(Beside::None, Beside::LeftOut);
     let selection = Selection::new(copied, beside, known);
     let start = Start { progress: progress.end_lsn, selection, transform, stop_at: stop_lsn };
     let workers = Workers::start(&opening.config, Ends { stream, start, applier, runtime }, shared.clone())?;
+    workers.help("pgsluice-promotion", move || promotion.watch(&is_over_too))?;
     if opening.stop_at == StopAt::Never {
         workers.help("pgsluice-tables", move || newcomers.run())?;
         if let Some(interval) = config.stream.heartbeat {

@@ -9,15 +9,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use pgsluice_proto::TimelineId;
 use tokio_postgres::Client;
 
 use super::Opening;
 use super::handover::Handover;
-use super::promotion::Promotion;
 use super::reader::Start;
 use super::selection::{Beside, Known, Selection};
 use super::session::{Terms, apply_options};
@@ -34,9 +32,8 @@ use crate::source::publication::{Publication, TableName};
 use crate::transform::{Mapping, Transform};
 
 const STAGE: Stage = Stage::Snapshot;
-/// How often is looked whether there are tables to copy, and whether the source was promoted.
+/// How often is looked whether there are tables to copy.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
-const PROMOTION_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two tries of a copy.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -50,8 +47,6 @@ pub(super) struct Newcomers {
     terms: Terms,
     mapping: Arc<Mapping>,
     missing: Option<Missing>,
-    /// On which the stream began.
-    timeline: TimelineId,
     /// Disconnected when the session has ended.
     session: Receiver<()>,
 }
@@ -89,7 +84,6 @@ impl Newcomers {
             terms,
             mapping,
             missing,
-            timeline: progress.timeline,
             session,
         })
     }
@@ -146,7 +140,7 @@ impl Newcomers {
             let error = match until(&self.session, &over, || snapshot::copy(&self.config, order)) {
                 // A slot that could not start may do so when transactions on the primary have ended.
                 Err(error)
-                    if error.disposition() == Disposition::Retry || matches!(error.kind(), Kind::TimedOut { .. }) =>
+                    if error.disposition() != Disposition::Halt || matches!(error.kind(), Kind::TimedOut { .. }) =>
                 {
                     error.shown(&self.config.log)
                 }
@@ -188,21 +182,13 @@ impl Newcomers {
         Ok(shared.phase() == Phase::Running)
     }
 
-    /// Looks for tables to copy, for foreign keys that can be made again, and for a promotion, until the session ends. A server that cannot be
+    /// Looks for tables to copy, and for foreign keys that can be made again, until the session ends. A server that cannot be
     /// asked is asked again: the stream, which has connections of its own, does not depend on it.
     fn watch(&self) -> Result<(), Error> {
         let runtime = postgres::new_runtime(STAGE)?;
         let mut servers = None;
-        let mut promotion = Promotion::new(&self.config, self.epoch, self.timeline);
-        // At once for the first time, to know whose stream it is.
-        let (mut interval, mut watched_at) = (Duration::ZERO, Instant::now());
-        while self.session.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-            interval = PROMOTION_INTERVAL;
-            let is_due = watched_at.elapsed() >= WATCH_INTERVAL;
-            if is_due {
-                watched_at = Instant::now();
-            }
-            match runtime.block_on(self.look(&mut servers, &mut promotion, is_due)) {
+        while self.session.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            match runtime.block_on(self.look(&mut servers)) {
                 Ok(None) => {}
                 Ok(Some(found)) => return Err(Error::new(STAGE, found)),
                 Err(error) => {
@@ -216,21 +202,12 @@ impl Newcomers {
     }
 
     /// What the next session has to do, if anything.
-    async fn look(
-        &self,
-        servers: &mut Option<(Client, Client)>,
-        promotion: &mut Promotion,
-        for_tables: bool,
-    ) -> Result<Option<Kind>, Error> {
+    async fn look(&self, servers: &mut Option<(Client, Client)>) -> Result<Option<Kind>, Error> {
         if servers.is_none() {
             let source = postgres::connect(&self.config.source, STAGE).await?;
             *servers = Some((source, postgres::connect(&self.config.target, STAGE).await?));
         }
         let Some((source, target)) = servers else { return Ok(None) };
-        promotion.look(source, target).await?;
-        if !for_tables {
-            return Ok(None);
-        }
         let tables = self.tables_to_copy(source, target).await?;
         if !tables.is_empty() {
             return Ok(Some(Kind::TablesToCopy(tables)));

@@ -23,7 +23,7 @@ pub(super) fn meet(config: &Config, epoch: Option<i64>, error: Error) -> Option<
         }
         // The next session meets the same columns again.
         Err(why) => {
-            tracing::warn!(error = %why, "what the target lacks could not be looked up");
+            tracing::warn!(error = %why.shown(&config.log), "what the target lacks could not be looked up");
             Some(error)
         }
     }
@@ -42,7 +42,10 @@ async fn mend(config: &Config, epoch: Option<i64>, lacks: &Lacks) -> Result<Opti
     }
     match make(config, epoch, &target, &additions).await {
         Ok(()) => Ok(None),
-        Err(why) => Ok(Some(format!("{mend}\n  it was tried, since ddl is \"additive\": {why}"))),
+        Err(why) => {
+            let why = why.shown(&config.log);
+            Ok(Some(format!("{mend}\n  it was tried, since ddl is \"additive\": {why}")))
+        }
     }
 }
 

@@ -39,7 +39,18 @@ struct Found {
     missing_value: Option<String>,
     /// They may have something else: their table was written anew, or it is something that cannot be told.
     may_be_filled: bool,
+    /// Columns that came after it are on the target.
+    is_older: bool,
 }
+
+/// A column that is there, and the category of its type.
+struct Present {
+    name: String,
+    category: String,
+}
+
+const RESYNC: &str = "rows that were there before may have values in it, which are not in the stream: if so, `pgsluice resync` for \
+                      the table copies them anew";
 
 /// What makes the columns, in their order.
 pub async fn additions(
@@ -50,35 +61,59 @@ pub async fn additions(
 ) -> Result<Vec<Addition>, Error> {
     let place = TableName { schema: lacks.schema.clone(), name: lacks.table.clone() };
     let table = quote_qualified(&place.schema, &place.name);
-    let strange = strange(source, target, &place, mapping).await?;
+    let on_target = columns(target, &place).await.map_err(|error| Error::from_postgres(STAGE, Role::Target, error))?;
+    let names: Vec<_> = on_target.iter().map(|column| column.name.as_str()).collect();
+    let strange = strange(source, &place, mapping, &on_target).await?;
+    let is_shared =
+        mapping.sources(&place).count() > 1 || mapping.sources(&place).any(|of| !mapping.own(of).is_empty());
     let mut additions = Vec::new();
     for (name, type_oid) in &lacks.columns {
-        let mut found = None;
-        for (of, column) in mapping.origins(&place, name) {
-            found = find(source, of, &column).await?;
-            if found.is_some() {
-                break;
+        let (sent_type, category) = sent_type(source, *type_oid).await?;
+        let addition = if mapping.sources(&place).any(|of| mapping.is_made(of, name)) {
+            made(&table, name, &sent_type)
+        } else {
+            let mut found = None;
+            for (of, column) in mapping.origins(&place, name) {
+                found = find(source, of, &column, &mapping.origins_of(of, &names)).await?;
+                if found.is_some() {
+                    break;
+                }
             }
-        }
-        let type_name = match &found {
-            Some(found) => found.type_name.clone(),
-            None => type_name(source, *type_oid).await?,
+            let type_name = found.as_ref().map_or(sent_type, |found| found.type_name.clone());
+            addition(&table, name, &type_name, found.as_ref(), is_shared)
         };
-        let mut addition = addition(&table, name, &type_name, found.as_ref());
-        let before: Vec<_> = strange.iter().filter(|(_, other)| *other == type_name).collect();
-        if found.is_some() && !before.is_empty() {
-            let renames = before.iter().map(|(before, _)| {
-                format!("ALTER TABLE {table} RENAME COLUMN {} TO {};", quote_ident(before), quote_ident(name))
-            });
-            addition.note = Some(format!("or, if it was renamed: {}", renames.collect::<Vec<_>>().join(" or ")));
-            addition.keeps_rows = false;
-        }
-        additions.push(addition);
+        let before: Vec<_> = strange.iter().copied().filter(|other| other.category == category).collect();
+        additions.push(addition.perhaps_renamed(&table, name, &before));
     }
     Ok(additions)
 }
 
-fn addition(table: &str, name: &str, type_name: &str, found: Option<&Found>) -> Addition {
+impl Addition {
+    /// The column may be one that the target has under another name.
+    fn perhaps_renamed(mut self, table: &str, name: &str, before: &[&Present]) -> Addition {
+        if before.is_empty() {
+            return self;
+        }
+        let rename = |before: &&Present| {
+            format!("ALTER TABLE {table} RENAME COLUMN {} TO {};", quote_ident(&before.name), quote_ident(name))
+        };
+        let renames: Vec<_> = before.iter().map(rename).collect();
+        let renamed = format!("or, if it was renamed: {}", renames.join(" or "));
+        self.note = Some(self.note.map_or(renamed.clone(), |note| format!("{renamed}\n  {note}")));
+        self.keeps_rows = false;
+        self
+    }
+}
+
+/// Of a column that rules make, which the source has under no name, or with other values.
+fn made(table: &str, name: &str, type_name: &str) -> Addition {
+    let note = "rules make it, and rows that were there before do not have it: `pgsluice resync` for the table copies them anew";
+    let statement = format!("ALTER TABLE {table} ADD COLUMN {} {type_name}", quote_ident(name));
+    Addition { statements: vec![statement], note: Some(note.to_owned()), keeps_rows: false }
+}
+
+/// `is_shared` where rows of the table are not all of this source.
+fn addition(table: &str, name: &str, type_name: &str, found: Option<&Found>, is_shared: bool) -> Addition {
     let column = quote_ident(name);
     let add = |more: &str| format!("ALTER TABLE {table} ADD COLUMN {column} {type_name}{more}");
     let Some(found) = found else {
@@ -87,21 +122,25 @@ fn addition(table: &str, name: &str, type_name: &str, found: Option<&Found>) -> 
         return Addition { statements: vec![add("")], note: Some(note.to_owned()), keeps_rows: true };
     };
     let collation = found.collation.as_ref().map_or_else(String::new, |collation| format!(" COLLATE {collation}"));
-    if let Some(value) = &found.missing_value {
-        let not_null = if found.not_null { " NOT NULL" } else { "" };
-        let first = format!("{collation} DEFAULT {}::{type_name}{not_null}", quote_literal(value));
-        let then = match &found.default {
-            Some(default) => format!("ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT {default}"),
-            None => format!("ALTER TABLE {table} ALTER COLUMN {column} DROP DEFAULT"),
-        };
-        return Addition { statements: vec![add(&first), then], note: None, keeps_rows: true };
+    let manual = || Addition { statements: vec![add(&collation)], note: Some(RESYNC.to_owned()), keeps_rows: false };
+    match &found.missing_value {
+        _ if found.is_older => manual(),
+        // Of others' rows it would not be true.
+        Some(_) if is_shared => manual(),
+        Some(value) => {
+            let not_null = if found.not_null { " NOT NULL" } else { "" };
+            let first = format!("{collation} DEFAULT {}::{type_name}{not_null}", quote_literal(value));
+            let then = match &found.default {
+                Some(default) => format!("ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT {default}"),
+                None => format!("ALTER TABLE {table} ALTER COLUMN {column} DROP DEFAULT"),
+            };
+            Addition { statements: vec![add(&first), then], note: None, keeps_rows: true }
+        }
+        None if found.default.is_none() && !found.is_made && !found.not_null && !found.may_be_filled => {
+            Addition { statements: vec![add(&collation)], note: None, keeps_rows: true }
+        }
+        None => manual(),
     }
-    if found.default.is_none() && !found.is_made && !found.not_null && !found.may_be_filled {
-        return Addition { statements: vec![add(&collation)], note: None, keeps_rows: true };
-    }
-    let note = "rows that were there before may have values in it that are not in the stream: if so, `pgsluice resync` for the \
-                table copies them anew";
-    Addition { statements: vec![add(&collation)], note: Some(note.to_owned()), keeps_rows: false }
 }
 
 /// A missing value is an array of one; of a column that is an array itself it cannot be taken apart in SQL.
@@ -113,14 +152,18 @@ SELECT format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, 
     EXISTS (
         SELECT FROM pg_class r JOIN pg_attribute m ON m.attrelid = r.oid AND m.attname = a.attname
         WHERE (r.relkind = 'r' AND pg_relation_filenode(r.oid) <> r.oid OR m.atthasmissing)
-        AND r.oid IN (SELECT a.attrelid UNION SELECT relid FROM pg_partition_tree(a.attrelid)))
+        AND r.oid IN (SELECT a.attrelid UNION SELECT relid FROM pg_partition_tree(a.attrelid))),
+    EXISTS (
+        SELECT FROM pg_attribute o WHERE o.attrelid = a.attrelid AND o.attnum > a.attnum AND NOT o.attisdropped
+        AND o.attname = ANY ($3))
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 LEFT JOIN pg_collation l ON l.oid = a.attcollation LEFT JOIN pg_namespace n ON n.oid = l.collnamespace
 WHERE a.attrelid = to_regclass($1) AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped";
 
-async fn find(source: &Client, table: &TableName, column: &str) -> Result<Option<Found>, Error> {
-    let row = source.query_opt(FIND_SQL, &[&table.to_string(), &column]).await.map_err(source_failed)?;
+/// `others` are on the target.
+async fn find(source: &Client, table: &TableName, column: &str, others: &[String]) -> Result<Option<Found>, Error> {
+    let row = source.query_opt(FIND_SQL, &[&table.to_string(), &column, &others]).await.map_err(source_failed)?;
     let found = |row: Row| {
         Ok(Found {
             type_name: row.try_get(0)?,
@@ -130,37 +173,40 @@ async fn find(source: &Client, table: &TableName, column: &str) -> Result<Option
             missing_value: row.try_get(4)?,
             collation: row.try_get(5)?,
             may_be_filled: row.try_get(6)?,
+            is_older: row.try_get(7)?,
         })
     };
     row.map(found).transpose().map_err(source_failed)
 }
 
-async fn type_name(source: &Client, type_oid: Oid) -> Result<String, Error> {
-    let row = source.query_one("SELECT format_type($1, NULL)", &[&type_oid.0]).await.map_err(source_failed)?;
-    row.try_get(0).map_err(source_failed)
+/// The name and the category of the type that the stream says; of one that the source does not have any more, text's.
+async fn sent_type(source: &Client, type_oid: Oid) -> Result<(String, String), Error> {
+    let sql = "SELECT format_type($1, NULL), COALESCE((SELECT typcategory::text FROM pg_type WHERE oid = $1), 'S')";
+    let row = source.query_one(sql, &[&type_oid.0]).await.map_err(source_failed)?;
+    Ok((row.try_get(0).map_err(source_failed)?, row.try_get(1).map_err(source_failed)?))
 }
 
-/// Columns of the target that nothing of the source goes to, with their types. Any of them may be one that was renamed there.
-async fn strange(
+async fn columns(client: &Client, table: &TableName) -> Result<Vec<Present>, tokio_postgres::Error> {
+    let sql = "SELECT a.attname::text, t.typcategory::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+               WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
+    let rows = client.query(sql, &[&table.to_string()]).await?;
+    rows.iter().map(|row| Ok(Present { name: row.try_get(0)?, category: row.try_get(1)? })).collect()
+}
+
+/// Columns of the target that nothing of the source goes to. Any of them may be one that was renamed there.
+async fn strange<'t>(
     source: &Client,
-    target: &Client,
     place: &TableName,
     mapping: &Mapping,
-) -> Result<Vec<(String, String)>, Error> {
-    let sql = "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute \
-               WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
-    let column = |row: &Row| Ok((row.try_get(0)?, row.try_get(1)?));
-    let columns = async |client: &Client, table: &TableName| {
-        let rows = client.query(sql, &[&table.to_string()]).await?;
-        rows.iter().map(column).collect::<Result<Vec<(String, String)>, _>>()
-    };
-    let mut strange = columns(target, place).await.map_err(|error| Error::from_postgres(STAGE, Role::Target, error))?;
+    on_target: &'t [Present],
+) -> Result<Vec<&'t Present>, Error> {
+    let mut strange: Vec<_> = on_target.iter().collect();
     for table in mapping.sources(place) {
         let known: Vec<String> = match mapping.plan(table) {
             Some(plan) => plan.columns().map(|(column, _)| column.name.clone()).collect(),
-            None => columns(source, table).await.map_err(source_failed)?.into_iter().map(|(name, _)| name).collect(),
+            None => columns(source, table).await.map_err(source_failed)?.into_iter().map(|one| one.name).collect(),
         };
-        strange.retain(|(name, _)| !known.contains(name));
+        strange.retain(|one| !known.contains(&one.name));
     }
     Ok(strange)
 }

@@ -42,6 +42,8 @@ pub struct PublishedTable {
     pub table: TableName,
     /// Name and type of each column that rows carry.
     pub columns: Vec<(String, u32)>,
+    /// Their numbers, which they keep under other names.
+    pub attnums: Vec<i16>,
     pub replica_identity: ReplicaIdentity,
     /// Columns by which updates and deletes find their row; under FULL all of them.
     pub identity: Vec<String>,
@@ -81,6 +83,7 @@ impl PublishedTable {
 const TABLES_SQL: &str = "\
 SELECT n.nspname::text, c.relname::text, array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attnum > 0),
     array_agg(a.atttypid ORDER BY a.attnum) FILTER (WHERE a.attnum > 0),
+    COALESCE(array_agg(a.attnum ORDER BY a.attnum) FILTER (WHERE a.attnum > 0), '{}'),
     c.relreplident::text,
     c.relkind = 'p',
     ARRAY(SELECT k.attname::text FROM pg_index i JOIN pg_attribute k ON k.attrelid = c.oid
@@ -255,10 +258,11 @@ async fn query_tables(
         tables.push(PublishedTable {
             table: TableName { schema: row.try_get(0).map_err(failed)?, name: row.try_get(1).map_err(failed)? },
             columns: names.unwrap_or_default().into_iter().zip(types.unwrap_or_default()).collect(),
-            replica_identity: replica_identity(row.try_get(4).map_err(failed)?),
-            identity: row.try_get(6).map_err(failed)?,
-            partitions_differ: row.try_get(7).map_err(failed)?,
-            is_partitioned: row.try_get(5).map_err(failed)?,
+            attnums: row.try_get(4).map_err(failed)?,
+            replica_identity: replica_identity(row.try_get(5).map_err(failed)?),
+            identity: row.try_get(7).map_err(failed)?,
+            partitions_differ: row.try_get(8).map_err(failed)?,
+            is_partitioned: row.try_get(6).map_err(failed)?,
         });
     }
     Ok(tables)

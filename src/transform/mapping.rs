@@ -22,7 +22,8 @@ use crate::source::publication::{PublishedTable, TableName};
 #[derive(Debug, Default)]
 pub struct Mapping {
     rules: Arc<[Rule]>,
-    tables: Vec<TableName>,
+    /// With the numbers of their columns.
+    tables: Vec<(TableName, Vec<i16>)>,
     plans: HashMap<TableName, Arc<Plan>>,
 }
 
@@ -38,7 +39,7 @@ impl Mapping {
     pub fn new(rules: &[Rule], tables: &[PublishedTable]) -> Result<Mapping, Vec<RuleError>> {
         let relations: Vec<_> = tables.iter().map(PublishedTable::relation).collect();
         let mut errors = check_names(rules, &relations);
-        let names = tables.iter().map(|table| table.table.clone()).collect();
+        let names = tables.iter().map(|table| (table.table.clone(), table.attnums.clone())).collect();
         let mut mapping = Mapping { rules: rules.into(), tables: names, ..Mapping::default() };
         for (relation, table) in relations.iter().zip(tables) {
             match mapping.compile(relation) {
@@ -78,7 +79,7 @@ impl Mapping {
 
     /// The tables whose rows go to one of the target.
     pub fn sources(&self, target: &TableName) -> impl Iterator<Item = &TableName> {
-        self.tables.iter().filter(move |table| self.target(table) == *target)
+        self.tables.iter().map(|(table, _)| table).filter(move |table| self.target(table) == *target)
     }
 
     /// The columns of the source, with their tables, whose values one of the target gets unchanged.
@@ -88,6 +89,21 @@ impl Mapping {
             None => Some((table, column.to_owned())),
         };
         self.sources(target).filter_map(origin).collect()
+    }
+
+    /// The target gets such a column of the table, and its values are not those of one of the source.
+    pub fn is_made(&self, table: &TableName, column: &str) -> bool {
+        let gets = |plan: &Arc<Plan>| plan.columns().any(|(other, _)| other.name == column);
+        self.plan(table).is_some_and(|plan| gets(plan) && plan.origin(column).is_none())
+    }
+
+    /// What columns of the target are called on the source, as far as they have its values unchanged.
+    pub fn origins_of(&self, table: &TableName, columns: &[&str]) -> Vec<String> {
+        let origin = |column: &&str| match self.plan(table) {
+            Some(plan) => plan.origin(column).map(str::to_owned),
+            None => Some((*column).to_owned()),
+        };
+        columns.iter().filter_map(origin).collect()
     }
 
     /// Columns of the key and their values, in text, that mark the table's rows among those of others that go to the same
@@ -113,9 +129,11 @@ impl Mapping {
     }
 
     /// What decides what becomes of the table's rows, to tell by [`are_same_rules`](super::are_same_rules) whether it is
-    /// still the same; `None` where rules decide nothing.
+    /// still the same; `None` where no rule is about it.
     pub fn fingerprint(&self, table: &TableName) -> Option<String> {
-        fingerprint::of(self.plan(table)?)
+        let (_, attnums) = self.tables.iter().find(|(name, _)| name == table)?;
+        let rules = self.rules.iter().filter(|rule| rule.matches(&table.schema, &table.name));
+        Some(fingerprint::of(self.plan(table)?, rules, attnums))
     }
 
     /// Of a partitioned table the root's replica identity is told, and the partition's decides what comes of an old row. Under FULL,

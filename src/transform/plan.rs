@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pgsluice_proto::Lsn;
-use pgsluice_proto::pgoutput::Cell;
+use pgsluice_proto::pgoutput::{Cell, ReplicaIdentity};
 
 use super::expression::Expression;
 use super::mask::Masking;
@@ -154,8 +154,12 @@ impl Plan {
         self.filter.is_none() && self.outputs.iter().all(|output| matches!(output.how, How::Cell(_)))
     }
 
-    /// Columns of the key that have one value in all rows of this source, with that value.
+    /// Columns of the key that have one value in all rows of this source, with that value. Under FULL without a key that is
+    /// named, no column is one.
     pub fn constants(&self) -> Vec<(String, String)> {
+        if self.target.replica_identity == ReplicaIdentity::Full {
+            return Vec::new();
+        }
         let table = (self.source.namespace.as_str(), self.source.name.as_str());
         let metadata = Metadata::of_copy(Lsn::INVALID);
         let constant = |(column, output): (&Column, &Output)| {

@@ -144,6 +144,55 @@ async fn columns_are_not_added_where_rows_would_differ() -> Result<()> {
     replication.assert_same(TABLES).await
 }
 
+/// A renamed column of a wider type there, one that a mask hides, and one that only one of two sources has.
+#[tokio::test]
+async fn columns_of_rules_and_of_shared_tables_are_left_to_a_person() -> Result<()> {
+    let on_a = "\
+        CREATE TABLE t (id int PRIMARY KEY, note varchar(50), email text); CREATE TABLE other (id int PRIMARY KEY);
+        CREATE SCHEMA s1; CREATE SCHEMA s2; CREATE TABLE s1.o (id int PRIMARY KEY, n int); CREATE TABLE s2.o (LIKE s1.o INCLUDING ALL);
+        INSERT INTO t SELECT g, 'note', 'clear' FROM generate_series(1, 5) g; INSERT INTO s1.o VALUES (1, 1); INSERT INTO s2.o VALUES (1, 1)";
+    let on_c = "\
+        CREATE TABLE t (id int PRIMARY KEY, note text, email text); CREATE TABLE other (id int PRIMARY KEY);
+        CREATE TABLE o (origin text, id int, n int, PRIMARY KEY (origin, id))";
+    let rules = "[tables]\ninclude = [\"public.*\", \"s1.o\", \"s2.o\"]\n[snapshot]\ncopy_data = true\n[apply]\nddl = \"additive\"\n\
+                 [[rule]]\ntable = \"public.t\"\nmask = { \"*mail*\" = \"sha256\" }\n\
+                 [[rule]]\ntable = \"s?.o\"\nrename_schema = \"public\"\nset = { origin = \"$source_schema\" }\nkey = [\"origin\", \"id\"]\n";
+    let (replication, engine) = start(on_a, on_c, rules).await?;
+    let c = &replication.chain.c;
+    for (round, (change, said, mend)) in (1..).zip([
+        (
+            "ALTER TABLE t RENAME note TO remark; INSERT INTO t VALUES (11)",
+            "RENAME COLUMN \"note\" TO \"remark\"",
+            "ALTER TABLE t RENAME note TO remark",
+        ),
+        (
+            "ALTER TABLE t ADD COLUMN mail2 text NOT NULL DEFAULT 'none'; INSERT INTO t VALUES (12)",
+            "rules make it, and rows that were there before do not have it",
+            "ALTER TABLE t ADD COLUMN mail2 text",
+        ),
+        (
+            "ALTER TABLE s1.o ADD COLUMN x int DEFAULT 5; INSERT INTO s1.o VALUES (2, 2)",
+            "ALTER TABLE \"public\".\"o\" ADD COLUMN \"x\" integer;\n",
+            "ALTER TABLE o ADD COLUMN x int",
+        ),
+    ]) {
+        replication.run_each(change).await?;
+        wait_log(&engine, WAITS, round).await.with_context(|| change.to_owned())?;
+        ensure!(engine.stderr().contains(said), "{change}: {}", engine.stderr());
+        c.sql(DATABASE, mend).await?;
+        replication.wait_caught_up().await.with_context(|| change.to_owned())?;
+    }
+    // What nobody has to decide about is done: of rows of the other source there is no value either.
+    replication.run_each("ALTER TABLE s1.o ADD COLUMN y int; INSERT INTO s1.o VALUES (3, 3, 3, 3)").await?;
+    replication.wait_caught_up().await?;
+    ensure!(
+        rows(c, "o").await? == ["(s1,1,1,,)", "(s1,2,2,5,)", "(s1,3,3,3,3)", "(s2,1,1,,)"],
+        "{:?}",
+        rows(c, "o").await?
+    );
+    stop(&engine).await
+}
+
 /// The column goes to another name in another table, or to none.
 #[tokio::test]
 async fn columns_are_added_as_rules_have_them() -> Result<()> {

@@ -325,3 +325,65 @@ async fn rules_that_change_want_their_tables_copied_anew() -> Result<()> {
     ensure!(!printed.contains("copying starts"), "{printed}");
     Ok(())
 }
+
+/// Columns that come, go and are renamed are no change of rules, unless what they hide would be seen.
+#[tokio::test]
+async fn columns_that_change_under_rules_that_do_not() -> Result<()> {
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY, email text, n int); CREATE TABLE u (id int PRIMARY KEY, email text); \
+               CREATE TABLE plain (id int PRIMARY KEY)";
+    let mask = "mask = { email = 'sha256' }\n";
+    let rule = format!("[[rule]]\ntable = 'public.*'\n{mask}");
+    let replication = Replication::start(ddl).await?;
+    replication.configure(&rule)?;
+    replication.setup().await?;
+    let [a, _, c] = replication.servers();
+    let both = async |ddl: &str| {
+        c.sql(DATABASE, ddl).await?;
+        a.sql(DATABASE, ddl).await
+    };
+    a.sql(DATABASE, "INSERT INTO t VALUES (1, 'clear'), (2, 'clear')").await?;
+    replication.catch_up().await?;
+    // Masked as it comes, in a table that no rule has decided anything about before.
+    both("ALTER TABLE plain ADD email text; ALTER TABLE t DROP n; ALTER TABLE t ADD phone text").await?;
+    a.sql(DATABASE, "INSERT INTO plain VALUES (1, 'clear'); INSERT INTO t VALUES (3, 'clear', 'known')").await?;
+    for _ in 0..2 {
+        replication.catch_up().await?;
+    }
+    // It has come under rules that left it alone.
+    replication.configure(&rule.replace("sha256' }", "sha256', phone = 'sha256' }"))?;
+    let refused =
+        async |said: &str| ensure_said(&replication.command(&["run", "--stop-at", "current"]).await?, 3, &[said]);
+    refused("the rules for \"public\".\"t\" are not those").await?;
+    // u still has it, so the rule itself is not wrong.
+    replication.configure(&rule)?;
+    both("ALTER TABLE t RENAME email TO mail").await?;
+    a.sql(DATABASE, "INSERT INTO t VALUES (4, 'clear')").await?;
+    replication.chain.wait_b_caught_up().await?;
+    refused("the rules for \"public\".\"t\" are not those").await?;
+    let clear = "SELECT count(*) FROM (SELECT t::text AS row FROM t UNION ALL SELECT plain::text FROM plain) all_rows WHERE row LIKE '%clear%'";
+    ensure!(c.scalar(DATABASE, clear).await? == "0", "a masked value is on C in clear");
+    // With its new name in the rule nothing has to be copied again.
+    replication.configure(&rule.replace("email =", "'*mail' ="))?;
+    replication.catch_up().await?;
+    ensure!(c.scalar(DATABASE, clear).await? == "0" && c.scalar(DATABASE, "SELECT count(*) FROM t").await? == "4");
+    Ok(())
+}
+
+/// What a message asks for does not make rows others'.
+#[tokio::test]
+async fn a_constant_marks_rows_only_where_it_is_of_the_key() -> Result<()> {
+    let on_a = "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 1)";
+    let on_c = "CREATE TABLE t (id int PRIMARY KEY, n int, origin text)";
+    let replication = Replication::start_differing(ChainOptions::default(), on_a, on_c).await?;
+    replication
+        .configure("[snapshot]\ncopy_data = true\n[[rule]]\ntable = 'public.t'\nset = { origin = \"'shop'\" }\n")?;
+    replication.setup().await?;
+    replication.catch_up().await?;
+    replication.chain.a.sql(DATABASE, "ALTER TABLE t REPLICA IDENTITY FULL").await?;
+    replication.chain.wait_b_caught_up().await?;
+    replication.succeed(&["resync", "public.t"]).await?;
+    replication.catch_up().await?;
+    let found = crate::rules::rows(&replication.chain.c, "t").await?;
+    ensure!(found == ["(1,1,shop)"], "{found:?}");
+    Ok(())
+}
