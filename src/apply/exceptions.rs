@@ -20,7 +20,7 @@ use super::policy::{Policies, attempt};
 use crate::batch::{BatchedChange, BatchedOperation, OldRow, Row};
 use crate::decode::Relation;
 use crate::error::{Error, Kind};
-use crate::postgres::quote_literal;
+use crate::postgres::{quote_literal, quote_qualified};
 
 /// How often the changes of each table conflicted.
 #[derive(Debug, Default)]
@@ -64,10 +64,11 @@ impl Tally {
                    inserted = c.inserted + EXCLUDED.inserted, skipped = c.skipped + EXCLUDED.skipped, \
                    set_aside = c.set_aside + EXCLUDED.set_aside, updated_at = now()";
         for ((schema, table), Counts { overwritten, kept, inserted, skipped, set_aside }) in self.0 {
-            tracing::info!(
-                %schema, %table, overwritten, kept, inserted, skipped, set_aside,
-                "changes that conflict with the target are applied as the policy of their table has it"
-            );
+            let table_name = quote_qualified(&schema, &table);
+            tracing::debug!(table = %table_name, overwritten, kept, inserted, skipped, "conflicts are settled by policy");
+            if set_aside > 0 {
+                tracing::warn!(table = %table_name, set_aside, "changes are set aside in pgsluice.exceptions");
+            }
             let counts: [&(dyn ToSql + Sync); 8] =
                 [&name, &schema, &table, &overwritten, &kept, &inserted, &skipped, &set_aside];
             client.execute(sql, &counts).await.map_err(failed)?;

@@ -134,7 +134,6 @@ impl Applier {
         }
         let end_lsn = if batch.is_open() { None } else { batch.end_lsn() };
         if let Some(end_lsn) = end_lsn {
-            self.fallbacks = 0;
             self.durability.committed(&self.client, end_lsn).await?;
         }
         Ok(Applied { end_lsn, changes: batch.len(), transactions: batch.transaction_count() })
@@ -222,7 +221,9 @@ impl Applier {
         self.execute("COMMIT").await.map_err(|error| match part.commit_lsn {
             Some(commit_lsn) => error.at(commit_lsn),
             None => error,
-        })
+        })?;
+        self.fallbacks = 0;
+        Ok(())
     }
 
     /// Applies a further part of an open transaction, which is all of the batch.

@@ -33,7 +33,25 @@ pub struct SkipArguments {
 #[derive(Serialize)]
 struct SkipResult {
     commit_lsn: String,
-    state: &'static str,
+    state: State,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Pending,
+    PendingAlready,
+    Cancelled,
+}
+
+impl State {
+    fn text(self) -> &'static str {
+        match self {
+            State::Pending => "is skipped by `pgsluice run`",
+            State::PendingAlready => "is pending already",
+            State::Cancelled => "is not skipped any more",
+        }
+    }
 }
 
 /// Records what is to be skipped, which a `run` that is at work notices, or the next one does.
@@ -45,20 +63,20 @@ pub fn run(arguments: &SkipArguments, format: Format) -> Result<(), Error> {
     };
     let state = if arguments.cancel {
         runtime.block_on(skips::take_back(&config, lsn))?;
-        "is not skipped any more"
+        State::Cancelled
     } else {
         if !arguments.yes {
             confirm(&config, lsn)?;
         }
         match runtime.block_on(skips::ask(&config, lsn))? {
-            Asked::Now => "is skipped by `pgsluice run`",
-            Asked::Before => "is pending already",
+            Asked::Now => State::Pending,
+            Asked::Before => State::PendingAlready,
         }
     };
     let result = SkipResult { commit_lsn: lsn.to_string(), state };
     match format {
         Format::Json => output::json(&result),
-        Format::Table => output::pairs(&[(result.commit_lsn, result.state.to_owned())]),
+        Format::Table => output::pairs(&[(result.commit_lsn, result.state.text().to_owned())]),
     }
 }
 

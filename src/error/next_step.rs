@@ -1,12 +1,12 @@
 //! What a person can do about a change that the target does not take.
 
-use super::{Error, Kind, Stage};
+use super::{Disposition, Error, Stage};
 
 /// `None` where the message says so itself, or nothing can be said.
 pub(super) fn of(error: &Error) -> Option<String> {
     let lsn = error.0.lsn?;
-    let says_itself = matches!(error.0.kind, Kind::Mismatch { .. } | Kind::SetCount { .. });
-    if error.0.stage != Stage::Apply || !error.is_of_the_data() || says_itself {
+    let is_halted = error.disposition() == Disposition::Halt;
+    if error.0.stage != Stage::Apply || !error.is_of_the_data() || !is_halted {
         return None;
     }
     let policy = match policy(error) {

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use pgsluice_testkit::{ChainOptions, wait_for};
+use pgsluice_testkit::{Chain, ChainOptions, CutPoint, Proxy, wait_for};
 use serde_json::Value;
 
 use super::{column, counts, exceptions};
 use crate::bad_input::ensure_said;
-use crate::load::{Changes, Random};
+use crate::load::{Changes, Random, settle, stop, wait_streaming};
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
 /// Every third row is refused by C. The engine is killed again and again, and each of them is an exception once.
@@ -23,7 +23,7 @@ async fn exceptions_are_recorded_once_however_often_the_engine_is_killed() -> Re
     replication.setup().await?;
     let changes = Changes::start(
         &replication,
-        "INSERT INTO t (n) VALUES (1), (2); INSERT INTO t (n) SELECT generate_series(1, 30); SELECT pg_sleep(0.02)",
+        "INSERT INTO t (n) VALUES (1), (2); INSERT INTO t (n) SELECT generate_series(1, 30); SELECT pg_sleep(0.1)",
     );
     let mut random = Random::new();
     let recorded = "SELECT count(*) FROM pgsluice.exceptions";
@@ -48,6 +48,72 @@ async fn exceptions_are_recorded_once_however_often_the_engine_is_killed() -> Re
     ensure!(c.scalar(DATABASE, all).await? == a.scalar(DATABASE, all).await?);
     let set_aside = "SELECT set_aside = (SELECT count(*) FROM pgsluice.exceptions) FROM pgsluice.conflicts";
     ensure!(c.scalar(DATABASE, set_aside).await? == "t");
+    Ok(())
+}
+
+/// The connection to C is lost before, within and after the COMMIT that records an exception.
+#[tokio::test]
+async fn a_commit_whose_outcome_is_unknown_records_its_exceptions_once() -> Result<()> {
+    let replication = Replication::start("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE passes (id int)").await?;
+    let Chain { a, b, c } = &replication.chain;
+    let proxy = Proxy::start(c.port()).await?;
+    let conflicts = "[apply]\nnetting = false\non_error = 'exceptions'\n";
+    replication.configure_servers(&b.dsn(DATABASE), Some(&a.dsn(DATABASE)), &proxy.dsn(DATABASE), conflicts)?;
+    replication.setup().await?;
+    c.sql(DATABASE, "ALTER TABLE t ADD CONSTRAINT small CHECK (id < 0)").await?;
+    let engine = replication.spawn()?;
+    wait_streaming(&engine, 1).await?;
+    let mut expected = Vec::new();
+    for round in 1..=3 {
+        for cut_point in [CutPoint::BeforeForward, CutPoint::AfterForward, CutPoint::AfterAnswer] {
+            proxy.arm(b"COMMIT\0", cut_point);
+            let id = round * 10 + expected.len();
+            a.sql(DATABASE, &format!("BEGIN; INSERT INTO passes VALUES ({id}); INSERT INTO t VALUES ({id}); COMMIT"))
+                .await?;
+            wait_for("the cut", DEADLINE, || async { Ok(proxy.fired().then_some(())) }).await?;
+            settle(&replication, &engine, &["public.passes"]).await?;
+            expected.push("INSERT id 23514 small");
+            assert_eq!(exceptions(c, "t").await?, expected, "{cut_point:?}");
+            assert_eq!(counts(c, "t").await?, format!("0 0 0 0 {}", expected.len()));
+        }
+    }
+    stop(&engine).await
+}
+
+/// Under FULL the old row has what an update has left alone.
+#[tokio::test]
+async fn a_missing_row_is_whole_where_its_old_row_is_known() -> Result<()> {
+    let ddl = "CREATE TABLE keyed (id int PRIMARY KEY, note text, big text); CREATE TABLE keyless (id int, note text, big text);
+               ALTER TABLE keyed ALTER big SET STORAGE EXTERNAL, REPLICA IDENTITY FULL;
+               ALTER TABLE keyless ALTER big SET STORAGE EXTERNAL, REPLICA IDENTITY FULL";
+    let replication = Replication::start(ddl).await?;
+    replication.setup().await?;
+    let tables = ["public.keyed", "public.keyless"];
+    let [a, _, c] = replication.servers();
+    let rows = "INSERT INTO keyed SELECT i, 'note', repeat(i::text, 4000) FROM generate_series(1, 3) i;
+                INSERT INTO keyless SELECT * FROM keyed; INSERT INTO keyless SELECT * FROM keyed";
+    replication.replicate(rows, &tables).await?;
+    for netting in [true, false] {
+        replication.configure(&format!(
+            "[apply]\nnetting = {netting}\non_missing_row = 'insert'\non_duplicate = 'overwrite'\n"
+        ))?;
+        c.sql(DATABASE, "DELETE FROM keyed WHERE id = 1; DELETE FROM keyless WHERE id = 1").await?;
+        c.sql(DATABASE, "INSERT INTO keyed VALUES (5, 'theirs', 'small')").await?;
+        a.sql(
+            DATABASE,
+            "UPDATE keyed SET note = note || '.' WHERE id = 1; UPDATE keyless SET note = note || '.' WHERE id = 1",
+        )
+        .await?;
+        // Its key is taken there, and its large value stays where it is.
+        a.sql(DATABASE, "UPDATE keyed SET id = 5 WHERE id = 2").await?;
+        replication.catch_up().await?;
+        replication.assert_same(&tables).await?;
+        a.sql(DATABASE, "UPDATE keyed SET id = 2 WHERE id = 5").await?;
+        replication.catch_up().await?;
+    }
+    assert_eq!(counts(c, "keyed").await?, "2 0 2 0 0");
+    // A row that is not there is inserted for each of those that were alike on A.
+    assert_eq!(counts(c, "keyless").await?, "0 0 4 0 0");
     Ok(())
 }
 
