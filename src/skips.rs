@@ -8,6 +8,7 @@
 
 use pgsluice_proto::Lsn;
 use serde::Serialize;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
@@ -17,6 +18,9 @@ use crate::error::{Error, Stage};
 use crate::postgres;
 
 const STAGE: Stage = Stage::Checkpoint;
+
+/// A run that applies a long transaction is not waited for, nor do others wait for us long meanwhile.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '5s'; LOCK TABLE pgsluice.progress IN SHARE ROW EXCLUSIVE MODE";
 
 /// A transaction that is to be passed over, or was.
 #[derive(Clone, Debug, Serialize)]
@@ -47,9 +51,10 @@ pub enum Asked {
 pub async fn ask(config: &Config, lsn: Lsn) -> Result<Asked, Error> {
     let client = connect(config).await?;
     let (name, commit_lsn) = (config.name.as_str(), PgLsn::from(lsn.as_u64()));
-    // A run that applies a long transaction is not to be waited for, nor are others to wait for us meanwhile.
-    let begin = "BEGIN; SET LOCAL lock_timeout = '10s'; LOCK TABLE pgsluice.progress IN SHARE ROW EXCLUSIVE MODE";
-    client.batch_execute(begin).await.map_err(failed)?;
+    client.batch_execute(BEGIN).await.map_err(|error| match error.code() {
+        Some(&SqlState::LOCK_NOT_AVAILABLE) => busy(),
+        Some(_) | None => failed(error),
+    })?;
     let Some(progress) = checkpoint::read(&client, name).await? else { return Err(no_progress(config)) };
     if lsn < progress.end_lsn {
         return Err(passed(&list(&client, name).await?, lsn, progress.end_lsn));
@@ -161,6 +166,15 @@ fn passed(known: &[Skip], lsn: Lsn, progress: Lsn) -> Error {
             ),
         ),
     }
+}
+
+fn busy() -> Error {
+    let what = "an engine is amid a transaction on the target, and holds progress until it ends";
+    Error::refused(
+        STAGE,
+        what,
+        "run `pgsluice skip` again; if that transaction waits for something, stop the engine first",
+    )
 }
 
 fn no_progress(config: &Config) -> Error {

@@ -201,9 +201,9 @@ impl Healer<'_> {
 /// What a try comes to, after `error`. One that finds no row leaves that; one that hits several ends the stream.
 fn outcome(tried: Result<(), Error>, how: How, error: Error) -> Tried<How> {
     let Err(tried) = tried else { return Ok(Ok(how)) };
-    match tried.is_of_a_row() {
-        true if matches!(tried.kind(), Kind::RowCount { .. }) => Ok(Err(error)),
-        true => Ok(Err(tried)),
-        false => Err(tried),
+    if !tried.is_of_a_row() {
+        return Err(tried);
     }
+    let found_none = matches!(tried.kind(), Kind::RowCount { .. });
+    Ok(Err(if found_none { error } else { tried }))
 }

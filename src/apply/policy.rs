@@ -23,7 +23,7 @@ use tokio_postgres::Client;
 use super::exceptions::{Tally, set_aside};
 use super::heal::heal;
 use super::plan::Plans;
-use super::{failed, in_order};
+use super::{behind, failed, in_order};
 use crate::batch::{Batch, BatchedChange, BatchedOperation};
 use crate::config::{Config, Conflicts, LogConfig, OnError, Policy};
 use crate::decode::Relation;
@@ -100,7 +100,8 @@ async fn settle(
         return Err(error);
     };
     let policy = policies.policy(relation);
-    let error = match heal((client, plans), policy, change, error).await? {
+    let healed = heal((client, plans), policy, change, error).await;
+    let error = match healed.map_err(|error| error.at(change.transaction.commit_lsn))? {
         Ok(how) => {
             tally.count(relation, how);
             return Ok(());
@@ -121,13 +122,12 @@ async fn settle(
 pub(super) type Tried<T> = Result<Result<T, Error>, Error>;
 
 /// Does something that is undone if the target refuses what is to be written.
-pub(super) async fn attempt<T>(client: &Client, work: impl Future<Output = Result<T, Error>>) -> Tried<T> {
+pub(super) async fn attempt(client: &Client, work: impl Future<Output = Result<(), Error>>) -> Tried<()> {
     let execute = async |sql| client.batch_execute(sql).await.map_err(failed);
-    execute("SAVEPOINT attempt").await?;
-    match work.await {
-        Ok(done) => {
+    match behind(execute("SAVEPOINT attempt"), work).await {
+        Ok(()) => {
             execute("RELEASE SAVEPOINT attempt").await?;
-            Ok(Ok(done))
+            Ok(Ok(()))
         }
         Err(error) if error.is_of_the_data() => {
             execute("ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt").await?;

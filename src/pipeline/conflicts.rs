@@ -24,7 +24,7 @@ pub async fn check(
     for published in tables {
         if let Some(what) = soft_delete(config, published, mapping) {
             wrong.push(what);
-            mends.push("a row of the same key is always taken over there: leave `on_duplicate` out for the table");
+            mends.push("a row of the same key is always taken over there: have on_duplicate = \"stop\" for the table");
         }
         if let Some(what) = overwrite(target, config, published, mapping).await? {
             wrong.push(what);

@@ -167,6 +167,20 @@ async fn an_engine_that_runs_notices_a_skip() -> Result<()> {
     assert_eq!(c.scalar(DATABASE, "SELECT string_agg(note, ' ' ORDER BY id) FROM t").await?, "one three");
     ensure!(skips(&replication).await?[0]["changes"] == 1);
 
+    // Progress cannot be looked at while it is about to move.
+    let locker = c.connect(DATABASE).await?;
+    locker.batch_execute("BEGIN; LOCK TABLE other").await?;
+    replication.chain.a.sql(DATABASE, "INSERT INTO other VALUES (1)").await?;
+    let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'public.other'::regclass AND NOT granted";
+    wait_for("the engine to wait", DEADLINE, || async {
+        Ok((c.scalar(DATABASE, waiting).await? == "1").then_some(()))
+    })
+    .await?;
+    let busy = replication.command(&["skip", "--lsn", "FF/0", "--yes"]).await?;
+    ensure_said(&busy, 3, &["an engine is amid a transaction", "stop the engine first"])?;
+    locker.batch_execute("ROLLBACK").await?;
+    replication.wait_caught_up().await?;
+
     // One that is never met ends it, whether or not anything else comes.
     let position = replication.chain.a.scalar(DATABASE, "SELECT pg_current_wal_lsn() + 8").await?;
     replication.succeed(&["skip", "--lsn", &position, "--yes"]).await?;

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{column, counts, exceptions};
 use crate::bad_input::ensure_said;
-use crate::load::{Changes, Random, settle, stop, wait_streaming};
+use crate::load::{Changes, Random, settle, stop, wait_log, wait_streaming};
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
 /// Every third row is refused by C. The engine is killed again and again, and each of them is an exception once.
@@ -77,6 +77,39 @@ async fn a_commit_whose_outcome_is_unknown_records_its_exceptions_once() -> Resu
             assert_eq!(counts(c, "t").await?, format!("0 0 0 0 {}", expected.len()));
         }
     }
+    stop(&engine).await
+}
+
+/// What follows the copy of a table that joins later comes by a stream of its own.
+#[tokio::test]
+async fn a_table_that_is_copied_beside_the_stream_has_its_policy() -> Result<()> {
+    let old = "CREATE TABLE old (id int PRIMARY KEY); INSERT INTO old SELECT generate_series(1, 9)";
+    let late = "CREATE TABLE late (id int PRIMARY KEY, note text)";
+    let replication =
+        Replication::start_differing(ChainOptions::default(), old, "CREATE TABLE old (id int PRIMARY KEY)").await?;
+    // Netted, the row would never be what C refuses.
+    replication.configure("[snapshot]\ncopy_data = true\n[apply]\nnetting = false\non_error = 'exceptions'\n")?;
+    replication.setup().await?;
+    let engine = replication.spawn()?;
+    wait_streaming(&engine, 1).await?;
+    replication.wait_caught_up().await?;
+    let [a, _, c] = replication.servers();
+    a.sql(DATABASE, &format!("{late}; INSERT INTO late SELECT i, 'note' FROM generate_series(1, 100) i")).await?;
+    c.sql(DATABASE, &format!("{late}; ALTER TABLE late ADD CONSTRAINT fine CHECK (note <> 'bad')")).await?;
+    let blocker = c.connect(DATABASE).await?;
+    blocker.batch_execute("BEGIN; LOCK TABLE late IN EXCLUSIVE MODE").await?;
+    a.sql(DATABASE, "ALTER PUBLICATION pgsluice_test ADD TABLE late").await?;
+    replication.run_each("INSERT INTO late VALUES (101, 'first')").await?;
+    wait_log(&engine, "copying starts", 1).await?;
+    for id in [1, 2] {
+        a.sql(DATABASE, &format!("BEGIN; UPDATE late SET note = 'bad' WHERE id = {id}; UPDATE late SET note = 'good' WHERE id = {id}; COMMIT"))
+            .await?;
+    }
+    blocker.batch_execute("COMMIT").await?;
+    wait_log(&engine, "the stream takes over", 1).await?;
+    settle(&replication, &engine, &["public.old", "public.late"]).await?;
+    assert_eq!(exceptions(c, "late").await?, ["UPDATE id 23514 fine", "UPDATE id 23514 fine"]);
+    assert_eq!(counts(c, "late").await?, "0 0 0 0 2");
     stop(&engine).await
 }
 
