@@ -100,7 +100,8 @@ async fn a_table_that_is_copied_beside_the_stream_has_its_policy() -> Result<()>
     blocker.batch_execute("BEGIN; LOCK TABLE late IN EXCLUSIVE MODE").await?;
     a.sql(DATABASE, "ALTER PUBLICATION pgsluice_test ADD TABLE late").await?;
     replication.run_each("INSERT INTO late VALUES (101, 'first')").await?;
-    wait_log(&engine, "copying starts", 1).await?;
+    // After that of the table that was there first.
+    wait_log(&engine, "copying starts", 2).await?;
     for id in [1, 2] {
         a.sql(DATABASE, &format!("BEGIN; UPDATE late SET note = 'bad' WHERE id = {id}; UPDATE late SET note = 'good' WHERE id = {id}; COMMIT"))
             .await?;
