@@ -230,17 +230,18 @@ fn ruled<'a>(tables: &'a [PublishedTable], mapping: &Mapping) -> Vec<Ruled<'a>> 
 /// # Errors
 /// A refusal where deleted rows stay on the target and nothing there could find one by its key when it comes again.
 async fn check_kept(target: &Client, mapping: &Mapping) -> Result<(), Error> {
-    for (table, key) in mapping.kept() {
-        if !conflicts::has_unique_index(target, &table, &key).await? {
-            let columns: Vec<_> = key.iter().map(|column| quote_ident(column)).collect();
-            let columns = columns.join(", ");
-            let what =
-                format!("soft_delete: {table} on the target has no unique index of {columns} to find a deleted row by");
-            let mend = format!("on the target: CREATE UNIQUE INDEX ON {table} ({columns})");
-            return Err(Error::refused(Stage::Apply, what, mend));
-        }
+    let kept: Vec<_> = mapping.kept().collect();
+    if kept.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let asked = kept.iter().map(|(table, key)| (table, key.clone())).collect();
+    let without = conflicts::without_unique_index(target, asked).await?;
+    let Some((table, key)) = without.first().map(|place| &kept[*place]) else { return Ok(()) };
+    let columns: Vec<_> = key.iter().map(|column| quote_ident(column)).collect();
+    let columns = columns.join(", ");
+    let what = format!("soft_delete: {table} on the target has no unique index of {columns} to find a deleted row by");
+    let mend = format!("on the target: CREATE UNIQUE INDEX ON {table} ({columns})");
+    Err(Error::refused(Stage::Apply, what, mend))
 }
 
 /// How the target is written to.
