@@ -210,10 +210,13 @@ impl TablePlan {
     }
 
     /// Positions of the columns by which changes of one row are known to be of one row. `None` where its updates and
-    /// deletes have to be applied one by one: without a key of each row's own, or with a column that no update can set.
+    /// deletes have to be applied one by one: without a key of each row's own, or with a column that no update can set; and
+    /// where the target may have two rows of a key, since the count of many rows does not tell a row that is there twice
+    /// beside one that is missing.
     pub fn netting_key(&self) -> Option<&[usize]> {
         let Identity::Key(key) = &self.identity else { return None };
-        if self.keys != Keys::Apart {
+        let is_in_key = |name: &String| key.iter().any(|&position| self.column(position).name == *name);
+        if self.keys != Keys::Apart || !self.table.unique_keys.iter().any(|unique| unique.iter().all(is_in_key)) {
             return None;
         }
         let guarded = |position: usize| self.column(position).is_identity_always && !key.contains(&position);
