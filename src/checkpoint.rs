@@ -9,13 +9,14 @@
 //! - Whoever starts raises `epoch`; whoever applies, or comes back after a failure, does so only under its own epoch. A transaction whose outcome is in
 //!   doubt still holds the lock on its progress row, so the fence of the next start waits until the outcome is known.
 
-use std::iter;
 use std::time::SystemTime;
 
 use pgsluice_proto::{Lsn, PgTimestamp, TimelineId};
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{PgLsn, ToSql};
 use tokio_postgres::{Client, Row, Statement};
 
+use crate::batch::Skipped;
 use crate::config::Role;
 use crate::error::{Error, Kind, Stage};
 
@@ -23,11 +24,14 @@ use crate::error::{Error, Kind, Stage};
 pub const SCHEMA_SQL: &str = "CREATE SCHEMA IF NOT EXISTS pgsluice;";
 
 /// Its tables by their names, likewise.
-pub const TABLES: [(&str, &str); 4] = [
+pub const TABLES: [(&str, &str); 7] = [
     ("progress", PROGRESS_SQL),
     ("table_state", TABLE_STATE_SQL),
     ("chunk_state", CHUNK_STATE_SQL),
     ("deferred", DEFERRED_SQL),
+    ("exceptions", EXCEPTIONS_SQL),
+    ("conflicts", CONFLICTS_SQL),
+    ("skips", SKIPS_SQL),
 ];
 
 const PROGRESS_SQL: &str = "\
@@ -109,6 +113,61 @@ CREATE TABLE IF NOT EXISTS pgsluice.deferred (
 );
 ";
 
+/// Changes of rows that the target has refused, by the names of their tables on the source. `old_row`, `new_row` and `key_values`
+/// are NULL unless values of rows may be shown.
+const EXCEPTIONS_SQL: &str = "\
+CREATE TABLE IF NOT EXISTS pgsluice.exceptions (
+    name text NOT NULL,
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    commit_lsn pg_lsn NOT NULL,
+    commit_time timestamptz,
+    xid bigint NOT NULL,
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    operation text NOT NULL,
+    key_columns text[] NOT NULL,
+    key_values text[],
+    sqlstate text,
+    constraint_name text,
+    message text NOT NULL,
+    old_row jsonb,
+    new_row jsonb,
+    recorded_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (name, id)
+);
+";
+
+/// How many changes of each table were not applied as they came.
+const CONFLICTS_SQL: &str = "\
+CREATE TABLE IF NOT EXISTS pgsluice.conflicts (
+    name text NOT NULL,
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    overwritten bigint NOT NULL DEFAULT 0,
+    kept bigint NOT NULL DEFAULT 0,
+    inserted bigint NOT NULL DEFAULT 0,
+    skipped bigint NOT NULL DEFAULT 0,
+    set_aside bigint NOT NULL DEFAULT 0,
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (name, schema_name, table_name)
+);
+";
+
+/// Transactions of the source that are to be passed over, and with `done_at` those that were.
+const SKIPS_SQL: &str = "\
+CREATE TABLE IF NOT EXISTS pgsluice.skips (
+    name text NOT NULL,
+    commit_lsn pg_lsn NOT NULL,
+    requested_by text NOT NULL DEFAULT session_user,
+    requested_at timestamptz NOT NULL DEFAULT now(),
+    done_at timestamptz,
+    xid bigint,
+    commit_time timestamptz,
+    changes bigint,
+    PRIMARY KEY (name, commit_lsn)
+);
+";
+
 /// Where a replication stands, as its row on the target says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -148,18 +207,39 @@ impl Progress {
 /// Makes the schema and its tables where they are missing. `IF NOT EXISTS` is not enough: PostgreSQL asks for the right
 /// to make a schema before it looks whether there is one. True where all of it was there already.
 pub async fn create_schema(client: &Client) -> Result<bool, Error> {
-    let missing = |name: &str| format!("to_regclass('pgsluice.{name}') IS NULL");
-    let sql =
-        format!("SELECT to_regnamespace('pgsluice') IS NULL, {}", TABLES.map(|(name, _)| missing(name)).join(", "));
-    let row = client.query_one(&sql, &[]).await.map_err(failed)?;
-    let mut present = true;
-    for (column, create) in iter::once(SCHEMA_SQL).chain(TABLES.map(|(_, create)| create)).enumerate() {
-        if row.try_get(column).map_err(failed)? {
-            present = false;
-            client.batch_execute(create).await.map_err(failed)?;
+    let row = client.query_one("SELECT to_regnamespace('pgsluice') IS NULL", &[]).await.map_err(failed)?;
+    let is_schema_missing: bool = row.try_get(0).map_err(failed)?;
+    let missing = missing(client).await?;
+    let schema = is_schema_missing.then_some(SCHEMA_SQL);
+    for create in schema.into_iter().chain(missing.iter().map(|(_, create)| *create)) {
+        client.batch_execute(create).await.map_err(failed)?;
+    }
+    Ok(!is_schema_missing && missing.is_empty())
+}
+
+/// Makes the tables that a setup of an earlier version has not made. False where the role may not.
+pub async fn complete(client: &Client) -> Result<bool, Error> {
+    for (table, create) in missing(client).await? {
+        match client.batch_execute(create).await {
+            Ok(()) => tracing::info!("table pgsluice.{table} is made on the target"),
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => return Ok(false),
+            Err(error) => return Err(failed(error)),
         }
     }
-    Ok(present)
+    Ok(true)
+}
+
+/// Those of [`TABLES`] that are not there.
+async fn missing(client: &Client) -> Result<Vec<(&'static str, &'static str)>, Error> {
+    let is_missing = TABLES.map(|(table, _)| format!("to_regclass('pgsluice.{table}') IS NULL"));
+    let row = client.query_one(&format!("SELECT {}", is_missing.join(", ")), &[]).await.map_err(failed)?;
+    let mut missing = Vec::new();
+    for (column, table) in TABLES.into_iter().enumerate() {
+        if row.try_get(column).map_err(failed)? {
+            missing.push(table);
+        }
+    }
+    Ok(missing)
 }
 
 /// Reads the row; `None` where there is none, or no table to hold it.
@@ -211,15 +291,20 @@ pub async fn remove(client: &Client, name: &str) -> Result<(bool, bool), Error> 
         return Err(Error::refused(Stage::Checkpoint, what, "run `pgsluice teardown` again, which names them"));
     }
     let mut removed = false;
-    for (table, _) in TABLES {
+    let missing = missing(client).await?;
+    let present: Vec<_> = TABLES.into_iter().filter(|table| !missing.contains(table)).map(|(table, _)| table).collect();
+    for table in &present {
         let sql = format!("DELETE FROM pgsluice.{table} WHERE name = $1");
         let rows = client.execute(&sql, &[&name]).await.map_err(failed)?;
-        removed |= table == "progress" && rows > 0;
+        removed |= *table == "progress" && rows > 0;
     }
     let others = client.query_opt("SELECT FROM pgsluice.progress LIMIT 1", &[]).await.map_err(failed)?;
     if others.is_none() {
-        let tables = TABLES.map(|(table, _)| format!("pgsluice.{table}")).join(", ");
-        client.batch_execute(&format!("DROP TABLE {tables}; DROP SCHEMA pgsluice")).await.map_err(failed)?;
+        let tables: Vec<_> = present.iter().map(|table| format!("pgsluice.{table}")).collect();
+        client
+            .batch_execute(&format!("DROP TABLE {}; DROP SCHEMA pgsluice", tables.join(", ")))
+            .await
+            .map_err(failed)?;
     }
     client.batch_execute("COMMIT").await.map_err(failed)?;
     Ok((removed, others.is_none()))
@@ -285,6 +370,7 @@ pub async fn check_epoch(client: &Client, name: &str, epoch: i64) -> Result<(), 
 /// Why the row under our epoch is not there.
 async fn fenced(client: &Client, name: &str, epoch: i64) -> Error {
     match read(client, name).await {
+        Ok(Some(progress)) if progress.epoch == epoch => Error::new(Stage::Checkpoint, Kind::SkipsChanged),
         Ok(Some(progress)) => Error::new(Stage::Checkpoint, Kind::Fenced { mine: epoch, theirs: progress.epoch }),
         Ok(None) => Error::refused(
             Stage::Checkpoint,
@@ -294,6 +380,10 @@ async fn fenced(client: &Client, name: &str, epoch: i64) -> Error {
         Err(error) => error,
     }
 }
+
+/// Progress to `$3` passes no transaction that is still to be passed over.
+const NOTHING_TO_SKIP: &str = "NOT EXISTS (SELECT FROM pgsluice.skips s \
+                               WHERE s.name = $1 AND s.done_at IS NULL AND s.commit_lsn < $3)";
 
 /// What a commit moves.
 #[derive(Clone, Copy, Debug)]
@@ -331,7 +421,13 @@ impl Checkpoint {
                                      AND (schema_name, table_name) IN (SELECT * FROM unnest($4::text[], $5::text[]))) \
                       SELECT FROM held";
         let (advance, lock) = match moves {
-            Moves::Progress => (Advance::Progress(client.prepare(progress).await.map_err(failed)?), "NO KEY UPDATE"),
+            Moves::Progress => {
+                let guarded = match missing(client).await?.iter().any(|(table, _)| *table == "skips") {
+                    true => progress.to_owned(),
+                    false => format!("{progress} AND {NOTHING_TO_SKIP}"),
+                };
+                (Advance::Progress(client.prepare(&guarded).await.map_err(failed)?), "NO KEY UPDATE")
+            }
             Moves::Tables(moved) => {
                 let (schemas, names) = moved.iter().cloned().unzip();
                 let statement = client.prepare(tables).await.map_err(failed)?;
@@ -347,7 +443,8 @@ impl Checkpoint {
     /// and counts `fallbacks` more.
     ///
     /// # Errors
-    /// [`Kind::Fenced`] if another engine has taken over; the transaction must not commit then.
+    /// [`Kind::Fenced`] if another engine has taken over, [`Kind::SkipsChanged`] if a transaction before `end_lsn` is to be
+    /// passed over; the transaction must not commit then.
     pub async fn advance(
         &self,
         client: &Client,
@@ -366,6 +463,22 @@ impl Checkpoint {
             }
         };
         if moved.map_err(failed)? == 1 { Ok(()) } else { Err(fenced(client, name, self.epoch).await) }
+    }
+
+    /// Records that a transaction is passed over, in the transaction of the target that moves progress past it.
+    ///
+    /// # Errors
+    /// [`Kind::SkipsChanged`] if that is not asked for any more.
+    pub async fn finish_skip(&self, client: &Client, skipped: &Skipped) -> Result<(), Error> {
+        let sql = "UPDATE pgsluice.skips SET done_at = now(), xid = $3, commit_time = $4, changes = $5 \
+                   WHERE name = $1 AND commit_lsn = $2 AND done_at IS NULL";
+        let Skipped { transaction, changes } = skipped;
+        let commit_lsn = PgLsn::from(transaction.commit_lsn.as_u64());
+        let commit_time = transaction.commit_time.to_system_time();
+        let (xid, changes) = (i64::from(transaction.xid.0), changes.cast_signed());
+        let parameters: [&(dyn ToSql + Sync); 5] = [&self.name, &commit_lsn, &xid, &commit_time, &changes];
+        let finished = client.execute(sql, &parameters).await.map_err(failed)?;
+        if finished == 1 { Ok(()) } else { Err(Error::new(Stage::Checkpoint, Kind::SkipsChanged)) }
     }
 
     /// Holds the row against other engines until the end of the transaction that is open on `client`. Outside of a

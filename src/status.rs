@@ -17,6 +17,8 @@ use crate::checkpoint;
 use crate::config::{Config, Endpoint, Role};
 use crate::error::{Error, Stage};
 use crate::postgres;
+use crate::records::{self, TableConflicts};
+use crate::skips::{self, Skip};
 use crate::snapshot::{self, Deferred, DeferredKind};
 use crate::source::slot::SlotState;
 
@@ -33,6 +35,10 @@ pub struct Status {
     pub lag: Lags,
     /// How far the initial copy of each table is.
     pub tables: Vec<TableStatus>,
+    /// Tables whose changes were not all applied as they came.
+    pub conflicts: Vec<TableConflicts>,
+    /// Transactions that were passed over, and those that are to be.
+    pub skips: Vec<Skip>,
     /// Servers that could not be asked, and why.
     pub errors: Vec<String>,
 }
@@ -161,11 +167,13 @@ impl PrimaryView {
 }
 
 /// What the target says.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct TargetView {
     progress: Option<checkpoint::Progress>,
     tables: Vec<snapshot::TableCopy>,
     deferred: Vec<Deferred>,
+    conflicts: Vec<TableConflicts>,
+    skips: Vec<Skip>,
 }
 
 /// Asks all servers; one that cannot be asked becomes a line in `errors`.
@@ -179,12 +187,11 @@ pub async fn read(config: &Config) -> Status {
         None => None,
     };
     let target = read_target(config).await.map_err(&mut note).ok();
-    let (progress, tables, deferred) = target
-        .map_or_else(Default::default, |TargetView { progress, tables, deferred }| (Some(progress), tables, deferred));
+    let is_known = target.is_some();
+    let TargetView { progress, tables, deferred, conflicts, skips } = target.unwrap_or_default();
     let copying = tables.iter().any(snapshot::TableCopy::is_missing);
-    let state = state(source.as_ref(), progress.as_ref().map(Option::as_ref), copying);
+    let state = state(source.as_ref(), is_known.then_some(progress.as_ref()), copying);
     let source = source.unwrap_or_default();
-    let progress = progress.flatten();
     let lag = lags(&source, primary.as_ref(), progress.as_ref());
     Status {
         name: config.name.to_string(),
@@ -199,6 +206,8 @@ pub async fn read(config: &Config) -> Status {
         }),
         lag,
         tables: tables.into_iter().map(|table| table_status(table, &deferred)).collect(),
+        conflicts,
+        skips,
         errors,
     }
 }
@@ -291,11 +300,16 @@ fn between(ahead: Option<Lsn>, behind: Option<Lsn>) -> Option<u64> {
 async fn read_target(config: &Config) -> Result<TargetView, Error> {
     let (client, name) = (postgres::connect(&config.target, STAGE).await?, config.name.as_str());
     let progress = checkpoint::read(&client, name).await?;
-    let (tables, deferred) = match &progress {
-        Some(_) => (snapshot::read(&client, name).await?, snapshot::read_deferred(&client, name).await?),
-        None => (Vec::new(), Vec::new()),
-    };
-    Ok(TargetView { progress, tables, deferred })
+    if progress.is_none() {
+        return Ok(TargetView::default());
+    }
+    Ok(TargetView {
+        progress,
+        tables: snapshot::read(&client, name).await?,
+        deferred: snapshot::read_deferred(&client, name).await?,
+        conflicts: records::read_conflicts(&client, name).await?,
+        skips: skips::list(&client, name).await?,
+    })
 }
 
 async fn read_source(config: &Config) -> Result<SourceView, Error> {

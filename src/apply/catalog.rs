@@ -7,7 +7,7 @@ use pgsluice_proto::Oid;
 use tokio_postgres::{Client, Row};
 
 use crate::config::Role;
-use crate::error::{Error, Stage};
+use crate::error::{Error, Kind, Stage};
 use crate::postgres::quote_qualified;
 
 /// A table of the target, as it is now.
@@ -23,6 +23,8 @@ pub struct TargetTable {
     /// Rows may lie in partitions, and TRUNCATE reaches them.
     pub is_partitioned: bool,
     pub columns: Vec<TargetColumn>,
+    /// Of each unique index that is checked at once, the names of its columns.
+    pub unique_keys: Vec<Vec<String>>,
 }
 
 impl TargetTable {
@@ -106,7 +108,12 @@ SELECT c.relkind::text, a.attname::text, a.atttypid, tn.nspname::text, t.typname
     c.oid, ARRAY(SELECT f.confrelid FROM pg_constraint f
                  WHERE f.conrelid = c.oid AND f.contype = 'f' AND f.confrelid <> c.oid),
     has_table_privilege(c.oid, 'INSERT') AND NOT row_security_active(c.oid), w.place,
-    bt.oid IN ('interval'::regtype, 'interval[]'::regtype) AND current_setting('server_version_num')::int < 170000
+    bt.oid IN ('interval'::regtype, 'interval[]'::regtype) AND current_setting('server_version_num')::int < 170000,
+    CASE WHEN row_number() OVER (PARTITION BY w.place ORDER BY a.attnum) = 1 THEN ARRAY(
+        SELECT (SELECT json_agg(k.attname)::text FROM pg_attribute k
+                WHERE k.attrelid = i.indrelid AND k.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]))
+        FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+                          AND i.indpred IS NULL AND i.indexprs IS NULL) END
 FROM wanted w
 JOIN pg_class c ON c.oid = w.oid
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -159,9 +166,22 @@ fn table(name: String, rows: &[Row]) -> Result<Option<TargetTable>, Error> {
         parents: first.try_get(13).map_err(failed)?,
         can_copy: first.try_get(14).map_err(failed)?,
         is_partitioned: kind == "p",
+        unique_keys: unique_keys(first)?,
         columns: rows.iter().filter_map(|row| column(row).transpose()).collect::<Result<_, _>>().map_err(failed)?,
         name,
     }))
+}
+
+/// They come as a JSON array each.
+fn unique_keys(row: &Row) -> Result<Vec<Vec<String>>, Error> {
+    let keys: Vec<String> = row.try_get(17).map_err(|error| Error::from_postgres(Stage::Apply, Role::Target, error))?;
+    let names = |key: &String| {
+        serde_json::from_str(key).map_err(|error| {
+            let what = format!("the columns of an index are no list of names: {error}");
+            Error::new(Stage::Apply, Kind::Protocol { role: Role::Target, what })
+        })
+    };
+    keys.iter().map(names).collect()
 }
 
 fn column(row: &Row) -> Result<Option<TargetColumn>, tokio_postgres::Error> {

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! What cannot be netted stands in the way of what can: a TRUNCATE, a change of key, an update or delete of a table without
-//! key, a row under a description that another has replaced within the batch. Those are applied in order, between the nets
-//! of what comes before and after. Short runs are not worth a net.
+//! key, or without a unique index of it on the target, a row under a description that another has replaced within the batch.
+//! Those are applied in order, between the nets of what comes before and after. Short runs are not worth a net.
 
 use std::collections::HashMap;
 use std::ops::Range;

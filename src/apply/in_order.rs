@@ -11,10 +11,11 @@ use tokio_postgres::Client;
 
 use super::failed;
 use super::flight::Flight;
+use super::key::row_key;
 use super::parameter::Parameter;
 use super::plan::{Plans, Prepared, TablePlan};
 use super::sql;
-use crate::batch::{BatchedChange, BatchedOperation, OldRow, Row};
+use crate::batch::{BatchedChange, BatchedOperation, Row};
 use crate::decode::{Relation, Truncate};
 use crate::error::{Error, Kind, Stage};
 
@@ -52,24 +53,28 @@ enum Work<'a> {
 }
 
 /// One row's statement, ready to run.
-struct RowStatement<'a> {
-    prepared: Prepared,
-    parameters: Vec<Parameter<'a>>,
-    relation: &'a Arc<Relation>,
-    operation: &'static str,
-    bytes: usize,
+pub(super) struct RowStatement<'a> {
+    pub prepared: Prepared,
+    pub parameters: Vec<Parameter<'a>>,
+    pub relation: &'a Arc<Relation>,
+    pub operation: &'static str,
+    pub bytes: usize,
+    /// For errors: the row that is looked for, or is new, and its key.
+    pub row: Row<'a>,
+    pub key: Arc<[usize]>,
 }
 
 impl RowStatement<'_> {
     /// Runs it, and returns the bytes that are no longer on their way.
-    async fn execute(self, client: &Client, at: Lsn) -> Result<usize, Error> {
-        let rows = client.execute_raw(&self.prepared.statement, self.parameters).await;
-        let rows = rows.map_err(|error| failed(error).at(at).on(self.relation.to_string()))?;
-        if rows != 1 {
-            let kind = Kind::RowCount { operation: self.operation, rows };
-            return Err(Error::new(Stage::Apply, kind).at(at).on(self.relation.to_string()));
-        }
-        Ok(self.bytes)
+    pub async fn execute(self, client: &Client, at: Lsn) -> Result<usize, Error> {
+        let RowStatement { relation, operation, row, key, .. } = self;
+        let error = match client.execute_raw(&self.prepared.statement, self.parameters).await {
+            Ok(1) => return Ok(self.bytes),
+            Ok(rows) => Error::new(Stage::Apply, Kind::RowCount { operation, rows }),
+            Err(error) => failed(error),
+        };
+        let error = error.at(at).on(relation.to_string());
+        Err(if error.is_of_the_data() { error.of(row_key(relation, &key, row)) } else { error })
     }
 }
 
@@ -78,20 +83,41 @@ async fn work<'a>(client: &Client, plans: &mut Plans, change: &BatchedChange<'a>
         BatchedOperation::Insert { relation, new } => {
             let plan = plans.get(client, relation).await?;
             let prepared = plan.insert(client, relation).await?;
-            row_work(plan, prepared, relation, "INSERT", Some(new), None)
+            row_work(plan, prepared, relation, "INSERT", Rows { looked_for: new, new: Some(new), old: None })
         }
         BatchedOperation::Update { relation, old, new } => {
             let plan = plans.get(client, relation).await?;
             let prepared = plan.update(client, relation, new.cells()).await?;
-            row_work(plan, prepared, relation, "UPDATE", Some(new), old)
+            let looked_for = old.map_or(new, |old| old.row());
+            row_work(
+                plan,
+                prepared,
+                relation,
+                "UPDATE",
+                Rows { looked_for, new: Some(new), old: old.map(|old| old.row()) },
+            )
         }
         BatchedOperation::Delete { relation, old } => {
             let plan = plans.get(client, relation).await?;
             let prepared = plan.delete(client, relation).await?;
-            row_work(plan, prepared, relation, "DELETE", None, Some(old))
+            row_work(
+                plan,
+                prepared,
+                relation,
+                "DELETE",
+                Rows { looked_for: old.row(), new: None, old: Some(old.row()) },
+            )
         }
         BatchedOperation::Truncate(truncate) => truncate_work(client, plans, truncate).await,
     }
+}
+
+/// The rows of one change. What is looked for is the old one, or the new where the source left the old out because its key
+/// is the same.
+struct Rows<'a> {
+    looked_for: Row<'a>,
+    new: Option<Row<'a>>,
+    old: Option<Row<'a>>,
 }
 
 fn row_work<'a>(
@@ -99,27 +125,19 @@ fn row_work<'a>(
     prepared: Prepared,
     relation: &'a Arc<Relation>,
     operation: &'static str,
-    new: Option<Row<'a>>,
-    old: Option<OldRow<'a>>,
+    Rows { looked_for, new, old }: Rows<'a>,
 ) -> Result<Work<'a>, Error> {
-    let rows = [new, old.map(|old| old.row())];
-    for row in rows.into_iter().flatten() {
+    for row in [new, old].into_iter().flatten() {
         plan.check_format(relation, row)?;
     }
-    if let [Some(new), Some(old)] = rows {
+    if let (Some(new), Some(old)) = (new, old) {
         plan.check_identity_columns(relation, new, old)?;
     }
-    let parameters = row_parameters(&prepared, new, old);
-    let bytes = rows.iter().flatten().map(Row::value_bytes).sum();
-    Ok(Work::Statement(RowStatement { prepared, parameters, relation, operation, bytes }))
-}
-
-/// The values for one change. The row that is looked for is the old one, or the new where the source left the old out
-/// because its key is the same.
-fn row_parameters<'a>(prepared: &Prepared, new: Option<Row<'a>>, old: Option<OldRow<'a>>) -> Vec<Parameter<'a>> {
-    let looked_for = old.map(|old| old.row()).or(new);
-    let cell = |row: Option<Row<'a>>, position| row.map_or(Cell::Unchanged, |row| row.cell(position));
-    prepared.parameters(|position| cell(new, position), |position| cell(looked_for, position))
+    let cell = |position| new.map_or(Cell::Unchanged, |row| row.cell(position));
+    let parameters = prepared.parameters(cell, |position| looked_for.cell(position));
+    let bytes = [new, old].iter().flatten().map(Row::value_bytes).sum();
+    let key = Arc::clone(plan.shown_key());
+    Ok(Work::Statement(RowStatement { prepared, parameters, relation, operation, bytes, row: looked_for, key }))
 }
 
 async fn truncate_work<'a>(client: &Client, plans: &mut Plans, truncate: &Truncate) -> Result<Work<'a>, Error> {

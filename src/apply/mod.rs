@@ -10,8 +10,9 @@
 //! ```
 //!
 //! Changes are applied as sets. Where that fails there is a ladder, each step after a rollback: as sets, in the source's
-//! order, one source transaction at a time. The last step keeps what comes before the transaction that cannot be applied,
-//! and its error is the one that is reported.
+//! order, one source transaction at a time. The last step keeps what comes before the transaction that cannot be applied.
+//! That one is applied as the policies of its tables have it (`policy`); where they have no answer, its error is the one that
+//! is reported.
 //!
 //! **Always holds:**
 //! - Progress and data are one transaction of the target, so both are there or neither is.
@@ -21,11 +22,15 @@
 mod catalog;
 mod divide;
 mod durability;
+mod exceptions;
 mod flight;
+mod heal;
 mod in_order;
+mod key;
 mod net;
 mod parameter;
 mod plan;
+mod policy;
 mod sets;
 mod sql;
 
@@ -38,7 +43,9 @@ use tokio_postgres::Client;
 pub use self::catalog::{TargetColumn, TargetTable, is_stable_in_binary, load as load_tables};
 use self::durability::Durability;
 use self::plan::Plans;
-pub use self::plan::check_columns;
+pub use self::plan::{check_columns, row_key_columns};
+pub use self::policy::Policies;
+use self::policy::attempt;
 use crate::batch::{Batch, Part};
 use crate::checkpoint::{Checkpoint, Moves};
 use crate::config::Role;
@@ -77,6 +84,7 @@ pub struct Applier {
     options: Options,
     /// A source transaction has been applied in part, and the target's transaction waits for the rest.
     open: bool,
+    policies: Policies,
     /// Batches that did not pass as sets, and are not in the progress row yet.
     fallbacks: i64,
 }
@@ -88,6 +96,8 @@ enum Manner {
     Sets,
     /// One by one as the source made them.
     InOrder,
+    /// The same, and what is refused as the policies have it.
+    ByPolicy,
 }
 
 impl Applier {
@@ -98,10 +108,12 @@ impl Applier {
         epoch: i64,
         moves: Moves<'_>,
         options: Options,
+        policies: Policies,
     ) -> Result<Applier, Error> {
         let checkpoint = Checkpoint::prepare(&client, name, epoch, moves).await?;
         let durability = Durability::new(&client, options.asynchronous_commit).await?;
-        Ok(Applier { client, checkpoint, plans: Plans::default(), durability, options, open: false, fallbacks: 0 })
+        let plans = Plans::default();
+        Ok(Applier { client, checkpoint, plans, durability, options, open: false, policies, fallbacks: 0 })
     }
 
     /// Applies a batch, and commits unless its last transaction goes on in the next one.
@@ -115,14 +127,13 @@ impl Applier {
     pub async fn apply(&mut self, batch: &Batch) -> Result<Applied, Error> {
         let was_open = self.open;
         let manner = if self.options.netting { Manner::Sets } else { Manner::InOrder };
-        match self.apply_part(batch, batch.whole(), manner).await {
+        match self.apply_part(batch, &batch.whole(), manner).await {
             // What was applied of the open transaction before cannot be rolled back and kept.
             Err(error) if !was_open && error.is_of_the_data() => self.go_down(batch, manner, error).await?,
             result => result?,
         }
         let end_lsn = if batch.is_open() { None } else { batch.end_lsn() };
         if let Some(end_lsn) = end_lsn {
-            self.fallbacks = 0;
             self.durability.committed(&self.client, end_lsn).await?;
         }
         Ok(Applied { end_lsn, changes: batch.len(), transactions: batch.transaction_count() })
@@ -166,30 +177,40 @@ impl Applier {
     async fn go_down(&mut self, batch: &Batch, manner: Manner, error: Error) -> Result<(), Error> {
         self.roll_back().await?;
         if manner == Manner::Sets {
-            self.count_fallback(&error);
-            match self.apply_part(batch, batch.whole(), Manner::InOrder).await {
+            self.fallbacks += 1;
+            log_fallback(&error);
+            match self.apply_part(batch, &batch.whole(), Manner::InOrder).await {
                 Err(error) if error.is_of_the_data() => self.roll_back().await?,
                 result => return result,
             }
         }
         // Whatever comes before the transaction at fault is kept.
         for part in batch.parts() {
-            self.apply_part(batch, part, Manner::InOrder).await?;
+            match self.apply_part(batch, &part, Manner::InOrder).await {
+                Err(error) if error.is_of_the_data() && self.policies.concern(batch) => {
+                    self.roll_back().await?;
+                    self.apply_part(batch, &part, Manner::ByPolicy).await?;
+                }
+                result => result?,
+            }
         }
         Ok(())
     }
 
-    async fn apply_part(&mut self, batch: &Batch, part: Part, manner: Manner) -> Result<(), Error> {
+    async fn apply_part(&mut self, batch: &Batch, part: &Part, manner: Manner) -> Result<(), Error> {
         let was_open = std::mem::replace(&mut self.open, part.end_lsn.is_none());
         if was_open {
-            self.go_on(batch, &part, manner).await?;
+            self.go_on(batch, part).await?;
         } else {
-            let Applier { client, checkpoint, plans, options, fallbacks, .. } = self;
-            let begin = begin(client, checkpoint, &part, *fallbacks);
+            let Applier { client, checkpoint, plans, options, policies, fallbacks, .. } = self;
+            let begin = begin(client, checkpoint, part, *fallbacks);
+            let places = part.places.clone();
             match manner {
                 Manner::Sets => behind(begin, sets::apply(client, plans, batch, options.constraints_fire)).await?,
-                Manner::InOrder => {
-                    behind(begin, in_order::apply(client, plans, batch.changes_in(part.places.clone()))).await?;
+                Manner::InOrder => behind(begin, in_order::apply(client, plans, batch.changes_in(places))).await?,
+                Manner::ByPolicy => {
+                    begin.await?;
+                    policy::apply(client, plans, policies, batch, places).await?;
                 }
             }
         }
@@ -200,43 +221,46 @@ impl Applier {
         self.execute("COMMIT").await.map_err(|error| match part.commit_lsn {
             Some(commit_lsn) => error.at(commit_lsn),
             None => error,
-        })
+        })?;
+        self.fallbacks = 0;
+        Ok(())
     }
 
-    /// Applies a further part of an open transaction.
-    async fn go_on(&mut self, batch: &Batch, part: &Part, manner: Manner) -> Result<(), Error> {
-        match manner {
-            Manner::Sets => self.apply_as_sets_or_in_order(batch).await?,
-            Manner::InOrder => {
-                in_order::apply(&self.client, &mut self.plans, batch.changes_in(part.places.clone())).await?;
-            }
+    /// Applies a further part of an open transaction, which is all of the batch.
+    async fn go_on(&mut self, batch: &Batch, part: &Part) -> Result<(), Error> {
+        debug_assert_eq!(part.places, 0..batch.len(), "nothing stands beside what goes on");
+        let has_policy = self.policies.concern(batch);
+        if self.options.netting || has_policy {
+            self.go_on_by_steps(batch, has_policy).await?;
+        } else {
+            in_order::apply(&self.client, &mut self.plans, batch.changes()).await?;
         }
         let Some(end_lsn) = part.end_lsn else { return Ok(()) };
         self.checkpoint.advance(&self.client, end_lsn, part.commit_time, self.fallbacks).await
     }
 
     /// In a transaction of the target that holds more than this batch, which a rollback of all would lose.
-    async fn apply_as_sets_or_in_order(&mut self, batch: &Batch) -> Result<(), Error> {
-        self.execute("SAVEPOINT part").await?;
-        match sets::apply(&self.client, &mut self.plans, batch, self.options.constraints_fire).await {
-            Err(error) if error.is_of_the_data() => {
-                self.count_fallback(&error);
-                self.execute("ROLLBACK TO SAVEPOINT part").await?;
-                in_order::apply(&self.client, &mut self.plans, batch.changes()).await?;
-            }
-            result => result?,
+    async fn go_on_by_steps(&mut self, batch: &Batch, has_policy: bool) -> Result<(), Error> {
+        let Applier { client, plans, options, policies, .. } = self;
+        if options.netting {
+            let Err(error) = attempt(client, sets::apply(client, plans, batch, options.constraints_fire)).await? else {
+                return Ok(());
+            };
+            self.fallbacks += 1;
+            log_fallback(&error);
         }
-        self.execute("RELEASE SAVEPOINT part").await
+        if !has_policy {
+            return in_order::apply(client, plans, batch.changes()).await;
+        }
+        match attempt(client, in_order::apply(client, plans, batch.changes())).await? {
+            Ok(()) => Ok(()),
+            Err(_) => policy::apply(client, plans, policies, batch, 0..batch.len()).await,
+        }
     }
 
     async fn roll_back(&mut self) -> Result<(), Error> {
         self.open = false;
         self.execute("ROLLBACK").await
-    }
-
-    fn count_fallback(&mut self, error: &Error) {
-        self.fallbacks += 1;
-        tracing::info!(error = %error.code(), "a batch does not pass as sets; it is applied in order");
     }
 
     async fn execute(&self, sql: &str) -> Result<(), Error> {
@@ -247,11 +271,32 @@ impl Applier {
 /// Progress goes first: from here on no other engine can commit before us, nor we after it.
 async fn begin(client: &Client, checkpoint: &Checkpoint, part: &Part, fallbacks: i64) -> Result<(), Error> {
     let begin = async { client.batch_execute(BEGIN).await.map_err(failed) };
+    if !part.skipped.is_empty() {
+        // What is pending stands in the way of progress.
+        return begin_with_skips(client, checkpoint, part, fallbacks).await;
+    }
     match part.end_lsn {
         None => try_join(begin, checkpoint.hold(client)).await?,
         Some(end_lsn) => try_join(begin, checkpoint.advance(client, end_lsn, part.commit_time, fallbacks)).await?,
     };
     Ok(())
+}
+
+/// The same, where transactions are passed over.
+async fn begin_with_skips(client: &Client, checkpoint: &Checkpoint, part: &Part, fallbacks: i64) -> Result<(), Error> {
+    client.batch_execute(BEGIN).await.map_err(failed)?;
+    checkpoint.hold(client).await?;
+    for skipped in &part.skipped {
+        checkpoint.finish_skip(client, skipped).await?;
+    }
+    match part.end_lsn {
+        None => Ok(()),
+        Some(end_lsn) => checkpoint.advance(client, end_lsn, part.commit_time, fallbacks).await,
+    }
+}
+
+fn log_fallback(error: &Error) {
+    tracing::info!(error = %error.code(), "a batch does not pass as sets; it is applied in order");
 }
 
 /// Has `changes` leave behind `begin` without waiting for what that comes to. An error of `begin` is the one that counts:

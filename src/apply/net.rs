@@ -318,6 +318,7 @@ mod tests {
             version: 1,
             namespace: "public".to_owned(),
             name: "t".to_owned(),
+            renamed_from: None,
             replica_identity: ReplicaIdentity::Default,
             columns: Vec::new(),
             keys: Keys::Apart,

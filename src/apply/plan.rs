@@ -119,6 +119,8 @@ pub(super) struct TablePlan {
     columns: Vec<usize>,
     identity: Identity,
     keys: Keys,
+    /// Positions of the columns by which a person finds a row.
+    shown_key: Arc<[usize]>,
     statements: HashMap<Shape, Prepared>,
 }
 
@@ -128,8 +130,9 @@ impl TablePlan {
     pub fn new(relation: &Relation, table: TargetTable) -> Result<TablePlan, Error> {
         let columns = match_columns(relation, &table)?;
         let identity = identity(relation, &table, &columns);
+        let shown_key = shown_key(&identity, &table, &columns);
         let (relation, keys) = (relation.id, relation.keys);
-        Ok(TablePlan { relation, table, columns, identity, keys, statements: HashMap::new() })
+        Ok(TablePlan { relation, table, columns, identity, keys, shown_key, statements: HashMap::new() })
     }
 
     pub async fn insert(&mut self, client: &Client, relation: &Relation) -> Result<Prepared, Error> {
@@ -183,15 +186,37 @@ impl TablePlan {
         self.prepare(client, relation, Shape::Delete, &text, slots).await
     }
 
+    /// Positions of the columns by which a person finds a row; none where all of them are needed.
+    pub fn shown_key(&self) -> &Arc<[usize]> {
+        &self.shown_key
+    }
+
+    /// Positions of the columns by which updates and deletes find their row. `None` where that takes all of them, or
+    /// cannot be.
+    pub fn key(&self) -> Option<&[usize]> {
+        match &self.identity {
+            Identity::Key(key) => Some(key),
+            Identity::WholeRow(_) | Identity::None => None,
+        }
+    }
+
+    /// The type of the column on the target, as a cast takes it.
+    pub fn type_name(&self, position: usize) -> &str {
+        &self.column(position).type_name
+    }
+
     pub fn table(&self) -> &TargetTable {
         &self.table
     }
 
     /// Positions of the columns by which changes of one row are known to be of one row. `None` where its updates and
-    /// deletes have to be applied one by one: without a key of each row's own, or with a column that no update can set.
+    /// deletes have to be applied one by one: without a key of each row's own, or with a column that no update can set; and
+    /// where the target may have two rows of a key, since the count of many rows does not tell a row that is there twice
+    /// beside one that is missing.
     pub fn netting_key(&self) -> Option<&[usize]> {
         let Identity::Key(key) = &self.identity else { return None };
-        if self.keys != Keys::Apart {
+        let is_in_key = |name: &String| key.iter().any(|&position| self.column(position).name == *name);
+        if self.keys != Keys::Apart || !self.table.unique_keys.iter().any(|unique| unique.iter().all(is_in_key)) {
             return None;
         }
         let guarded = |position: usize| self.column(position).is_identity_always && !key.contains(&position);
@@ -384,6 +409,24 @@ pub fn check_columns(names: &[&str], table: &TargetTable) -> Result<Vec<usize>, 
         return Ok(names.iter().filter_map(position).collect());
     }
     Err(format!("the target's table {} has no column {}", table.name, missing.join(", ")))
+}
+
+/// The names of the columns by which updates and deletes find their row on the target, if not by the whole of it.
+pub fn row_key_columns(relation: &Relation, table: &TargetTable) -> Option<Vec<String>> {
+    let columns = match_columns(relation, table).ok()?;
+    match identity(relation, table, &columns) {
+        Identity::Key(key) => Some(key.into_iter().map(|position| relation.columns[position].name.clone()).collect()),
+        Identity::WholeRow(_) | Identity::None => None,
+    }
+}
+
+fn shown_key(identity: &Identity, table: &TargetTable, columns: &[usize]) -> Arc<[usize]> {
+    match identity {
+        Identity::Key(key) => key.as_slice().into(),
+        Identity::WholeRow(_) | Identity::None => {
+            (0..columns.len()).filter(|&position| table.columns[columns[position]].is_primary_key).collect()
+        }
+    }
 }
 
 fn identity(relation: &Relation, table: &TargetTable, columns: &[usize]) -> Identity {

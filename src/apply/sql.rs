@@ -335,6 +335,7 @@ mod tests {
             can_copy: true,
             is_partitioned,
             columns: Vec::new(),
+            unique_keys: Vec::new(),
         };
         assert_eq!(
             truncate([table("s.a", false), table("s.b", true)].iter(), true),

@@ -99,6 +99,14 @@ pub enum BatchedOperation<'a> {
     Truncate(&'a Truncate),
 }
 
+/// A transaction of which nothing is applied, because somebody has asked for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    pub transaction: Transaction,
+    /// That were left out.
+    pub changes: u64,
+}
+
 /// A run of changes that can be committed together, or the beginning of a transaction that cannot be yet.
 #[derive(Clone, Debug)]
 pub struct Part {
@@ -110,6 +118,7 @@ pub struct Part {
     pub end_lsn: Option<Lsn>,
     /// Of the last transaction that ends in it.
     pub commit_time: Option<PgTimestamp>,
+    pub skipped: Vec<Skipped>,
 }
 
 #[derive(Debug, Default)]
@@ -121,6 +130,7 @@ pub struct Batch {
     relation_places: HashMap<u64, u32, foldhash::fast::RandomState>,
     truncates: Vec<Truncate>,
     transactions: Vec<Transaction>,
+    skipped: Vec<Skipped>,
     /// The first transaction has begun in another batch.
     resumed: bool,
     /// A transaction has begun and not committed.
@@ -137,6 +147,7 @@ impl Batch {
         self.relation_places.clear();
         self.truncates.clear();
         self.transactions.clear();
+        self.skipped.clear();
         self.resumed = false;
         self.open = false;
         self.end_lsn = None;
@@ -189,6 +200,12 @@ impl Batch {
         let index = self.truncates.len() as u32;
         self.truncates.push(truncate);
         self.push_entry(0, StoredOperation::Truncate { index });
+    }
+
+    /// The transaction that has begun is one to pass over, and had so many changes. None of them has been added.
+    pub fn skip(&mut self, changes: u64) {
+        debug_assert!(self.open, "only what has begun can be passed over");
+        self.skipped.extend(self.transactions.last().map(|&transaction| Skipped { transaction, changes }));
     }
 
     pub fn commit(&mut self, commit: Commit) {
@@ -282,11 +299,13 @@ impl Batch {
             let is_last = index + 1 == self.transactions.len();
             // The last one takes along what the source said after it.
             let end_lsn = if is_last && !self.open { self.end_lsn } else { transaction.end_lsn };
+            let is_this = |skipped: &&Skipped| skipped.transaction.commit_lsn == transaction.commit_lsn;
             Part {
                 places: start..end,
                 commit_lsn: Some(transaction.commit_lsn),
                 end_lsn,
                 commit_time: end_lsn.map(|_| transaction.commit_time),
+                skipped: self.skipped.iter().filter(is_this).copied().collect(),
             }
         })
     }
@@ -298,6 +317,7 @@ impl Batch {
             commit_lsn: self.transactions.last().map(|transaction| transaction.commit_lsn),
             end_lsn: self.end_lsn.filter(|_| !self.open),
             commit_time: self.commit_time(),
+            skipped: self.skipped.clone(),
         }
     }
 

@@ -8,6 +8,7 @@ mod rules;
 mod run;
 mod schema;
 mod setup;
+mod skip;
 mod status;
 mod tail;
 mod teardown;
@@ -70,6 +71,8 @@ enum Command {
     Status(status::StatusArguments),
     /// Have tables emptied on the target and copied again by `run`, while the others stream
     Resync(resync::ResyncArguments),
+    /// Pass one transaction of the source over: nothing of it is applied
+    Skip(skip::SkipArguments),
     /// Show what the rules make of tables, and of sample rows
     Rules(rules::RulesArguments),
     /// Print changes, as rules leave them, as JSON lines, without applying or confirming them
@@ -104,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(arguments, format, &screen),
         Command::Status(arguments) => status::run(arguments, format),
         Command::Resync(arguments) => resync::run(arguments, format),
+        Command::Skip(arguments) => skip::run(arguments, format),
         Command::Rules(arguments) => rules::run(arguments, format),
         Command::Tail(arguments) => tail::run(arguments),
         Command::ImportDms(arguments) => import_dms::run(arguments, format),

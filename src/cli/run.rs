@@ -29,6 +29,9 @@ pub struct RunArguments {
     /// afterwards
     #[arg(long)]
     defer_indexes: bool,
+    /// Show values of rows in messages, and record them with exceptions, as row_values = true in [log] does
+    #[arg(long)]
+    show_values: bool,
 }
 
 fn parse_stop_at(text: &str) -> Result<StopAt, String> {
@@ -48,7 +51,8 @@ struct RunResult {
 }
 
 pub fn run(arguments: &RunArguments, format: Format, screen: &Screen) -> Result<(), Error> {
-    let config = arguments.config.load()?;
+    let mut config = arguments.config.load()?;
+    config.log.row_values |= arguments.show_values;
     let stop = stop_signals()?;
     let RunArguments { stop_at, on_existing, defer_indexes, .. } = *arguments;
     let options = CopyOptions { on_existing, defer_indexes, screen: screen.clone() };

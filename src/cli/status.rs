@@ -8,6 +8,8 @@ use super::{ConfigArgument, Format, output};
 use crate::config::Config;
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
+use crate::records::TableConflicts;
+use crate::skips::Skip;
 use crate::snapshot;
 use crate::status::{self, Lag, SlotStatus, State, Status, TableStatus};
 
@@ -69,6 +71,10 @@ fn table(status: &Status) -> Vec<(String, String)> {
     ];
     rows.extend(hops.map(|(label, lag)| row(label, lag_text(lag))));
     rows.extend(status.tables.iter().map(|table| row(&table.table, copy_text(table))));
+    rows.extend(status.conflicts.iter().map(|conflicts| row("conflicts", conflicts_text(conflicts))));
+    if !status.skips.is_empty() {
+        rows.push(row("skips", skips_text(&status.skips)));
+    }
     rows.extend(status.errors.iter().map(|error| row("error", error)));
     rows
 }
@@ -128,6 +134,28 @@ fn copy_text(table: &TableStatus) -> String {
         (0, 0) => copy,
         (indexes, foreign_keys) => format!("{copy}; still dropped: {indexes} indexes, {foreign_keys} foreign keys"),
     }
+}
+
+fn conflicts_text(conflicts: &TableConflicts) -> String {
+    let TableConflicts { table, overwritten, kept, inserted, skipped, set_aside, exceptions } = conflicts;
+    let counts = [
+        (overwritten, "overwritten"),
+        (kept, "kept"),
+        (inserted, "inserted"),
+        (skipped, "skipped"),
+        (set_aside, "set aside"),
+        (exceptions, "in pgsluice.exceptions"),
+    ];
+    let counts: Vec<_> =
+        counts.iter().filter(|(count, _)| **count > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    format!("{table}: {}", counts.join(", "))
+}
+
+fn skips_text(skips: &[Skip]) -> String {
+    let pending: Vec<_> =
+        skips.iter().filter(|skip| skip.done_at.is_none()).map(|skip| skip.commit_lsn.as_str()).collect();
+    let done = format!("{} done", skips.len() - pending.len());
+    if pending.is_empty() { done } else { format!("{done}, pending: {}", pending.join(", ")) }
 }
 
 fn bar(percent: u64) -> String {

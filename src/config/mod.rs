@@ -10,6 +10,7 @@
 //! no password is in a `Debug`, a `Display` or an error. What the text says and what it means are different types, so
 //! that no stage meets an `Option` which stands for a default.
 
+mod conflicts;
 mod dsn;
 mod error;
 mod pattern;
@@ -23,6 +24,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use conflicts::{Conflicts, OnDuplicate, OnError, OnMissingRow, Policy};
 pub use dsn::{DsnError, SslMode};
 pub use error::{ConfigError, Key, Problem};
 pub use pattern::{NamePattern, Pattern, PatternError};
@@ -45,6 +47,7 @@ pub struct Config {
     pub log: LogConfig,
     /// In the order of the file.
     pub rules: Vec<Rule>,
+    pub conflicts: Conflicts,
 }
 
 impl Config {

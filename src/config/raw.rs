@@ -10,7 +10,10 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{ConfigError, Ddl, Key, LetterCase, Problem, SynchronousCommit, ValueFormat, unknown_key};
+use super::{
+    ConfigError, Ddl, Key, LetterCase, OnDuplicate, OnError, OnMissingRow, Problem, SynchronousCommit, ValueFormat,
+    unknown_key,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +38,8 @@ pub(super) struct RawConfig {
     pub masks: RawMasks,
     #[serde(default)]
     pub rule: Vec<Spanned<RawRule>>,
+    #[serde(default)]
+    pub conflict: Vec<Spanned<RawConflict>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -77,6 +82,9 @@ pub(super) struct RawApply {
     pub netting: Option<bool>,
     pub synchronous_commit: Option<SynchronousCommit>,
     pub ddl: Option<Ddl>,
+    pub on_duplicate: Option<OnDuplicate>,
+    pub on_missing_row: Option<OnMissingRow>,
+    pub on_error: Option<OnError>,
 }
 
 #[derive(Default, Deserialize)]
@@ -111,6 +119,16 @@ pub(super) struct RawRule {
     pub key: Option<Spanned<OneOrMore>>,
     pub soft_delete: Option<bool>,
     pub yields: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConflict {
+    pub table: Option<Spanned<OneOrMore>>,
+    pub except: Option<Spanned<OneOrMore>>,
+    pub on_duplicate: Option<OnDuplicate>,
+    pub on_missing_row: Option<OnMissingRow>,
+    pub on_error: Option<OnError>,
 }
 
 #[derive(Deserialize)]
@@ -197,20 +215,33 @@ pub(super) enum Size {
 }
 
 /// The tables of the file; the empty name is the top.
-pub(super) const TABLES: [&str; 11] =
-    ["", "source", "primary", "target", "tables", "snapshot", "stream", "apply", "log", "masks", RULE];
-/// The one that may come more than once.
+pub(super) const TABLES: [&str; 12] =
+    ["", "source", "primary", "target", "tables", "snapshot", "stream", "apply", "log", "masks", RULE, CONFLICT];
+/// Those that may come more than once.
 pub(super) const RULE: &str = "rule";
+pub(super) const CONFLICT: &str = "conflict";
 
 /// The keys of one of [`TABLES`]: the fields of its raw struct.
 pub(super) fn keys_of(table: &str) -> Option<&'static [&'static str]> {
     Some(match table {
-        "" => &["name", "source", "primary", "target", "tables", "snapshot", "stream", "apply", "log", "masks", RULE],
+        "" => &[
+            "name", "source", "primary", "target", "tables", "snapshot", "stream", "apply", "log", "masks", RULE,
+            CONFLICT,
+        ],
         "source" | "primary" | "target" => &["dsn", "password_file", "password_env"],
         "tables" => &["include", "exclude"],
         "snapshot" => &["copy_data", "jobs", "chunk_bytes"],
         "stream" => &["format", "status_interval", "retry_limit", "heartbeat"],
-        "apply" => &["batch_rows", "batch_bytes", "netting", "synchronous_commit", "ddl"],
+        "apply" => &[
+            "batch_rows",
+            "batch_bytes",
+            "netting",
+            "synchronous_commit",
+            "ddl",
+            "on_duplicate",
+            "on_missing_row",
+            "on_error",
+        ],
         "log" => &["row_values"],
         "masks" => &["secret_file", "secret_env"],
         RULE => &[
@@ -230,6 +261,7 @@ pub(super) fn keys_of(table: &str) -> Option<&'static [&'static str]> {
             "soft_delete",
             "yields",
         ],
+        CONFLICT => &["table", "except", "on_duplicate", "on_missing_row", "on_error"],
         _ => return None,
     })
 }
@@ -254,8 +286,8 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<RawConfig, ConfigError> {
     for (key, value) in document.get_ref() {
         let name = key.get_ref().as_ref();
         let message = match value.get_ref() {
-            DeValue::Array(rules) if name == RULE && rules.iter().all(|rule| rule.get_ref().is_table()) => continue,
-            _ if name == RULE => "expected rules, each below a line [[rule]] of its own".to_owned(),
+            DeValue::Array(list) if comes_often(name) && list.iter().all(|one| one.get_ref().is_table()) => continue,
+            _ if comes_often(name) => format!("expected {name}s, each below a line [[{name}]] of its own"),
             value if !TABLES.contains(&name) || value.is_table() => continue,
             _ => format!("expected a table, written as [{name}] on a line of its own"),
         };
@@ -268,6 +300,10 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<RawConfig, ConfigError> {
             None => syntax(error),
         }
     })
+}
+
+fn comes_often(table: &str) -> bool {
+    matches!(table, RULE | CONFLICT)
 }
 
 /// The line, counted from 1, on which a span of the text begins.

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::raw::{Count, RawConfig, RawEndpoint, RawMasks, Size, Text, TextList, line_of};
+use super::raw::{Count, RawApply, RawConfig, RawEndpoint, RawMasks, Size, Text, TextList, line_of};
 use super::{
-    ApplyConfig, Config, ConfigError, Endpoint, Key, LogConfig, Name, Pattern, Problem, Role, Secret, SnapshotConfig,
-    StreamConfig, TableSelection, dsn, rules,
+    ApplyConfig, Config, ConfigError, Endpoint, Key, LogConfig, Name, Pattern, Policy, Problem, Role, Secret,
+    SnapshotConfig, StreamConfig, TableSelection, conflicts, dsn, rules,
 };
 
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
@@ -56,6 +56,8 @@ pub(super) fn resolve(
     }
     let (exclude, exclude_at) = raw.tables.exclude.map(list_of).unwrap_or_default();
     let secret = file.mask_secret(raw.masks)?;
+    let RawApply { on_duplicate, on_missing_row, on_error, .. } = raw.apply;
+    let defaults = Policy { on_duplicate, on_missing_row, on_error };
     Ok(Config {
         name: Name::new(&name).ok_or_else(|| file.value("", "name", &at, Problem::Name))?,
         source: file.endpoint(Role::Source, raw.source)?,
@@ -96,6 +98,7 @@ pub(super) fn resolve(
         },
         log: LogConfig { row_values: raw.log.row_values.unwrap_or(false) },
         rules: rules::resolve(&file, raw.rule, secret)?,
+        conflicts: conflicts::resolve(&file, defaults, raw.conflict)?,
     })
 }
 

@@ -226,12 +226,7 @@ impl RuleText<'_> {
         key: &str,
         value: Spanned<OneOrMore>,
     ) -> Result<Vec<T>, ConfigError> {
-        let at = value.span();
-        let list = list(value.into_inner());
-        if list.is_empty() {
-            return Err(self.wrong(key, &at, "the list is empty; name at least one"));
-        }
-        list.iter().map(|text| self.parse(key, &at, text)).collect()
+        patterns(self.file, RULE, key, value)
     }
 
     fn optional<T: FromStr<Err = PatternError>>(
@@ -321,6 +316,23 @@ impl RuleText<'_> {
             format!("{mask} wants a secret: add secret_file = \"/run/secrets/masks\" under [masks], a file of at least {SECRET_BYTES_MIN} bytes")
         })
     }
+}
+
+/// The patterns of a key, which is to have at least one.
+pub(super) fn patterns<T: FromStr<Err = PatternError>>(
+    file: &File<'_>,
+    table: &str,
+    key: &str,
+    value: Spanned<OneOrMore>,
+) -> Result<Vec<T>, ConfigError> {
+    let at = value.span();
+    let list = list(value.into_inner());
+    if list.is_empty() {
+        let problem = Problem::Type("the list is empty; name at least one".to_owned());
+        return Err(file.value(table, key, &at, problem));
+    }
+    let parse = |text: &String| text.parse().map_err(|error| file.value(table, key, &at, Problem::Pattern(error)));
+    list.iter().map(parse).collect()
 }
 
 /// # Errors

@@ -139,7 +139,7 @@ mod tests {
     fn tables_are_called_tables() {
         assert_eq!(complaint("\n[targte]"), "p.toml: unknown table [targte], line 2; did you mean `target`?");
         let known = "known here: `name`, `source`, `primary`, `target`, `tables`, `snapshot`, `stream`, `apply`, `log`, `masks`, \
-                     `rule`";
+                     `rule`, `conflict`";
         for text in ["[[zzz]]\ntable = 1", "[trail]", "[http]", "http = { listen = 1 }"] {
             let complaint = complaint(text);
             assert!(complaint.contains("unknown table [") && complaint.ends_with(known), "{complaint}");
@@ -161,9 +161,7 @@ mod tests {
 
     #[test]
     fn keys_that_nothing_reads_are_unknown() {
-        for (table, key) in
-            [("apply", "workers"), ("apply", "on_missing_row"), ("apply", "on_duplicate"), ("target", "profile")]
-        {
+        for (table, key) in [("apply", "workers"), ("target", "profile")] {
             let complaint = complaint(&format!("[{table}]\n{key} = 1"));
             assert!(
                 complaint.contains(&format!("unknown key `{key}` in [{table}], line 2; known here")),

@@ -17,6 +17,8 @@ pub struct Relation {
     pub version: u64,
     pub namespace: String,
     pub name: String,
+    /// Schema and name on the source, where rules have given the table others.
+    pub renamed_from: Option<(String, String)>,
     pub replica_identity: ReplicaIdentity,
     /// In the order in which rows carry them.
     pub columns: Vec<Column>,
@@ -42,6 +44,16 @@ pub struct Column {
     pub type_oid: Oid,
     /// Part of the replica identity; true for every column under FULL.
     pub is_identity: bool,
+}
+
+impl Relation {
+    /// Schema and name on the source.
+    pub fn on_source(&self) -> (&str, &str) {
+        match &self.renamed_from {
+            Some((schema, name)) => (schema, name),
+            None => (&self.namespace, &self.name),
+        }
+    }
 }
 
 impl fmt::Display for Relation {
@@ -73,6 +85,7 @@ impl RelationMap {
             // The protocol shortens this one name.
             namespace: if message.namespace.is_empty() { "pg_catalog" } else { message.namespace }.to_owned(),
             name: message.name.to_owned(),
+            renamed_from: None,
             replica_identity: message.replica_identity,
             columns: columns.collect(),
             keys: Keys::Apart,

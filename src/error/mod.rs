@@ -3,6 +3,8 @@
 //! Stages return errors and say nothing more about them. The supervisor asks [`Error::disposition`], logs once, and
 //! `main` asks [`Error::exit_code`].
 
+mod next_step;
+mod row_key;
 mod server;
 
 use std::fmt;
@@ -10,6 +12,7 @@ use std::io;
 
 use pgsluice_proto::{DecodeError, Lsn, Oid};
 
+pub use self::row_key::RowKey;
 pub use self::server::ServerError;
 use crate::config::{ConfigError, LogConfig, Role};
 
@@ -45,12 +48,24 @@ pub const EXIT_FAILED: u8 = 1;
 pub const EXIT_USAGE: u8 = 2;
 pub const EXIT_REFUSED: u8 = 3;
 
+/// What an error is due to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// One row, which the target does not take or does not have.
+    Row,
+    /// What was to be written, and how.
+    Data,
+    /// The servers, the configuration, or who writes.
+    Other,
+}
+
 pub struct Error(Box<Inner>);
 
 struct Inner {
     stage: Stage,
     lsn: Option<Lsn>,
     relation: Option<String>,
+    row: Option<RowKey>,
     kind: Kind,
 }
 
@@ -90,6 +105,12 @@ pub enum Kind {
     /// The same for many rows at once; applied one by one they will name the row's transaction.
     #[error("{operation} of {asked} rows hit {hit}: the target has changed by other hands")]
     SetCount { operation: &'static str, hit: u64, asked: u64 },
+    /// The row of an update is not on the target, and cannot be made there.
+    #[error(
+        "UPDATE hit 0 rows, and its row cannot be inserted: the value of column {column} is unchanged, and comes with no update \
+         that leaves it alone"
+    )]
+    RowNotWhole { column: String },
     /// The stream and the table on the target do not fit together.
     #[error("{what}\n  to mend it: {mend}")]
     Mismatch { what: String, mend: String },
@@ -111,6 +132,9 @@ pub enum Kind {
     /// What was dropped for a copy can be made again, which the next session does.
     #[error("what was dropped for a copy can be made again")]
     DeferredDue,
+    /// Somebody has asked for a transaction to be passed over, or has taken that back: the next session knows.
+    #[error("the transactions that are to be skipped have changed")]
+    SkipsChanged,
     /// A standby that crashed replays again what it had replayed before, and shows an older state meanwhile.
     #[error("the source has replayed WAL up to {replayed} only, and the target's progress is {progress}")]
     Behind { replayed: Lsn, progress: Lsn },
@@ -147,7 +171,7 @@ pub struct Lacks {
 
 impl Error {
     pub fn new(stage: Stage, kind: Kind) -> Error {
-        Error(Box::new(Inner { stage, lsn: None, relation: None, kind }))
+        Error(Box::new(Inner { stage, lsn: None, relation: None, row: None, kind }))
     }
 
     pub fn refused(stage: Stage, what: impl Into<String>, mend: impl Into<String>) -> Error {
@@ -175,6 +199,16 @@ impl Error {
         self
     }
 
+    /// The row that the change is about.
+    pub fn of(mut self, row: RowKey) -> Error {
+        self.0.row = Some(row);
+        self
+    }
+
+    pub fn row(&self) -> Option<&RowKey> {
+        self.0.row.as_ref()
+    }
+
     pub fn kind(&self) -> &Kind {
         &self.0.kind
     }
@@ -191,6 +225,7 @@ impl Error {
             | Kind::Rewritten
             | Kind::TablesToCopy(_)
             | Kind::DeferredDue
+            | Kind::SkipsChanged
             | Kind::Behind { .. } => Disposition::Retry,
             Kind::Server { error, .. } => server_disposition(error),
             Kind::Deferred { last, .. } => last.disposition(),
@@ -206,6 +241,7 @@ impl Error {
             | Kind::Fenced { .. }
             | Kind::RowCount { .. }
             | Kind::SetCount { .. }
+            | Kind::RowNotWhole { .. }
             | Kind::Row { .. }
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
@@ -230,6 +266,7 @@ impl Error {
             | Kind::Protocol { .. }
             | Kind::RowCount { .. }
             | Kind::SetCount { .. }
+            | Kind::RowNotWhole { .. }
             | Kind::Mismatch { .. }
             | Kind::LacksColumns(_)
             | Kind::Row { .. }
@@ -237,6 +274,7 @@ impl Error {
             | Kind::Rewritten
             | Kind::TablesToCopy(_)
             | Kind::DeferredDue
+            | Kind::SkipsChanged
             | Kind::Behind { .. }
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
@@ -249,9 +287,36 @@ impl Error {
     /// It speaks of what was to be written, not of the servers or of who writes: in another order, or without another
     /// transaction, it may go through.
     pub fn is_of_the_data(&self) -> bool {
+        self.cause() != Cause::Other
+    }
+
+    /// The target refuses a row for the row's own sake, and would take the change without it.
+    pub fn is_of_a_row(&self) -> bool {
+        self.cause() == Cause::Row
+    }
+
+    /// The target has a row already that this one may not stand beside.
+    pub fn is_duplicate(&self) -> bool {
+        matches!(&self.0.kind, Kind::Server { role: Role::Target, error } if error.code == "23505")
+    }
+
+    /// The row that was to be changed is not on the target.
+    pub fn is_missing_row(&self) -> bool {
+        matches!(self.0.kind, Kind::RowCount { operation: "UPDATE" | "DELETE", rows: 0 })
+    }
+
+    fn cause(&self) -> Cause {
         match &self.0.kind {
-            Kind::RowCount { .. } | Kind::SetCount { .. } | Kind::Mismatch { .. } | Kind::LacksColumns(_) => true,
-            Kind::Server { role: Role::Target, error } => server_disposition(error) == Disposition::Halt,
+            Kind::RowCount { rows: 0, .. } | Kind::RowNotWhole { .. } => Cause::Row,
+            Kind::RowCount { .. } | Kind::SetCount { .. } | Kind::Mismatch { .. } | Kind::LacksColumns(_) => {
+                Cause::Data
+            }
+            Kind::Server { role: Role::Target, error } => match (server_disposition(error), error.class()) {
+                (Disposition::Retry | Disposition::Wait, _) => Cause::Other,
+                // Data exceptions, and violations of constraints.
+                (Disposition::Halt, "22" | "23") => Cause::Row,
+                (Disposition::Halt, _) => Cause::Data,
+            },
             Kind::Server { role: Role::Source | Role::Primary, .. }
             | Kind::Config(_)
             | Kind::Usage(_)
@@ -269,13 +334,14 @@ impl Error {
             | Kind::Rewritten
             | Kind::TablesToCopy(_)
             | Kind::DeferredDue
+            | Kind::SkipsChanged
             | Kind::Behind { .. }
             | Kind::TimedOut { .. }
             | Kind::Deferred { .. }
             | Kind::GaveUp { .. }
             | Kind::Incomplete(_)
             | Kind::Output(_)
-            | Kind::Panicked => false,
+            | Kind::Panicked => Cause::Other,
         }
     }
 
@@ -306,6 +372,9 @@ impl Error {
 
     /// The same error without anything that could hold a value of a row.
     fn without_row_values(mut self) -> Error {
+        if let Some(row) = &mut self.0.row {
+            row.values = None;
+        }
         match self.0.kind {
             Kind::Server { ref mut error, .. } | Kind::Statement { ref mut error, .. } => {
                 *error = error.without_row_values();
@@ -378,10 +447,16 @@ impl fmt::Display for Error {
             write!(f, "table {relation}: ")?;
         }
         write!(f, "{}", self.0.kind)?;
+        if let Some(row) = &self.0.row {
+            write!(f, "; {row}")?;
+        }
         if let Some(lsn) = self.0.lsn {
             write!(f, " (at LSN {lsn})")?;
         }
-        Ok(())
+        match next_step::of(self) {
+            Some(step) => write!(f, "\n  to mend it: {step}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -391,6 +466,7 @@ impl fmt::Debug for Error {
             .field("stage", &self.0.stage)
             .field("lsn", &self.0.lsn)
             .field("relation", &self.0.relation)
+            .field("row", &self.0.row)
             .field("kind", &self.0.kind)
             .finish()
     }

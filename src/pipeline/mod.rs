@@ -14,6 +14,7 @@
 //! - A session that ends leaves nothing behind that the next one needs: progress is on the target.
 //! - A table's changes come by one stream at a time: this one, or while it is copied beside it (`newcomers`) another.
 
+mod conflicts;
 mod copy;
 mod handover;
 mod heartbeat;
@@ -26,6 +27,7 @@ mod schema_change;
 mod selection;
 mod session;
 mod shared;
+mod skips;
 mod table_set;
 mod workers;
 mod writer;
@@ -37,6 +39,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use pgsluice_proto::Lsn;
 
+pub use self::conflicts::check as check_conflicts;
 pub use self::history::{check_gap, check_identity};
 use self::newcomers::Newcomers;
 use self::promotion::Promotion;
@@ -46,6 +49,7 @@ use self::selection::{Beside, Selection};
 use self::session::{Attempt, Opened, Session, Stages};
 pub use self::session::{check_heartbeat, read_position, stream_options};
 use self::shared::{Phase, Shared};
+use self::skips::Skips;
 use self::workers::{Ends, Workers, no_resources};
 use crate::config::{Config, ValueFormat};
 use crate::error::{Error, Kind, Stage};
@@ -223,17 +227,19 @@ fn run_session(
     stop: &Receiver<()>,
 ) -> Result<(Result<(), Error>, Arc<Shared>), Error> {
     let Session { runtime, stages } = session;
-    let Stages { applier, stream, progress, copied, missing, known, terms, mapping, restart_at: _ } = stages;
+    let Stages { applier, stream, progress, copied, missing, known, terms, mapping, skips, restart_at: _ } = stages;
     let shared = Arc::new(Shared::new(progress.end_lsn).map_err(no_resources)?);
     // It lasts as long as the session, and whoever works for it hears of its end.
     let (_session, ended) = crossbeam_channel::bounded(0);
     let (config, is_over) = (opening.config.clone(), ended.clone());
     let (promotion, is_over_too) = (Promotion::new(config.clone(), &progress), ended.clone());
     let transform = Transform::new(mapping.clone(), terms.binary);
-    let newcomers = Newcomers::new(opening, &progress, missing, (terms, mapping), shared.waker.clone(), ended)?;
+    let tables = (missing, skips.clone());
+    let newcomers = Newcomers::new(opening, &progress, tables, (terms, mapping), shared.waker.clone(), ended)?;
     let beside = newcomers.handover().map_or(Beside::None, Beside::LeftOut);
     let selection = Selection::new(copied, beside, known);
-    let start = Start { progress: progress.end_lsn, selection, transform, stop_at: stop_lsn };
+    let skips = Skips::new(skips);
+    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: stop_lsn };
     let workers = Workers::start(&opening.config, Ends { stream, start, applier, runtime }, shared.clone())?;
     workers.help("pgsluice-promotion", move || promotion.watch(&is_over_too))?;
     if opening.stop_at == StopAt::Never {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use pgsluice_proto::Lsn;
 use tokio_postgres::Client;
 
 use super::Opening;
@@ -20,8 +21,9 @@ use super::reader::Start;
 use super::selection::{Beside, Known, Selection};
 use super::session::{Terms, apply_options};
 use super::shared::{Phase, Shared};
+use super::skips::Skips;
 use super::workers::{Ends, Workers, no_resources};
-use crate::apply::Applier;
+use crate::apply::{Applier, Policies};
 use crate::checkpoint::{Moves, Progress};
 use crate::config::{Config, Role};
 use crate::error::{Disposition, Error, Kind, Stage};
@@ -47,6 +49,8 @@ pub(super) struct Newcomers {
     terms: Terms,
     mapping: Arc<Mapping>,
     missing: Option<Missing>,
+    /// Transactions that are passed over, here too.
+    skips: Vec<Lsn>,
     /// Disconnected when the session has ended.
     session: Receiver<()>,
 }
@@ -63,7 +67,7 @@ impl Newcomers {
     pub fn new(
         opening: &Opening,
         progress: &Progress,
-        tables: Vec<Wanted>,
+        (tables, skips): (Vec<Wanted>, Vec<Lsn>),
         (terms, mapping): (Terms, Arc<Mapping>),
         stream: Waker,
         session: Receiver<()>,
@@ -84,6 +88,7 @@ impl Newcomers {
             terms,
             mapping,
             missing,
+            skips,
             session,
         })
     }
@@ -169,13 +174,15 @@ impl Newcomers {
             let target = postgres::connect(&self.config.target, STAGE).await?;
             let options = apply_options(&self.config, postgres::prepare_target(&target, STAGE).await?);
             let moved: Vec<_> = names.iter().map(|table| (table.schema.clone(), table.name.clone())).collect();
-            Applier::new(target, self.config.name.as_str(), self.epoch, Moves::Tables(&moved), options).await
+            let (name, policies) = (self.config.name.as_str(), Policies::of(&self.config));
+            Applier::new(target, name, self.epoch, Moves::Tables(&moved), options, policies).await
         })?;
         let stream = self.terms.start(connection, &name, consistent_point)?;
         tracing::info!(tables = names.len(), start_lsn = %consistent_point, "catching up with the stream");
         let selection = Selection::new(Copied::default(), Beside::Only(handover.clone()), Known::Any);
         let transform = Transform::new(self.mapping.clone(), self.terms.binary);
-        let start = Start { progress: consistent_point, selection, transform, stop_at: None };
+        let skips = Skips::unrecorded(self.skips.clone());
+        let start = Start { progress: consistent_point, selection, transform, skips, stop_at: None };
         shared.committed(Some(consistent_point), 0, 0);
         let workers = Workers::start(&self.config, Ends { stream, start, applier, runtime }, shared.clone())?;
         workers.wait("catching up", &self.session)?;

@@ -19,6 +19,7 @@ use pgsluice_proto::frame::{Frame, PrimaryKeepalive};
 use super::handover::Next;
 use super::selection::{Beside, Selection};
 use super::shared::{Phase, Shared};
+use super::skips::Skips;
 use crate::batch::{Batch, Limits, POOL_BATCHES, Transaction};
 use crate::decode::{Decoded, Decoder};
 use crate::error::Error;
@@ -46,6 +47,7 @@ pub(super) struct Reader {
     stop_at: Option<Lsn>,
     selection: Selection,
     transform: Transform,
+    skips: Skips,
     /// All before this was received, with no transaction open.
     received: Lsn,
     handed_over_at: Instant,
@@ -59,6 +61,7 @@ pub(super) struct Start {
     pub progress: Lsn,
     pub selection: Selection,
     pub transform: Transform,
+    pub skips: Skips,
     pub stop_at: Option<Lsn>,
 }
 
@@ -82,7 +85,7 @@ impl Reader {
         empty: Receiver<Box<Batch>>,
         shared: Arc<Shared>,
     ) -> Reader {
-        let Start { progress, selection, transform, stop_at } = start;
+        let Start { progress, selection, transform, skips, stop_at } = start;
         Reader {
             stream,
             decoder: Decoder::new(progress),
@@ -95,6 +98,7 @@ impl Reader {
             stop_at,
             selection,
             transform,
+            skips,
             received: progress,
             handed_over_at: Instant::now(),
             reply_requested: false,
@@ -185,7 +189,7 @@ impl Reader {
             let frame = match self.stream.next_frame()? {
                 None => return Ok(Taken::All),
                 Some(Frame::PrimaryKeepalive(keepalive)) => {
-                    self.keepalive(&keepalive);
+                    self.keepalive(&keepalive)?;
                     if let Some(taken) = self.stands() {
                         return Ok(taken);
                     }
@@ -194,6 +198,7 @@ impl Reader {
                 Some(Frame::XLogData(frame)) => frame,
             };
             match self.decoder.decode(frame.start_lsn, frame.data)? {
+                Decoded::Change(_) | Decoded::Truncate(_) if self.skips.leaves_out() => {}
                 Decoded::Change(change) => {
                     if self.selection.takes(change.relation)? {
                         self.transform.push(&change, batch)?;
@@ -202,11 +207,13 @@ impl Reader {
                 Decoded::Begin(begin) if self.stop_at.is_some_and(|stop| begin.commit_lsn >= stop) => {
                     // Nothing is left that would commit before.
                     if let Some(stop) = self.stop_at {
+                        self.skips.pass(stop)?;
                         batch.advance(stop);
                     }
                     return Ok(Taken::Finished);
                 }
                 Decoded::Begin(begin) => {
+                    self.skips.begin(begin.commit_lsn)?;
                     self.transform.begin(&begin);
                     if !self.selection.begin(begin.commit_lsn) {
                         if !self.wait_for_tables(begin.commit_lsn)? {
@@ -219,6 +226,9 @@ impl Reader {
                     batch.begin(begin);
                 }
                 Decoded::Commit(commit) => {
+                    if let Some(changes) = self.skips.commit(commit.end_lsn)? {
+                        batch.skip(changes);
+                    }
                     batch.commit(commit);
                     self.received = commit.end_lsn;
                 }
@@ -293,16 +303,18 @@ impl Reader {
         }
     }
 
-    fn keepalive(&mut self, keepalive: &PrimaryKeepalive) {
+    fn keepalive(&mut self, keepalive: &PrimaryKeepalive) -> Result<(), Error> {
         self.stream.feedback().handle_keepalive(keepalive);
         self.reply_requested |= keepalive.reply_requested;
         // In the midst of a transaction its position says nothing about what is whole.
         if !self.decoder.in_transaction() && keepalive.wal_end > self.received {
+            self.skips.pass(keepalive.wal_end)?;
             self.received = keepalive.wal_end;
             if let Some(batch) = &mut self.batch {
                 batch.advance(keepalive.wal_end);
             }
         }
+        Ok(())
     }
 
     fn has_reached(&self, lsn: Lsn) -> bool {

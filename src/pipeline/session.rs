@@ -22,15 +22,16 @@ use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::copy;
 use super::history::{check_gap, check_identity, check_position, check_timeline};
 use super::selection::Known;
-use crate::apply::{self, Applier, Options, TargetTable, is_stable_in_binary};
+use super::{conflicts, copy};
+use crate::apply::{self, Applier, Options, Policies, TargetTable, is_stable_in_binary};
 use crate::checkpoint::{self, Moves, Progress};
 use crate::config::{Config, Role, SynchronousCommit, ValueFormat};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres::{self, quote_ident};
 use crate::schema::compare::{self, Weight};
+use crate::skips;
 use crate::snapshot::{self, Copied, CopyOptions, Due, Ruled, State, TableCopy, Wanted};
 use crate::source::publication::{Publication, PublishedTable, TableName};
 use crate::source::server::Server;
@@ -63,6 +64,8 @@ pub(super) struct Stages {
     pub known: Known,
     pub terms: Terms,
     pub mapping: Arc<Mapping>,
+    /// Transactions to pass over, by their commit records, in their order.
+    pub skips: Vec<Lsn>,
     /// Foreign keys can be made again once progress is here, which the next session does.
     pub restart_at: Option<Lsn>,
 }
@@ -163,6 +166,10 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let ruled = ruled(&publication.tables, &mapping);
     snapshot::check(&target, config.name.as_str(), &ruled).await?;
     check_kept(&target, &mapping).await?;
+    let records = checkpoint::complete(&target).await?;
+    conflicts::check(&target, config, &publication.tables, &mapping).await?;
+    conflicts::check_records(config, records)?;
+    skips::pending(&target, config.name.as_str(), current.end_lsn).await?;
 
     let constraints_fire = set_up_target_session(&target, &publication.tables, &mapping).await?;
     // Taken: where the answer is lost, nobody knows whose the next epoch is, and to take over is the way to go on.
@@ -171,6 +178,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     *epoch = Some(progress.epoch);
     let slot = read_slot(config, &source, &server).await?;
     check_gap(config, &progress, &slot)?;
+    let skips = skips::pending(&target, config.name.as_str(), progress.end_lsn).await?;
 
     let names = publication.tables.iter().map(|published| &published.table);
     let states = snapshot::learn(&target, config.name.as_str(), &ruled, config.snapshot.copy_data).await?;
@@ -202,10 +210,11 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let terms = Terms { proto_version, publication: publication.name, binary, options };
     let stream = terms.start(connection, &config.name.slot(), progress.end_lsn)?;
     let options = apply_options(config, constraints_fire);
-    let applier = Applier::new(target, config.name.as_str(), progress.epoch, Moves::Progress, options).await?;
+    let (name, policies) = (config.name.as_str(), Policies::of(config));
+    let applier = Applier::new(target, name, progress.epoch, Moves::Progress, options, policies).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
     let mapping = Arc::new(mapping);
-    let stages = Stages { applier, stream, progress, copied, missing, known, terms, mapping, restart_at };
+    let stages = Stages { applier, stream, progress, copied, missing, known, terms, mapping, skips, restart_at };
     Ok(Prepared::Ready(Box::new(stages)))
 }
 
@@ -221,26 +230,18 @@ fn ruled<'a>(tables: &'a [PublishedTable], mapping: &Mapping) -> Vec<Ruled<'a>> 
 /// # Errors
 /// A refusal where deleted rows stay on the target and nothing there could find one by its key when it comes again.
 async fn check_kept(target: &Client, mapping: &Mapping) -> Result<(), Error> {
-    // What ON CONFLICT takes for an arbiter ("INSERT", conflict_target).
-    let sql = "SELECT to_regclass($1) IS NULL OR EXISTS ( \
-                   SELECT FROM pg_index i WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indimmediate \
-                   AND i.indpred IS NULL AND i.indexprs IS NULL AND $2::text[] = ( \
-                       SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") FROM pg_attribute a \
-                       WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])))";
-    let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error);
-    for (table, mut key) in mapping.kept() {
-        key.sort_unstable();
-        let found = target.query_one(sql, &[&table.to_string(), &key]).await.map_err(failed)?;
-        if !found.try_get::<_, bool>(0).map_err(failed)? {
-            let columns: Vec<_> = key.iter().map(|column| quote_ident(column)).collect();
-            let columns = columns.join(", ");
-            let what =
-                format!("soft_delete: {table} on the target has no unique index of {columns} to find a deleted row by");
-            let mend = format!("on the target: CREATE UNIQUE INDEX ON {table} ({columns})");
-            return Err(Error::refused(Stage::Apply, what, mend));
-        }
+    let kept: Vec<_> = mapping.kept().collect();
+    if kept.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let asked = kept.iter().map(|(table, key)| (table, key.clone())).collect();
+    let without = conflicts::without_unique_index(target, asked).await?;
+    let Some((table, key)) = without.first().map(|place| &kept[*place]) else { return Ok(()) };
+    let columns: Vec<_> = key.iter().map(|column| quote_ident(column)).collect();
+    let columns = columns.join(", ");
+    let what = format!("soft_delete: {table} on the target has no unique index of {columns} to find a deleted row by");
+    let mend = format!("on the target: CREATE UNIQUE INDEX ON {table} ({columns})");
+    Err(Error::refused(Stage::Apply, what, mend))
 }
 
 /// How the target is written to.

@@ -125,6 +125,7 @@ pub async fn set_up(config: &Config, limit: Duration) -> Result<Vec<Step>, Error
     warn_of_partitions(&tables);
     let mapping = Mapping::of(&config.rules, &tables, STAGE)?;
     check_target_tables(&servers.source, &servers.target, &tables, &mapping).await?;
+    pipeline::check_conflicts(&servers.target, config, &tables, &mapping).await?;
     let existing = SlotState::read(&servers.source, Role::Source, &config.name.slot(), STAGE).await?;
     let progress = checkpoint::read(&servers.target, config.name.as_str()).await?;
     check_slot_and_progress(config, &servers, existing.as_ref(), progress.as_ref())?;

@@ -71,6 +71,7 @@ impl PublishedTable {
             version: 0,
             namespace: self.table.schema.clone(),
             name: self.table.name.clone(),
+            renamed_from: None,
             replica_identity: self.replica_identity,
             columns: self.columns.iter().map(column).collect(),
             keys: Keys::Apart,

@@ -343,7 +343,8 @@ impl Compiler<'_, '_> {
             (_, other) => *other,
         };
         let keys = self.keys(outputs);
-        Ok(Relation { id: *id, version: *version, namespace, name, replica_identity, columns, keys })
+        let renamed_from = Some((self.relation.namespace.clone(), self.relation.name.clone()));
+        Ok(Relation { id: *id, version: *version, namespace, name, renamed_from, replica_identity, columns, keys })
     }
 
     fn keys(&self, outputs: &[Output]) -> Keys {

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod commands;
+mod conflicts;
 mod constraints;
 mod crash;
 mod deferred;
@@ -32,6 +33,7 @@ mod rules_shared;
 mod schema;
 mod schema_copy;
 mod setup;
+mod skip;
 mod slots;
 mod snapshot;
 mod sources;

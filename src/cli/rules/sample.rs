@@ -283,6 +283,7 @@ mod tests {
             version: 0,
             namespace: "s".to_owned(),
             name: "t".to_owned(),
+            renamed_from: None,
             replica_identity,
             columns: ["id", "region", "note"].map(column).into(),
             keys: Keys::Apart,

@@ -1,0 +1,128 @@
+//! Whether the policies for conflicts fit the tables, and the target can keep the records that they need.
+
+use tokio_postgres::Client;
+
+use crate::apply;
+use crate::config::{Config, OnDuplicate, Role};
+use crate::error::{Error, Stage};
+use crate::postgres::quote_ident;
+use crate::source::publication::{PublishedTable, TableName};
+use crate::transform::Mapping;
+
+const STAGE: Stage = Stage::Apply;
+
+/// # Errors
+/// One refusal with all that contradicts itself: sections among each other, and what they say with what the tables are.
+pub async fn check(
+    target: &Client,
+    config: &Config,
+    tables: &[PublishedTable],
+    mapping: &Mapping,
+) -> Result<(), Error> {
+    let names = tables.iter().map(|one| (one.table.schema.as_str(), one.table.name.as_str()));
+    let mut wrong = config.conflicts.check(names);
+    let mut mends = Vec::new();
+    if !wrong.is_empty() {
+        mends.push("correct the sections; `except` takes tables out of one");
+    }
+    let soft: Vec<_> = tables.iter().filter_map(|published| soft_delete(config, published, mapping)).collect();
+    if !soft.is_empty() {
+        wrong.extend(soft);
+        mends.push("a row of the same key is always taken over there: have on_duplicate = \"stop\" for the table");
+    }
+    let keyless = overwrite(target, config, tables, mapping).await?;
+    if !keyless.is_empty() {
+        wrong.extend(keyless);
+        mends.push("make the index, or leave the table out of the section");
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(Error::refused(STAGE, wrong.join("\n"), mends.join("; "))) }
+}
+
+/// An insert takes the place of a row that is kept as deleted, and nothing tells such a row from others.
+fn soft_delete(config: &Config, published: &PublishedTable, mapping: &Mapping) -> Option<String> {
+    let TableName { schema, name } = &published.table;
+    let keeps = config.conflicts.policy(schema, name).on_duplicate == Some(OnDuplicate::Keep);
+    let is_soft_deleting = mapping.plan(&published.table).is_some_and(|plan| plan.is_soft_deleting());
+    (keeps && is_soft_deleting)
+        .then(|| format!("on_duplicate = \"keep\" and soft_delete exclude each other for {}", published.table))
+}
+
+/// A section that says overwrite has to have something to overwrite by; a default is for the tables that have.
+async fn overwrite(
+    target: &Client,
+    config: &Config,
+    tables: &[PublishedTable],
+    mapping: &Mapping,
+) -> Result<Vec<String>, Error> {
+    let line = |published: &PublishedTable| {
+        let mut sections = config.conflicts.sections(&published.table.schema, &published.table.name);
+        sections.find(|(_, policy)| policy.on_duplicate == Some(OnDuplicate::Overwrite)).map(|(line, _)| line)
+    };
+    let overwriting: Vec<_> =
+        tables.iter().filter_map(|one| Some((line(one)?, one, mapping.target(&one.table)))).collect();
+    if overwriting.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names = overwriting.iter().map(|(_, _, to)| (to.schema.as_str(), to.name.as_str()));
+    let found = apply::load_tables(target, names).await?;
+    let mut keyed = Vec::new();
+    for ((line, published, to), table) in overwriting.into_iter().zip(found) {
+        // A table that is missing is named by others.
+        let Some(table) = table else { continue };
+        let of_source = published.relation();
+        let relation = mapping.plan(&published.table).map_or(&of_source, |plan| plan.target());
+        keyed.push((line, to, apply::row_key_columns(relation, &table).unwrap_or_default()));
+    }
+    let asked = keyed.iter().map(|(_, to, key)| (to, key.iter().map(String::as_str).collect())).collect();
+    let without = without_unique_index(target, asked).await?;
+    let said = without.into_iter().map(|place| {
+        let (line, to, key) = &keyed[place];
+        let key = if key.is_empty() { "a key".to_owned() } else { key.join(", ") };
+        format!(
+            "[[conflict]] of line {line}: on_duplicate = \"overwrite\", and {to} on the target has no unique index of {key} to \
+             find a row by"
+        )
+    });
+    Ok(said.collect())
+}
+
+/// # Errors
+/// A refusal if what the policies leave out could not be recorded.
+pub(super) fn check_records(config: &Config, records: bool) -> Result<(), Error> {
+    if records || config.conflicts.only_stop() {
+        return Ok(());
+    }
+    Err(Error::refused(
+        STAGE,
+        "schema pgsluice on the target lacks tables that policies for conflicts need, and the role may not make them",
+        "run `pgsluice setup` as a role that may, or take the SQL of `pgsluice setup --print-sql`",
+    ))
+}
+
+/// The places of those tables that have no unique index of just these columns, as ON CONFLICT takes for an arbiter ("INSERT",
+/// conflict_target). Tables that are missing are not among them.
+pub(super) async fn without_unique_index(
+    target: &Client,
+    tables: Vec<(&TableName, Vec<&str>)>,
+) -> Result<Vec<usize>, Error> {
+    // Arrays of arrays are all of one length; a key is its columns in their order, each quoted.
+    let sql = "SELECT w.place - 1 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w (name, key, place) \
+               WHERE to_regclass(w.name) IS NOT NULL AND NOT EXISTS ( \
+                   SELECT FROM pg_index i WHERE i.indrelid = to_regclass(w.name) \
+                   AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL \
+                   AND w.key = ( \
+                       SELECT string_agg('\"' || replace(a.attname::text, '\"', '\"\"') || '\"', ',' ORDER BY a.attname::text COLLATE \"C\") \
+                       FROM pg_attribute a \
+                       WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]))) \
+               ORDER BY 1";
+    let (names, keys): (Vec<_>, Vec<_>) = tables
+        .into_iter()
+        .map(|(table, mut key)| {
+            key.sort_unstable();
+            (table.to_string(), key.into_iter().map(quote_ident).collect::<Vec<_>>().join(","))
+        })
+        .unzip();
+    let failed = |error| Error::from_postgres(STAGE, Role::Target, error);
+    let rows = target.query(sql, &[&names, &keys]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get::<_, i64>(0).map(|place| place as usize).map_err(failed)).collect()
+}

@@ -1,0 +1,190 @@
+//! Transactions of the source that a person wants to be passed over: asked for, taken back, listed.
+//!
+//! In: the LSN of a commit record. Out: a row of `pgsluice.skips` on the target, which the engine finishes in the transaction
+//! that moves progress past it.
+//!
+//! **Always holds:** what is asked for lies at or behind progress at that moment, and progress cannot pass it unseen: the
+//! statement that moves it looks for such rows, and takes its snapshot when it has the lock that we hold meanwhile.
+
+use pgsluice_proto::Lsn;
+use serde::Serialize;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Row};
+
+use crate::checkpoint;
+use crate::config::{Config, Role};
+use crate::error::{Error, Stage};
+use crate::postgres;
+
+const STAGE: Stage = Stage::Checkpoint;
+
+/// A run that applies a long transaction is not waited for, nor do others wait for us long meanwhile.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '5s'; LOCK TABLE pgsluice.progress IN SHARE ROW EXCLUSIVE MODE";
+
+/// A transaction that is to be passed over, or was.
+#[derive(Clone, Debug, Serialize)]
+pub struct Skip {
+    /// Of its commit record.
+    pub commit_lsn: String,
+    pub requested_by: String,
+    pub requested_at: String,
+    /// When the target was past it.
+    pub done_at: Option<String>,
+    pub xid: Option<i64>,
+    pub commit_time: Option<String>,
+    /// That were left out.
+    pub changes: Option<i64>,
+}
+
+/// What asking came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Now,
+    Before,
+}
+
+/// Asks for the transaction whose commit record is at `lsn` to be passed over.
+///
+/// # Errors
+/// A refusal if it is on the target already.
+pub async fn ask(config: &Config, lsn: Lsn) -> Result<Asked, Error> {
+    let client = connect(config).await?;
+    let (name, commit_lsn) = (config.name.as_str(), PgLsn::from(lsn.as_u64()));
+    client.batch_execute(BEGIN).await.map_err(|error| match error.code() {
+        Some(&SqlState::LOCK_NOT_AVAILABLE) => busy(),
+        Some(_) | None => failed(error),
+    })?;
+    let Some(progress) = checkpoint::read(&client, name).await? else { return Err(no_progress(config)) };
+    if lsn < progress.end_lsn {
+        return Err(passed(&list(&client, name).await?, lsn, progress.end_lsn));
+    }
+    let sql = "INSERT INTO pgsluice.skips (name, commit_lsn) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    let added = client.execute(sql, &[&name, &commit_lsn]).await.map_err(failed)?;
+    client.batch_execute("COMMIT").await.map_err(failed)?;
+    Ok(if added == 1 { Asked::Now } else { Asked::Before })
+}
+
+/// Takes it back.
+///
+/// # Errors
+/// A refusal if it is not pending.
+pub async fn take_back(config: &Config, lsn: Lsn) -> Result<(), Error> {
+    let client = connect(config).await?;
+    let sql = "DELETE FROM pgsluice.skips WHERE name = $1 AND commit_lsn = $2 AND done_at IS NULL";
+    let commit_lsn = PgLsn::from(lsn.as_u64());
+    let removed = client.execute(sql, &[&config.name.as_str(), &commit_lsn]).await.map_err(failed)?;
+    if removed == 1 {
+        return Ok(());
+    }
+    Err(Error::refused(STAGE, format!("no skip of {lsn} is pending"), "`pgsluice skip --list` shows those that are"))
+}
+
+/// All that were asked for, in the order of the source.
+pub async fn all(config: &Config) -> Result<Vec<Skip>, Error> {
+    let client = connect(config).await?;
+    list(&client, config.name.as_str()).await
+}
+
+/// The same over a session that is there; none where there is no table of them.
+pub async fn list(client: &Client, name: &str) -> Result<Vec<Skip>, Error> {
+    if !exists(client).await? {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT commit_lsn::text, requested_by, requested_at::text, done_at::text, xid, commit_time::text, changes \
+               FROM pgsluice.skips s WHERE name = $1 ORDER BY s.commit_lsn";
+    let rows = client.query(sql, &[&name]).await.map_err(failed)?;
+    rows.iter().map(|row| skip(row).map_err(failed)).collect()
+}
+
+/// Those that the engine has yet to meet, in their order.
+///
+/// # Errors
+/// A refusal if progress is past one of them.
+pub async fn pending(client: &Client, name: &str, progress: Lsn) -> Result<Vec<Lsn>, Error> {
+    if !exists(client).await? {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT commit_lsn FROM pgsluice.skips WHERE name = $1 AND done_at IS NULL ORDER BY 1";
+    let rows = client.query(sql, &[&name]).await.map_err(failed)?;
+    let lsn = |row: &Row| row.try_get::<_, PgLsn>(0).map(|lsn| Lsn::new(lsn.into())).map_err(failed);
+    let pending: Vec<_> = rows.iter().map(lsn).collect::<Result<_, _>>()?;
+    match pending.first() {
+        Some(lsn) if *lsn < progress => Err(passed(&[], *lsn, progress)),
+        Some(_) | None => Ok(pending),
+    }
+}
+
+async fn connect(config: &Config) -> Result<Client, Error> {
+    let client = postgres::connect(&config.target, STAGE).await?;
+    if checkpoint::read(&client, config.name.as_str()).await?.is_none() {
+        return Err(no_progress(config));
+    }
+    checkpoint::complete(&client).await?;
+    if exists(&client).await? {
+        return Ok(client);
+    }
+    Err(Error::refused(
+        STAGE,
+        "schema pgsluice on the target lacks the table of skips, and the role may not make it",
+        "run `pgsluice setup` as a role that may, or take the SQL of `pgsluice setup --print-sql`",
+    ))
+}
+
+async fn exists(client: &Client) -> Result<bool, Error> {
+    let row = client.query_one("SELECT to_regclass('pgsluice.skips') IS NOT NULL", &[]).await.map_err(failed)?;
+    row.try_get(0).map_err(failed)
+}
+
+fn skip(row: &Row) -> Result<Skip, tokio_postgres::Error> {
+    Ok(Skip {
+        commit_lsn: row.try_get(0)?,
+        requested_by: row.try_get(1)?,
+        requested_at: row.try_get(2)?,
+        done_at: row.try_get(3)?,
+        xid: row.try_get(4)?,
+        commit_time: row.try_get(5)?,
+        changes: row.try_get(6)?,
+    })
+}
+
+/// `known` are those that were asked for before.
+fn passed(known: &[Skip], lsn: Lsn, progress: Lsn) -> Error {
+    let is_it = |skip: &&Skip| skip.commit_lsn == lsn.to_string();
+    match known.iter().find(is_it).and_then(|skip| skip.done_at.as_ref()) {
+        Some(done_at) => Error::refused(
+            STAGE,
+            format!("the transaction at {lsn} was skipped already, at {done_at}"),
+            "start the engine: it goes on behind it",
+        ),
+        None => Error::refused(
+            STAGE,
+            format!("{lsn} cannot be skipped: the target's progress is past it, at {progress}"),
+            format!(
+                "give the LSN that the message of a stop has behind `at LSN`; where a skip of {lsn} is pending, `pgsluice skip \
+                 --cancel --lsn {lsn}`"
+            ),
+        ),
+    }
+}
+
+fn busy() -> Error {
+    let what = "an engine is amid a transaction on the target, and holds progress until it ends";
+    Error::refused(
+        STAGE,
+        what,
+        "run `pgsluice skip` again; if that transaction waits for something, stop the engine first",
+    )
+}
+
+fn no_progress(config: &Config) -> Error {
+    Error::refused(
+        STAGE,
+        format!("the target has no progress row \"{}\" in pgsluice.progress", config.name),
+        "run `pgsluice setup` first; if it was run, check that [target] names the same database",
+    )
+}
+
+fn failed(error: tokio_postgres::Error) -> Error {
+    Error::from_postgres(STAGE, Role::Target, error)
+}
