@@ -301,13 +301,16 @@ pub async fn remove(client: &Client, name: &str) -> Result<(bool, bool), Error> 
     let others = client.query_opt("SELECT FROM pgsluice.progress LIMIT 1", &[]).await.map_err(failed)?;
     if others.is_none() {
         let tables: Vec<_> = present.iter().map(|table| format!("pgsluice.{table}")).collect();
-        client
-            .batch_execute(&format!("DROP TABLE {}; DROP SCHEMA pgsluice", tables.join(", ")))
-            .await
-            .map_err(failed)?;
+        client.batch_execute(&format!("DROP TABLE {}", tables.join(", "))).await.map_err(failed)?;
+    }
+    // A primary of another replication has its heartbeats there.
+    let is_empty = "SELECT NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'pgsluice'::regnamespace)";
+    let is_empty: bool = client.query_one(is_empty, &[]).await.map_err(failed)?.try_get(0).map_err(failed)?;
+    if is_empty {
+        client.batch_execute("DROP SCHEMA pgsluice").await.map_err(failed)?;
     }
     client.batch_execute("COMMIT").await.map_err(failed)?;
-    Ok((removed, others.is_none()))
+    Ok((removed, is_empty))
 }
 
 /// Takes over: raises the epoch, so that no other engine commits from here on, and returns where to go on.

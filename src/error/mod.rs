@@ -193,6 +193,15 @@ impl Error {
         self
     }
 
+    /// A refusal as one of what comes next, and not of what is: somebody mends it while everything else stays as it is.
+    pub fn to_be_waited_for(mut self) -> Error {
+        self.0.kind = match self.0.kind {
+            Kind::Refused { what, mend } => Kind::Mismatch { what, mend },
+            kind => kind,
+        };
+        self
+    }
+
     /// The same of another kind, where more is known of it.
     pub fn with_kind(mut self, kind: Kind) -> Error {
         self.0.kind = kind;

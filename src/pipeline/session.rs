@@ -164,7 +164,8 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let current = checkpoint::read(&target, config.name.as_str()).await?.ok_or_else(|| no_progress(config))?;
     check_gap(config, &current, &slot)?;
     let ruled = ruled(&publication.tables, &mapping);
-    snapshot::check(&target, config.name.as_str(), &ruled).await?;
+    let name = config.name.as_str();
+    let foreseen = snapshot::foresee(&target, name, &ruled, config.snapshot.copy_data).await?;
     check_kept(&target, &mapping).await?;
     let records = checkpoint::complete(&target).await?;
     conflicts::check(&target, config, &publication.tables, &mapping).await?;
@@ -172,6 +173,11 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     skips::pending(&target, config.name.as_str(), current.end_lsn).await?;
 
     let constraints_fire = set_up_target_session(&target, &publication.tables, &mapping).await?;
+    let (source_major, is_at_work) = (server.major(), epoch.is_some());
+    let published =
+        Published { name, source_major, is_at_work, publication: &publication, states: &foreseen, mapping: &mapping };
+    missing(&target, published, options, constraints_fire).await?;
+    let binary = use_binary(config, (source_major, &publication.tables), &mapping, &target).await?;
     // Taken: where the answer is lost, nobody knows whose the next epoch is, and to take over is the way to go on.
     let fenced = fence(config, &target, identity.timeline, epoch.take()).await?;
     let progress = fenced.ok_or_else(|| no_progress(config))?;
@@ -185,9 +191,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     for table in snapshot::mark_absent(&target, config.name.as_str(), names).await? {
         tracing::warn!("{table} is not replicated any more: if it comes again, it is emptied and copied again");
     }
-    let (name, source_major) = (config.name.as_str(), server.major());
-    let published = Published { name, source_major, publication: &publication, states: &states, mapping: &mapping };
-    let missing = missing(&target, published, options, constraints_fire).await?;
+    let missing = missing(&target, Published { states: &states, ..published }, options, constraints_fire).await?;
     warn_of_conflicts(&source, &target, &missing, &mapping).await?;
     // Where nothing streams yet, nothing has to wait for the copy, and one stream is enough for what follows it. Where
     // foreign keys fire, a table's rows must not be ahead of those that they refer to.
@@ -204,7 +208,6 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let copied = Copied::new(&states, progress.end_lsn);
     let known = known(config, &target, &publication, strange).await?;
 
-    let binary = use_binary(config, (source_major, &publication.tables), &mapping, &target).await?;
     let proto_version = ProtoVersion::newest_of(server.major());
     let options = stream_options(config, &server);
     let terms = Terms { proto_version, publication: publication.name, binary, options };
@@ -258,6 +261,8 @@ pub(super) fn apply_options(config: &Config, constraints_fire: bool) -> Options 
 struct Published<'a> {
     name: &'a str,
     source_major: u32,
+    /// This engine has had a session before.
+    is_at_work: bool,
     publication: &'a Publication,
     states: &'a [TableCopy],
     mapping: &'a Mapping,
@@ -270,13 +275,14 @@ async fn missing(
     options: &CopyOptions,
     constraints_fire: bool,
 ) -> Result<Vec<Wanted>, Error> {
-    let Published { name, source_major, publication, states, mapping } = published;
+    let Published { name, source_major, is_at_work, publication, states, mapping } = published;
     let is_missing = |table: &TableName| states.iter().any(|state| state.table == *table && state.is_missing());
     let tables: Vec<_> = publication.tables.iter().filter(|published| is_missing(&published.table)).collect();
     if tables.is_empty() {
         Ok(Vec::new())
     } else {
-        copy::wanted(target, (name, mapping), (source_major, tables), options, constraints_fire).await
+        let wanted = copy::wanted(target, (name, mapping), (source_major, tables), options, constraints_fire).await;
+        wanted.map_err(|error| if is_at_work { error.to_be_waited_for() } else { error })
     }
 }
 
@@ -307,8 +313,9 @@ async fn known(
     let states = snapshot::read(target, config.name.as_str()).await?;
     let is_published = |name: &String| names().any(|table| table.to_string() == *name);
     // Under another name it would not be copied anew then, and what is still to come under this one is of its rows.
-    let is_followed =
-        |name: &String| !config.snapshot.copy_data && states.iter().any(|one| one.table.to_string() == *name);
+    let is_selected = |table: &TableName| config.tables.selects(&table.schema, &table.name);
+    let is_of = |name: &String, state: &TableCopy| state.table.to_string() == *name && is_selected(&state.table);
+    let is_followed = |name: &String| !config.snapshot.copy_data && states.iter().any(|state| is_of(name, state));
     let is_left_out = |name: &&String| !is_published(name) && !is_followed(name);
     let unpublished: Vec<_> = strange.iter().filter(is_left_out).cloned().collect();
     for name in &unpublished {

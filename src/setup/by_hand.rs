@@ -5,7 +5,7 @@ use crate::checkpoint::{SCHEMA_SQL, TABLES};
 use crate::config::{Config, Role};
 use crate::error::Error;
 use crate::postgres::{self, quote_ident, quote_literal};
-use crate::source::publication;
+use crate::source::publication::{self, Heartbeat};
 use crate::source::server::Server;
 
 /// The SQL that a DBA would run instead of [`set_up`](super::set_up), for the tables that the source has now.
@@ -15,7 +15,8 @@ pub async fn sql(config: &Config) -> Result<String, Error> {
     let tables = publication::select_tables(&source, Role::Source, &config.tables, STAGE).await?;
     let identity = on_replication_connection(config, |connection| connection.identify_system()).await?;
     let name = config.name.slot();
-    let create = publication::create_sql(&config.name.publication(), &tables, config.stream.heartbeat.is_some());
+    let heartbeat = config.stream.heartbeat.map_or(Heartbeat::None, |_| Heartbeat::By(&config.publisher().user));
+    let create = publication::create_sql(&config.name.publication(), &tables, heartbeat);
     let slot = quote_literal(&name);
     let (standby_note, snapshot) = if facts.in_recovery {
         (

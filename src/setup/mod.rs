@@ -27,7 +27,7 @@ use crate::error::{Error, Kind, Stage};
 use crate::pipeline;
 use crate::postgres;
 use crate::schema::compare::{self, Weight};
-use crate::source::publication::{self, Publication, PublishedTable};
+use crate::source::publication::{self, Heartbeat, Publication, PublishedTable};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
 use crate::source::{Connection, CreatedSlot};
@@ -250,12 +250,13 @@ async fn ensure_publication(
     let name = config.name.publication();
     let object = format!("publication {name}");
     let with_heartbeat = config.stream.heartbeat.is_some();
-    let create = publication::create_sql(&name, tables, with_heartbeat);
+    let make = |heartbeat| publication::create_sql(&name, tables, heartbeat);
+    let heartbeat = if with_heartbeat { Heartbeat::Present } else { Heartbeat::None };
     let mut present = true;
     if let Some((client, facts)) = &servers.publisher {
         let failed = |error| Error::from_postgres(STAGE, facts.role, error);
         if with_heartbeat {
-            client.batch_execute(publication::HEARTBEAT_SQL).await.map_err(failed)?;
+            publication::create_heartbeat(client).await.map_err(failed)?;
         }
         match Publication::read(client, facts.role, &name, STAGE).await? {
             Some(found) => {
@@ -266,7 +267,7 @@ async fn ensure_publication(
                 }
             }
             None => {
-                client.batch_execute(&create).await.map_err(failed)?;
+                client.batch_execute(&make(heartbeat)).await.map_err(failed)?;
                 present = false;
             }
         }
@@ -282,7 +283,7 @@ async fn ensure_publication(
             return Err(Error::refused(
                 STAGE,
                 format!("publication \"{name}\" does not exist, and there is no [primary] to make it on"),
-                format!("on the primary, as the owner of the tables: {create}; then run setup again"),
+                format!("on the primary, as the owner of the tables: {}; then run setup again", make(Heartbeat::None)),
             ));
         }
     }

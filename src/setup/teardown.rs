@@ -64,22 +64,22 @@ pub async fn tear_down(config: &Config) -> Result<Vec<Step>, Error> {
     Ok(steps)
 }
 
-/// The row, and the table and schema too where no other is in them. False where there was none.
+/// The row, and the table and schema too where nobody else has something in them. False where there was no row.
 async fn drop_heartbeat(config: &Config, publisher: &Client) -> Result<bool, tokio_postgres::Error> {
     let exists = publisher.query_one("SELECT to_regclass('pgsluice.heartbeat') IS NOT NULL", &[]).await?;
     if !exists.try_get::<_, bool>(0)? {
         return Ok(false);
     }
     let rows = publisher.execute("DELETE FROM pgsluice.heartbeat WHERE name = $1", &[&config.name.as_str()]).await?;
-    let rest = "SELECT EXISTS (SELECT FROM pgsluice.heartbeat), \
-                EXISTS (SELECT FROM pg_class WHERE relnamespace = 'pgsluice'::regnamespace AND relkind = 'r' \
-                        AND relname <> 'heartbeat')";
-    let rest = publisher.query_one(rest, &[]).await?;
-    if !rest.try_get::<_, bool>(0)? {
-        publisher.batch_execute("DROP TABLE pgsluice.heartbeat").await?;
-        if !rest.try_get::<_, bool>(1)? {
-            publisher.batch_execute("DROP SCHEMA pgsluice").await?;
-        }
+    let is_used = "SELECT EXISTS (SELECT FROM pgsluice.heartbeat) \
+                   OR EXISTS (SELECT FROM pg_publication_rel WHERE prrelid = 'pgsluice.heartbeat'::regclass)";
+    if publisher.query_one(is_used, &[]).await?.try_get(0)? {
+        return Ok(rows > 0);
+    }
+    publisher.batch_execute("DROP TABLE pgsluice.heartbeat").await?;
+    let is_empty = "SELECT NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'pgsluice'::regnamespace)";
+    if publisher.query_one(is_empty, &[]).await?.try_get(0)? {
+        publisher.batch_execute("DROP SCHEMA pgsluice").await?;
     }
     Ok(rows > 0)
 }

@@ -81,6 +81,19 @@ impl TableCopy {
         }
     }
 
+    fn new(table: TableName, state: State) -> TableCopy {
+        TableCopy {
+            table,
+            state,
+            snapshot_lsn: None,
+            rows: 0,
+            bytes: 0,
+            source_bytes: 0,
+            source_bytes_copied: 0,
+            rules: None,
+        }
+    }
+
     /// The stream of all tables must not bring the table's changes.
     pub fn is_missing(&self) -> bool {
         matches!(self.state, State::Init | State::DataSync | State::CatchUp)
@@ -162,11 +175,21 @@ pub async fn learn(
     Ok(states)
 }
 
-/// The same refusal, with nothing written.
-pub async fn check(target: &Client, name: &str, tables: &[Ruled<'_>]) -> Result<(), Error> {
+/// What [`learn`] will return, with nothing written; the same refusal.
+pub async fn foresee(
+    target: &Client,
+    name: &str,
+    tables: &[Ruled<'_>],
+    copy_data: bool,
+) -> Result<Vec<TableCopy>, Error> {
     let mut states = read(target, name).await?;
     states.retain(|state| tables.iter().any(|one| *one.table == state.table));
-    check_rules(&states, tables)
+    check_rules(&states, tables)?;
+    let is_known = |one: &&Ruled<'_>| states.iter().any(|state| state.table == *one.table);
+    let unknown: Vec<_> = tables.iter().filter(|one| !is_known(one)).collect();
+    let state = if copy_data { State::Init } else { State::Ready };
+    states.extend(unknown.into_iter().map(|one| TableCopy::new(one.table.clone(), state)));
+    Ok(states)
 }
 
 /// A row that came under other rules may lie in another place, or nowhere, and a change would not find it.

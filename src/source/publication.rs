@@ -32,9 +32,23 @@ impl fmt::Display for TableName {
 /// Where heartbeats are written on the primary: a table that is in the stream, and on no target.
 pub const HEARTBEAT: (&str, &str) = ("pgsluice", "heartbeat");
 
-/// Makes [`HEARTBEAT`], one row a replication.
-pub const HEARTBEAT_SQL: &str = "CREATE SCHEMA IF NOT EXISTS pgsluice; \
-CREATE TABLE IF NOT EXISTS pgsluice.heartbeat (name text PRIMARY KEY, beat_at timestamptz NOT NULL)";
+const HEARTBEAT_SCHEMA_SQL: &str = "CREATE SCHEMA IF NOT EXISTS pgsluice";
+/// One row a replication.
+const HEARTBEAT_TABLE_SQL: &str =
+    "CREATE TABLE IF NOT EXISTS pgsluice.heartbeat (name text PRIMARY KEY, beat_at timestamptz NOT NULL)";
+
+/// Makes [`HEARTBEAT`] where it is missing. `IF NOT EXISTS` is not enough: PostgreSQL asks for the right to make a schema before
+/// it looks whether there is one.
+pub async fn create_heartbeat(client: &Client) -> Result<(), tokio_postgres::Error> {
+    let sql = "SELECT to_regnamespace('pgsluice') IS NULL, to_regclass('pgsluice.heartbeat') IS NULL";
+    let row = client.query_one(sql, &[]).await?;
+    for (column, create) in [HEARTBEAT_SCHEMA_SQL, HEARTBEAT_TABLE_SQL].into_iter().enumerate() {
+        if row.try_get(column)? {
+            client.batch_execute(create).await?;
+        }
+    }
+    Ok(())
+}
 
 /// A published table, with what of it is published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -279,13 +293,31 @@ fn replica_identity(letter: &str) -> ReplicaIdentity {
     }
 }
 
+/// Whether a publication holds heartbeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heartbeat<'a> {
+    None,
+    /// Their table is there.
+    Present,
+    /// Their table is to be made, for this role.
+    By(&'a str),
+}
+
 /// The statements that make the publication, and first what it holds beside the tables.
-pub fn create_sql(publication: &str, tables: &[PublishedTable], with_heartbeat: bool) -> String {
+///
+/// Whoever beats is named where it has yet to get the right to.
+pub fn create_sql(publication: &str, tables: &[PublishedTable], heartbeat: Heartbeat<'_>) -> String {
     let mut list: Vec<_> = tables.iter().map(|published| published.table.to_string()).collect();
     let mut before = String::new();
-    if with_heartbeat {
+    if heartbeat != Heartbeat::None {
         list.push(quote_qualified(HEARTBEAT.0, HEARTBEAT.1));
-        before = format!("{HEARTBEAT_SQL};\n");
+    }
+    if let Heartbeat::By(role) = heartbeat {
+        let role = quote_ident(role);
+        before = format!(
+            "{HEARTBEAT_SCHEMA_SQL};\n{HEARTBEAT_TABLE_SQL};\nGRANT USAGE ON SCHEMA pgsluice TO {role};\n\
+             GRANT SELECT, INSERT, UPDATE ON pgsluice.heartbeat TO {role};\n"
+        );
     }
     format!(
         "{before}CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
