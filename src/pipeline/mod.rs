@@ -29,6 +29,7 @@ mod session;
 mod shared;
 mod skips;
 mod table_set;
+mod target;
 mod workers;
 mod writer;
 

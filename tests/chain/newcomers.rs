@@ -319,8 +319,9 @@ async fn a_lost_watch_does_not_disturb_the_stream() -> Result<()> {
     let (replication, engine) = start().await?;
     let [_, b, _] = replication.servers();
     let watch = "FROM pg_stat_activity WHERE application_name = 'pgsluice' AND backend_type = 'client backend'";
+    // And whoever looks for a promotion.
     wait_for("the watch", DEADLINE, || async {
-        Ok((b.scalar(DATABASE, &format!("SELECT count(*) {watch}")).await? == "1").then_some(()))
+        Ok((b.scalar(DATABASE, &format!("SELECT count(*) {watch}")).await? == "2").then_some(()))
     })
     .await?;
     b.sql(DATABASE, &format!("SELECT pg_terminate_backend(pid) {watch}")).await?;

@@ -271,7 +271,10 @@ async fn major_versions_differ() -> Result<()> {
     let users: Vec<_> = USER.iter().collect();
     for (from, to) in [(16, 18), (18, 16)] {
         let options = || ChainOptions::default().major_ab(from).major_c(to);
-        replicate_all(options(), &binary, "binary").await?;
+        // Infinite ones mean something else to releases before 17.
+        let is_stable = |case: &&&Case| to > from || !case.type_name.contains("interval");
+        let stable: Vec<_> = binary.iter().filter(is_stable).copied().collect();
+        replicate_all(options(), &stable, "binary").await?;
         replicate_all(options(), &users, "auto").await?;
         copy_all(options(), &[binary.as_slice(), &users].concat()).await?;
     }
