@@ -1,6 +1,6 @@
 //! The engine's own stages, up to full batches, which are thrown away.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pgsluice::batch::{Batch, Limits};
@@ -22,7 +22,7 @@ pub fn drain(target: &Target) -> Result<Option<u64>> {
     let mut batch = Batch::default();
     let mut rows = 0;
     loop {
-        stream.transmit()?;
+        stream.transmit(Instant::now())?;
         let filled = stream.fill()?;
         while let Some(frame) = stream.next_frame()? {
             match frame {
@@ -50,7 +50,7 @@ pub fn drain(target: &Target) -> Result<Option<u64>> {
             }
         }
         if filled == Filled::Drained {
-            stream.wait_after_drain(&waker, Duration::from_secs(1))?;
+            stream.wait_after_drain(&waker, Duration::from_secs(1), Instant::now())?;
         }
     }
 }

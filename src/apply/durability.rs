@@ -73,24 +73,24 @@ impl Durability {
         self.waiting_for().is_some()
     }
 
-    /// Progress has been committed up to `end_lsn`.
-    pub async fn committed(&mut self, client: &Client, end_lsn: Lsn) -> Result<(), Error> {
+    /// Progress has been committed up to `end_lsn`, in a transaction that was begun about `now`.
+    pub async fn committed(&mut self, client: &Client, end_lsn: Lsn, now: Instant) -> Result<(), Error> {
         if self.positions.is_none() {
             self.durable = Some(end_lsn);
             return Ok(());
         }
         self.unasked = Some(end_lsn);
-        if self.asked_at.is_none_or(|asked_at| asked_at.elapsed() >= ASK_INTERVAL) {
-            self.look(client).await?;
+        if self.asked_at.is_none_or(|asked_at| now - asked_at >= ASK_INTERVAL) {
+            self.look(client, now).await?;
         }
         Ok(())
     }
 
     /// Asks what is flushed, unless nothing waits for it.
-    pub async fn look(&mut self, client: &Client) -> Result<(), Error> {
+    pub async fn look(&mut self, client: &Client, now: Instant) -> Result<(), Error> {
         let (Some(statement), true) = (&self.positions, self.is_waiting()) else { return Ok(()) };
         let (target_lsn, flushed) = positions(client, statement).await?;
-        self.asked_at = Some(Instant::now());
+        self.asked_at = Some(now);
         self.waiting.extend(self.unasked.take().map(|end_lsn| Waiting { target_lsn, end_lsn }));
         self.flushed(flushed);
         Ok(())

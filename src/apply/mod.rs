@@ -35,6 +35,7 @@ mod sets;
 mod sql;
 
 use std::pin::pin;
+use std::time::Instant;
 
 use futures_util::future::{Either, select, try_join};
 use pgsluice_proto::Lsn;
@@ -124,7 +125,7 @@ impl Applier {
     /// [`Kind::LacksColumns`](crate::error::Kind::LacksColumns). The applier
     /// must be dropped then. Where the error is [`Kind::Lost`](crate::error::Kind::Lost), the commit may have happened:
     /// only the progress row tells.
-    pub async fn apply(&mut self, batch: &Batch) -> Result<Applied, Error> {
+    pub async fn apply(&mut self, batch: &Batch, now: Instant) -> Result<Applied, Error> {
         let was_open = self.open;
         let manner = if self.options.netting { Manner::Sets } else { Manner::InOrder };
         match self.apply_part(batch, &batch.whole(), manner).await {
@@ -134,7 +135,7 @@ impl Applier {
         }
         let end_lsn = if batch.is_open() { None } else { batch.end_lsn() };
         if let Some(end_lsn) = end_lsn {
-            self.durability.committed(&self.client, end_lsn).await?;
+            self.durability.committed(&self.client, end_lsn, now).await?;
         }
         Ok(Applied { end_lsn, changes: batch.len(), transactions: batch.transaction_count() })
     }
@@ -150,22 +151,22 @@ impl Applier {
     }
 
     /// Asks the target what it has flushed meanwhile.
-    pub async fn look_for_flush(&mut self) -> Result<(), Error> {
-        self.durability.look(&self.client).await
+    pub async fn look_for_flush(&mut self, now: Instant) -> Result<(), Error> {
+        self.durability.look(&self.client, now).await
     }
 
     /// Has the target flush what is committed, and rolls back what is not.
-    pub async fn flush(&mut self) -> Result<(), Error> {
+    pub async fn flush(&mut self, now: Instant) -> Result<(), Error> {
         if self.open {
             self.roll_back().await?;
         }
         let Some(end_lsn) = self.durability.waiting_for() else { return Ok(()) };
-        self.durability.look(&self.client).await?;
+        self.durability.look(&self.client, now).await?;
         // A synchronous commit flushes all that comes before it, if it has written something itself.
         self.execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
         self.checkpoint.advance(&self.client, end_lsn, None, 0).await?;
         self.execute("COMMIT").await?;
-        self.durability.look(&self.client).await
+        self.durability.look(&self.client, now).await
     }
 
     /// Looks whether another engine has taken over, and whether the target is still there.

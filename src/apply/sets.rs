@@ -12,7 +12,7 @@
 //! give the order instead: rows are deleted child first, and inserted parent first. Then short runs are netted too: a
 //! cascade of the source comes parent first, and the target's own would be ahead of it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -152,7 +152,8 @@ impl<'a> TableNet<'a> {
     fn update_groups(&self) -> Vec<(Box<[bool]>, Vec<NetRow<'_, 'a>>)> {
         let columns = self.relation.columns.len();
         let (whole, partial): (Vec<_>, Vec<_>) = self.net.updates().into_iter().partition(NetRow::is_surely_whole);
-        let mut groups: HashMap<Box<[bool]>, Vec<NetRow<'_, 'a>>> = HashMap::new();
+        // In an order that is the same each time, so that what a batch comes to can be replayed.
+        let mut groups: BTreeMap<Box<[bool]>, Vec<NetRow<'_, 'a>>> = BTreeMap::new();
         for row in partial {
             let known = (0..columns).map(|column| row.cell(column) != Cell::Unchanged).collect();
             groups.entry(known).or_default().push(row);

@@ -4,7 +4,7 @@
 
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use crossbeam_channel::Receiver;
@@ -117,14 +117,14 @@ impl<W: Write> Tail<W> {
     fn follow(&mut self, mut stream: ReplicationStream, stop: &Receiver<()>) -> Result<(), Error> {
         let waker = Waker::new().map_err(output::failed)?;
         while stop.is_empty() {
-            stream.transmit()?;
+            stream.transmit(Instant::now())?;
             let filled = stream.fill()?;
             if self.take_frames(&mut stream)? {
                 break;
             }
             self.out.flush().map_err(output::failed)?;
             if filled == Filled::Drained {
-                stream.wait_after_drain(&waker, STOP_CHECK_INTERVAL)?;
+                stream.wait_after_drain(&waker, STOP_CHECK_INTERVAL, Instant::now())?;
             }
         }
         self.out.flush().map_err(output::failed)

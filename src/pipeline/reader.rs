@@ -40,6 +40,7 @@ pub(super) struct Reader {
     batch: Option<Box<Batch>>,
     /// The transaction that the last batch handed over was cut in.
     resumes: Option<Transaction>,
+    /// `None` once no more is read, and the writer only has to end.
     full: Option<Sender<Box<Batch>>>,
     empty: Receiver<Box<Batch>>,
     limits: Limits,
@@ -65,6 +66,25 @@ pub(super) struct Start {
     pub stop_at: Option<Lsn>,
 }
 
+/// What a step came to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    /// There is more to do at once.
+    Again,
+    Wait(Wait),
+    /// No more is read, and the writer has ended.
+    Ended,
+}
+
+/// What ends a wait, besides the next status update.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wait {
+    /// Whoever wakes us; the input is left where it is.
+    ForWaker,
+    /// Input, whoever wakes us, or work that is due without input.
+    AfterDrain { at_most: Duration },
+}
+
 /// What taking frames came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taken {
@@ -84,6 +104,7 @@ impl Reader {
         full: Sender<Box<Batch>>,
         empty: Receiver<Box<Batch>>,
         shared: Arc<Shared>,
+        now: Instant,
     ) -> Reader {
         let Start { progress, selection, transform, skips, stop_at } = start;
         Reader {
@@ -100,69 +121,88 @@ impl Reader {
             transform,
             skips,
             received: progress,
-            handed_over_at: Instant::now(),
+            handed_over_at: now,
             reply_requested: false,
         }
     }
 
-    /// Reads until the stream ends, the session ends, or `stop_at` is reached.
+    /// Reads until the stream ends, the session ends, or `stop_at` is reached. Then confirms the target's last commit.
     pub fn run(mut self) -> Result<(), Error> {
-        self.read_to_end()?;
-        self.close()
-    }
-
-    fn read_to_end(&mut self) -> Result<(), Error> {
-        while self.shared.phase() == Phase::Running {
-            self.serve_walsender()?;
-            match self.stands() {
-                Some(Taken::Finished) => return self.finish(),
-                Some(Taken::NoBatch | Taken::All) => {
-                    self.hand_over_if_idle();
-                    self.stream.wait_for_waker(&self.shared.waker, Duration::MAX)?;
-                    continue;
-                }
-                None => {}
-            }
-            if self.batch.is_none() && !self.take_batch() {
-                self.stream.wait_for_waker(&self.shared.waker, Duration::MAX)?;
-                continue;
-            }
-            let filled = self.stream.fill()?;
-            match (self.take_frames()?, filled) {
-                (Taken::Finished, _) => return self.finish(),
-                (Taken::NoBatch, _) | (Taken::All, Filled::More) => {}
-                (Taken::All, Filled::Drained) => {
-                    self.hand_over_if_idle();
-                    let at_most = self.until_idle_work();
-                    self.stream.wait_after_drain(&self.shared.waker, at_most)?;
-                }
+        loop {
+            match self.step(Instant::now())? {
+                Step::Again => {}
+                Step::Wait(wait) => self.wait(wait, Duration::MAX, Instant::now())?,
+                Step::Ended => break,
             }
         }
-        Ok(())
-    }
-
-    /// Hands over what is there, and waits until the target has it.
-    fn finish(&mut self) -> Result<(), Error> {
-        if self.batch.as_ref().is_some_and(|batch| !batch.is_empty()) {
-            self.hand_over();
-        }
-        Ok(())
-    }
-
-    /// Ends the batches, waits for the target's last commit, and confirms it.
-    fn close(mut self) -> Result<(), Error> {
-        self.full = None;
-        while !self.shared.has_writer_ended() {
-            self.serve_walsender()?;
-            self.stream.wait_for_waker(&self.shared.waker, Duration::MAX)?;
-        }
-        self.stream.feedback().set_flushed(self.shared.flushed());
+        self.confirm(Instant::now())?;
         self.stream.close(&self.shared.waker)
     }
 
-    fn serve_walsender(&mut self) -> Result<(), Error> {
+    /// Does what there is to do at `now` without waiting for it.
+    pub fn step(&mut self, now: Instant) -> Result<Step, Error> {
+        if self.full.is_none() && self.shared.has_writer_ended() {
+            return Ok(Step::Ended);
+        }
+        self.serve_walsender(now)?;
+        if self.full.is_none() {
+            return Ok(Step::Wait(Wait::ForWaker));
+        }
+        if self.shared.phase() != Phase::Running {
+            self.full = None;
+            return Ok(Step::Again);
+        }
+        match self.stands() {
+            Some(Taken::Finished) => return Ok(self.finish(now)),
+            Some(Taken::NoBatch | Taken::All) => {
+                self.hand_over_if_idle(now);
+                return Ok(Step::Wait(Wait::ForWaker));
+            }
+            None => {}
+        }
+        if self.batch.is_none() && !self.take_batch() {
+            return Ok(Step::Wait(Wait::ForWaker));
+        }
+        let filled = self.stream.fill()?;
+        Ok(match (self.take_frames(now)?, filled) {
+            (Taken::Finished, _) => self.finish(now),
+            (Taken::NoBatch, _) | (Taken::All, Filled::More) => Step::Again,
+            (Taken::All, Filled::Drained) => {
+                self.hand_over_if_idle(now);
+                Step::Wait(Wait::AfterDrain { at_most: self.until_idle_work(now) })
+            }
+        })
+    }
+
+    /// After the last step: tells the walsender what the target has.
+    pub fn confirm(&mut self, now: Instant) -> Result<(), Error> {
         self.stream.feedback().set_flushed(self.shared.flushed());
-        self.stream.transmit()
+        self.stream.send_last_update(now)
+    }
+
+    /// Waits as a step has asked, at most so long, and never longer than until the next status update.
+    pub fn wait(&mut self, wait: Wait, at_most: Duration, now: Instant) -> Result<(), Error> {
+        let waker = &self.shared.waker;
+        match wait {
+            Wait::ForWaker => self.stream.wait_for_waker(waker, at_most, now),
+            Wait::AfterDrain { at_most: until_work } => {
+                self.stream.wait_after_drain(waker, until_work.min(at_most), now)
+            }
+        }
+    }
+
+    /// Hands over what is there, and reads no more.
+    fn finish(&mut self, now: Instant) -> Step {
+        if self.batch.as_ref().is_some_and(|batch| !batch.is_empty()) {
+            self.hand_over(now);
+        }
+        self.full = None;
+        Step::Again
+    }
+
+    fn serve_walsender(&mut self, now: Instant) -> Result<(), Error> {
+        self.stream.feedback().set_flushed(self.shared.flushed());
+        self.stream.transmit(now)
     }
 
     fn take_batch(&mut self) -> bool {
@@ -180,7 +220,7 @@ impl Reader {
         }
     }
 
-    fn take_frames(&mut self) -> Result<Taken, Error> {
+    fn take_frames(&mut self, now: Instant) -> Result<Taken, Error> {
         loop {
             if self.batch.is_none() && !self.take_batch() {
                 return Ok(Taken::NoBatch);
@@ -248,7 +288,7 @@ impl Reader {
                 Decoded::Nothing => {}
             }
             if batch.is_full(self.limits) {
-                self.hand_over();
+                self.hand_over(now);
             }
             if let Some(taken) = self.stands() {
                 return Ok(taken);
@@ -260,14 +300,14 @@ impl Reader {
     /// target meanwhile. False where the session ends first.
     fn wait_for_tables(&mut self, commit_lsn: Lsn) -> Result<bool, Error> {
         if self.batch.as_ref().is_some_and(|batch| !batch.is_empty()) {
-            self.hand_over();
+            self.hand_over(Instant::now());
         }
         while !self.selection.begin(commit_lsn) || self.batch.is_none() && !self.take_batch() {
             if self.shared.phase() != Phase::Running {
                 return Ok(false);
             }
-            self.serve_walsender()?;
-            self.stream.wait_for_waker(&self.shared.waker, Duration::MAX)?;
+            self.serve_walsender(Instant::now())?;
+            self.wait(Wait::ForWaker, Duration::MAX, Instant::now())?;
         }
         Ok(true)
     }
@@ -321,10 +361,10 @@ impl Reader {
         self.stop_at.is_some_and(|stop| lsn >= stop)
     }
 
-    fn hand_over(&mut self) {
+    fn hand_over(&mut self, now: Instant) {
         let (Some(batch), Some(full)) = (self.batch.take(), &self.full) else { return };
         self.resumes = batch.open_transaction();
-        self.handed_over_at = Instant::now();
+        self.handed_over_at = now;
         self.reply_requested = false;
         // There is room for all batches there are; a writer that has ended has changed the phase.
         drop(full.send(batch));
@@ -335,7 +375,7 @@ impl Reader {
         self.empty.len() == POOL_BATCHES - 1
     }
 
-    fn hand_over_if_idle(&mut self) {
+    fn hand_over_if_idle(&mut self, now: Instant) {
         let Some(batch) = &self.batch else { return };
         if self.decoder.in_transaction() || !self.is_target_idle() {
             return;
@@ -343,17 +383,17 @@ impl Reader {
         let ready = if batch.has_changes() {
             true
         } else if batch.is_empty() {
-            self.handed_over_at.elapsed() >= FENCE_CHECK_INTERVAL
+            now - self.handed_over_at >= FENCE_CHECK_INTERVAL
         } else {
-            self.reply_requested || self.handed_over_at.elapsed() >= IDLE_ADVANCE_INTERVAL
+            self.reply_requested || now - self.handed_over_at >= IDLE_ADVANCE_INTERVAL
         };
         if ready {
-            self.hand_over();
+            self.hand_over(now);
         }
     }
 
     /// How long to wait for input before there is something to do without it.
-    fn until_idle_work(&self) -> Duration {
+    fn until_idle_work(&self, now: Instant) -> Duration {
         if self.decoder.in_transaction() || !self.is_target_idle() {
             // Input, or the target's commit, ends the wait.
             return Duration::MAX;
@@ -362,6 +402,6 @@ impl Reader {
             Some(batch) if !batch.is_empty() => IDLE_ADVANCE_INTERVAL,
             Some(_) | None => FENCE_CHECK_INTERVAL,
         };
-        interval.saturating_sub(self.handed_over_at.elapsed())
+        interval.saturating_sub(now - self.handed_over_at)
     }
 }

@@ -9,9 +9,9 @@ use tokio::runtime::Runtime;
 
 use super::reader::{Reader, Start};
 use super::shared::Shared;
-use super::writer::Writer;
+use super::writer::{TargetSide, Writer};
 use crate::apply::Applier;
-use crate::batch::{Limits, POOL_BATCHES};
+use crate::batch::{Batch, Limits, POOL_BATCHES};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::source::ReplicationStream;
@@ -55,15 +55,11 @@ impl Workers {
     pub fn start(config: &Config, ends: Ends, shared: Arc<Shared>) -> Result<Workers, Error> {
         let Ends { stream, start, applier, runtime } = ends;
         let (full, filled) = crossbeam_channel::bounded(POOL_BATCHES);
-        let (give_back, empty) = crossbeam_channel::bounded(POOL_BATCHES);
-        for _ in 0..POOL_BATCHES {
-            // The channel holds as many as there are.
-            give_back.try_send(Box::default()).map_err(|_| Error::new(Stage::Apply, Kind::Panicked))?;
-        }
+        let (give_back, empty) = empty_batches()?;
         let limits = Limits { rows: config.apply.batch_rows, bytes: config.apply.batch_bytes };
         let (endings, ended) = crossbeam_channel::unbounded();
-        let writer = Writer::new(runtime, applier, filled, give_back, shared.clone());
-        let reader = Reader::new(stream, start, limits, full, empty, shared.clone());
+        let writer = Writer::new(runtime, TargetSide::new(applier, give_back, shared.clone()), filled);
+        let reader = Reader::new(stream, start, limits, full, empty, shared.clone(), Instant::now());
         let workers = Workers { shared, endings, ended };
         workers.spawn(Worker::Apply, "pgsluice-apply", move || writer.run())?;
         workers.spawn(Worker::Source, "pgsluice-source", move || reader.run())?;
@@ -145,6 +141,16 @@ impl Workers {
         }
         outcome
     }
+}
+
+/// All batches there are, in the channel that gives them back.
+pub(super) fn empty_batches() -> Result<(Sender<Box<Batch>>, Receiver<Box<Batch>>), Error> {
+    let (give_back, empty) = crossbeam_channel::bounded(POOL_BATCHES);
+    for _ in 0..POOL_BATCHES {
+        // The channel holds as many as there are.
+        give_back.try_send(Box::default()).map_err(|_| Error::new(Stage::Apply, Kind::Panicked))?;
+    }
+    Ok((give_back, empty))
 }
 
 pub(super) fn no_resources(source: std::io::Error) -> Error {

@@ -165,7 +165,7 @@ impl Connection {
                 }
             }
         }
-        ReplicationStream::new(self.transport, self.inbox, start.start_lsn, round_trip, options)
+        ReplicationStream::new(self.transport, self.inbox, start.start_lsn, round_trip, options, Instant::now())
             .map_err(|source| Error::new(Stage::Source, Kind::Lost { role: Role::Source, source }))
     }
 

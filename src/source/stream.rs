@@ -104,6 +104,7 @@ impl ReplicationStream {
         start_lsn: Lsn,
         round_trip: Duration,
         options: StreamOptions,
+        now: Instant,
     ) -> io::Result<ReplicationStream> {
         transport.set_nonblocking()?;
         let small_window = round_trip <= SMALL_WINDOW_ROUND_TRIP_MAX;
@@ -126,10 +127,21 @@ impl ReplicationStream {
             outbox: Vec::new(),
             feedback: Feedback::new(start_lsn, options.status_interval, Duration::ZERO),
             pacer: Pacer::new(WINDOW_BYTES, pause_max),
-            opened_at: Instant::now(),
+            opened_at: now,
             cycle_bytes: 0,
-            cycle_since: Instant::now(),
+            cycle_since: now,
         })
+    }
+
+    /// A stream that has just begun on a socket whose other end plays the walsender.
+    #[cfg(test)]
+    pub fn begun(
+        socket: std::os::unix::net::UnixStream,
+        start_lsn: Lsn,
+        options: StreamOptions,
+        now: Instant,
+    ) -> io::Result<ReplicationStream> {
+        ReplicationStream::new(Transport::Unix(socket), BytesMut::new(), start_lsn, Duration::ZERO, options, now)
     }
 
     /// The positions that the next status update reports.
@@ -197,9 +209,9 @@ impl ReplicationStream {
     }
 
     /// Sends a status update if one is due, and whatever could not be sent before.
-    pub fn transmit(&mut self) -> Result<(), Error> {
-        let now = self.opened_at.elapsed();
-        if let Some(update) = self.feedback.poll_transmit(now, PgTimestamp::from_system_time(SystemTime::now())) {
+    pub fn transmit(&mut self, now: Instant) -> Result<(), Error> {
+        let clock = PgTimestamp::from_system_time(SystemTime::now());
+        if let Some(update) = self.feedback.poll_transmit(now - self.opened_at, clock) {
             update.encode(&mut self.outbox);
         }
         while !self.outbox.is_empty() {
@@ -215,42 +227,48 @@ impl ReplicationStream {
 
     /// After a drain: waits for input, or pauses, `at_most` so long, or until the waker or the next status update ends
     /// it.
-    pub fn wait_after_drain(&mut self, waker: &Waker, at_most: Duration) -> Result<(), Error> {
-        let now = Instant::now();
+    pub fn wait_after_drain(&mut self, waker: &Waker, at_most: Duration, now: Instant) -> Result<(), Error> {
         let wait = self.pacer.after_drain(self.cycle_bytes, now - self.cycle_since);
         self.cycle_bytes = 0;
         self.cycle_since = now;
         match wait {
-            Wait::ForInput => self.poll(waker, true, at_most),
-            Wait::Pause(pause) => self.poll(waker, false, pause.min(at_most)),
+            Wait::ForInput => self.poll(waker, true, at_most, now),
+            Wait::Pause(pause) => self.poll(waker, false, pause.min(at_most), now),
         }
     }
 
     /// Waits for the waker or the next status update, and leaves the input where it is.
-    pub fn wait_for_waker(&mut self, waker: &Waker, at_most: Duration) -> Result<(), Error> {
-        self.poll(waker, false, at_most)
+    pub fn wait_for_waker(&mut self, waker: &Waker, at_most: Duration, now: Instant) -> Result<(), Error> {
+        self.poll(waker, false, at_most, now)
     }
 
-    /// Sends a last status update, ends our half of the stream, and waits a moment for the walsender to end its own.
+    /// Sends a last status update, and behind it the end of our half of the stream.
+    pub fn send_last_update(&mut self, now: Instant) -> Result<(), Error> {
+        self.feedback.send_now();
+        self.transmit(now)?;
+        wire::put_copy_done(&mut self.outbox);
+        self.transmit(now)
+    }
+
+    /// After the last update: waits a moment for the walsender to end its half of the stream.
     ///
     /// A socket that is closed with unread input resets the connection, and the walsender would lose the update with it.
     pub fn close(mut self, waker: &Waker) -> Result<(), Error> {
-        self.feedback.send_now();
-        self.transmit()?;
-        wire::put_copy_done(&mut self.outbox);
-        let deadline = Instant::now() + FAREWELL_MAX;
-        while Instant::now() < deadline {
+        let mut now = Instant::now();
+        let deadline = now + FAREWELL_MAX;
+        while now < deadline {
             // What still comes is of no use, and an error is the end that is waited for.
-            match self.farewell() {
-                Ok(()) => self.poll(waker, true, deadline.saturating_duration_since(Instant::now()))?,
+            match self.farewell(now) {
+                Ok(()) => self.poll(waker, true, deadline - now, now)?,
                 Err(_) => return Ok(()),
             }
+            now = Instant::now();
         }
         Ok(())
     }
 
-    fn farewell(&mut self) -> Result<(), Error> {
-        self.transmit()?;
+    fn farewell(&mut self, now: Instant) -> Result<(), Error> {
+        self.transmit(now)?;
         while self.fill()? == Filled::More {
             while self.next_frame()?.is_some() {}
         }
@@ -258,8 +276,8 @@ impl ReplicationStream {
         Ok(())
     }
 
-    fn poll(&mut self, waker: &Waker, input: bool, at_most: Duration) -> Result<(), Error> {
-        let until_status = self.feedback.poll_timeout().saturating_sub(self.opened_at.elapsed());
+    fn poll(&mut self, waker: &Waker, input: bool, at_most: Duration, now: Instant) -> Result<(), Error> {
+        let until_status = self.feedback.poll_timeout().saturating_sub(now - self.opened_at);
         let timeout = until_status.min(at_most);
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
         let mut flags = PollFlags::empty();
