@@ -129,8 +129,11 @@ impl Applier {
         let was_open = self.open;
         let manner = if self.options.netting { Manner::Sets } else { Manner::InOrder };
         match self.apply_part(batch, &batch.whole(), manner).await {
-            // What was applied of the open transaction before cannot be rolled back and kept.
-            Err(error) if !was_open && error.is_of_the_data() => self.go_down(batch, manner, error).await?,
+            // What was applied of the open transaction before cannot be rolled back and kept. Where only progress was to
+            // move, there is nothing to apply in another way.
+            Err(error) if !was_open && batch.has_changes() && error.is_of_the_data() => {
+                self.go_down(batch, manner, error).await?;
+            }
             result => result?,
         }
         let end_lsn = if batch.is_open() { None } else { batch.end_lsn() };
