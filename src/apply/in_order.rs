@@ -38,8 +38,11 @@ pub(super) async fn apply<'a>(
                 client.batch_execute(&sql).await.map_err(|error| failed(error).at(at).on(relations))?;
             }
             Err(error) => {
-                flight.land().await?;
-                return Err(error.at(at));
+                // A statement that was sent before is the cause, and one that was sent after it only a consequence.
+                return Err(match flight.land().await {
+                    Err(earlier) if !earlier.is_consequence() => earlier,
+                    Err(_) | Ok(()) => error.at(at),
+                });
             }
         }
     }

@@ -374,6 +374,11 @@ impl Error {
         }
     }
 
+    /// Another statement of the same transaction has failed before, and its error is the one that says why.
+    pub fn is_consequence(&self) -> bool {
+        matches!(&self.0.kind, Kind::Server { error, .. } if error.code == "25P02")
+    }
+
     /// As it may be shown.
     pub fn shown(self, log: &LogConfig) -> Error {
         if log.row_values { self } else { self.without_row_values() }
