@@ -27,6 +27,9 @@ mod schema_change;
 mod selection;
 mod session;
 mod shared;
+#[cfg(test)]
+#[path = "../../tests/sim/mod.rs"]
+mod sim;
 mod skips;
 mod table_set;
 mod target;

@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Stage};
 use crate::source::ReplicationStream;
 
 /// After a stop is asked for, what the target is doing may take this long to end on a commit; then it is cancelled.
-const STOP_GRACE: Duration = Duration::from_millis(600);
+pub(super) const STOP_GRACE: Duration = Duration::from_millis(600);
 /// A thread that was told to end, and whose connections are closed, is given up for dead after this.
 const JOIN_LIMIT: Duration = Duration::from_secs(10);
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -29,6 +29,9 @@ enum Worker {
     /// Works for the session, which ends without it.
     Helper,
 }
+
+/// Both ends of a channel of batches.
+type BatchChannel = (Sender<Box<Batch>>, Receiver<Box<Batch>>);
 
 type Ended = (Worker, Result<(), Error>);
 
@@ -144,7 +147,7 @@ impl Workers {
 }
 
 /// All batches there are, in the channel that gives them back.
-pub(super) fn empty_batches() -> Result<(Sender<Box<Batch>>, Receiver<Box<Batch>>), Error> {
+pub(super) fn empty_batches() -> Result<BatchChannel, Error> {
     let (give_back, empty) = crossbeam_channel::bounded(POOL_BATCHES);
     for _ in 0..POOL_BATCHES {
         // The channel holds as many as there are.

@@ -1,7 +1,7 @@
 //! The thread that applies: takes full batches, gives empty ones back, tells what is committed.
 //!
-//! It owns the target's connection and the tokio runtime that drives it, which has no other task. It waits for batches outside
-//! of the runtime; all that it does on the target is [`TargetSide`], which needs no thread and no clock of its own.
+//! It owns the target's connection and the tokio runtime that drives it, which has no other task. It waits for batches
+//! outside of the runtime; all that it does on the target is [`TargetSide`], which needs no thread and no clock.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,0 +1,313 @@
+//! An engine: its session on the target, its stream, and the two halves of the pipeline, each moved a step at a time.
+//!
+//! In: a connection to the target's model, and the source's model. All that decides is the engine's own: the fence, the
+//! gap, reader, decoder, batches, writer, applier, checkpoint. Here is only what `session` and `workers` do around them,
+//! without threads and without waits.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, TryRecvError};
+use pgsluice_proto::TimelineId;
+use tokio::io::DuplexStream;
+use tokio_postgres::{Client, NoTls};
+
+use super::source::Source;
+use crate::apply::{Applier, Options, Policies};
+use crate::batch::{Batch, Limits, POOL_BATCHES};
+use crate::checkpoint::{self, Moves};
+use crate::config::{Config, Role};
+use crate::error::{Error, Kind, ServerError, Stage};
+use crate::pipeline::history::check_gap;
+use crate::pipeline::reader::{Reader, Start, Step};
+use crate::pipeline::selection::{Beside, Known, Selection};
+use crate::pipeline::shared::{Phase, Shared};
+use crate::pipeline::skips::Skips;
+use crate::pipeline::workers::{STOP_GRACE, empty_batches};
+use crate::pipeline::writer::{Continues, FLUSH_LOOK_INTERVAL, TargetSide};
+use crate::postgres;
+use crate::snapshot::Copied;
+use crate::source::{ReplicationStream, StreamOptions};
+use crate::transform::{Mapping, Transform};
+
+pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// What all engines of a simulation share.
+pub struct Surroundings {
+    pub source: RefCell<Source>,
+    pub now: Cell<Instant>,
+    pub config: Config,
+    pub options: Options,
+    pub limits: Limits,
+    pub status_interval: Duration,
+}
+
+pub struct Engine {
+    pub number: usize,
+    around: Rc<Surroundings>,
+    /// The epoch that it holds, as `pipeline::Opening` does.
+    epoch: Rc<Cell<Option<i64>>>,
+    /// Of the client library, which moves bytes when it is polled.
+    connection: Rc<RefCell<Option<LocalFuture<()>>>>,
+    session: Session,
+}
+
+enum Session {
+    None,
+    Opening(LocalFuture<Result<Opened, Error>>),
+    Running(Box<Running>),
+}
+
+struct Opened {
+    applier: Applier,
+    stream: ReplicationStream,
+    start: Start,
+}
+
+struct Running {
+    reader: Option<Reader>,
+    writer: Option<LocalFuture<Result<(), Error>>>,
+    shared: Arc<Shared>,
+    outcome: Result<(), Error>,
+    /// It was told to end.
+    ending_since: Option<Instant>,
+}
+
+impl Engine {
+    pub fn new(number: usize, around: Rc<Surroundings>) -> Engine {
+        Engine { number, around, epoch: Rc::default(), connection: Rc::default(), session: Session::None }
+    }
+
+    pub fn has_session(&self) -> bool {
+        !matches!(self.session, Session::None)
+    }
+
+    /// What it takes for durable on the target, and will confirm.
+    pub fn flushed(&self) -> Option<u64> {
+        match &self.session {
+            Session::Running(running) => Some(running.shared.flushed().as_u64()),
+            Session::None | Session::Opening(_) => None,
+        }
+    }
+
+    /// Begins a session over a new connection to the target.
+    pub fn open(&mut self, target: DuplexStream) {
+        self.connection = Rc::default();
+        let opening = open(target, self.connection.clone(), self.around.clone(), self.epoch.clone());
+        self.session = Session::Opening(Box::pin(opening));
+    }
+
+    /// The supervisor has heard of a stop.
+    pub fn stop(&self) {
+        if let Session::Running(running) = &self.session {
+            running.shared.drain();
+        }
+    }
+
+    /// The supervisor has lost patience.
+    pub fn abort(&self) {
+        if let Session::Running(running) = &self.session {
+            running.shared.abort();
+        }
+    }
+
+    /// Moves bytes between the client library and the target.
+    pub fn poll_connection(&self) {
+        let mut connection = self.connection.borrow_mut();
+        if connection.as_mut().is_some_and(|connection| connection.as_mut().poll(&mut context()).is_ready()) {
+            *connection = None;
+        }
+    }
+
+    /// Moves what is done on the target. The outcome, if the session has come to its end.
+    pub fn poll_target(&mut self) -> Option<Result<(), Error>> {
+        match &mut self.session {
+            Session::None => {}
+            Session::Opening(opening) => match opening.as_mut().poll(&mut context()) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(opened)) => self.session = Session::Running(Box::new(run(opened, &self.around))),
+                Poll::Ready(Err(error)) => return self.end(Err(error)),
+            },
+            Session::Running(running) => {
+                running.supervise(self.around.now.get());
+                running.poll_writer();
+            }
+        }
+        self.ended()
+    }
+
+    /// Moves the reader. The outcome, if the session has come to its end.
+    pub fn step_reader(&mut self) -> Option<Result<(), Error>> {
+        if let Session::Running(running) = &mut self.session {
+            running.step_reader(&self.around);
+        }
+        self.ended()
+    }
+
+    fn ended(&mut self) -> Option<Result<(), Error>> {
+        match &mut self.session {
+            Session::Running(running) if running.reader.is_none() && running.writer.is_none() => {
+                let outcome = std::mem::replace(&mut running.outcome, Ok(()));
+                self.end(outcome)
+            }
+            Session::None | Session::Opening(_) | Session::Running(_) => None,
+        }
+    }
+
+    fn end(&mut self, outcome: Result<(), Error>) -> Option<Result<(), Error>> {
+        self.session = Session::None;
+        *self.connection.borrow_mut() = None;
+        Some(outcome)
+    }
+}
+
+impl Running {
+    /// As `Workers::wait` does: what is told to end has a short time to end on a commit.
+    fn supervise(&mut self, now: Instant) {
+        if self.shared.phase() == Phase::Running {
+            return;
+        }
+        let since = *self.ending_since.get_or_insert(now);
+        if now - since >= STOP_GRACE {
+            self.shared.abort();
+        }
+    }
+
+    fn poll_writer(&mut self) {
+        let Some(writer) = &mut self.writer else { return };
+        if let Poll::Ready(result) = writer.as_mut().poll(&mut context()) {
+            self.writer = None;
+            self.note(result);
+            self.shared.writer_ended();
+        }
+    }
+
+    fn step_reader(&mut self, around: &Surroundings) {
+        let Some(reader) = &mut self.reader else { return };
+        let now = around.now.get();
+        let result = match reader.step(now) {
+            Ok(Step::Again) => return,
+            Ok(Step::Wait(wait)) => match reader.wait(wait, Duration::ZERO, now) {
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
+            Ok(Step::Ended) => {
+                let confirmed = reader.confirm(now);
+                // Whoever closes waits for the walsender to have read it.
+                around.source.borrow_mut().receive();
+                confirmed
+            }
+            Err(error) => Err(error),
+        };
+        self.reader = None;
+        self.note(result);
+    }
+
+    /// The first error is the session's, and ends it.
+    fn note(&mut self, result: Result<(), Error>) {
+        if result.is_err() {
+            self.shared.drain();
+        }
+        let outcome = std::mem::replace(&mut self.outcome, Ok(()));
+        self.outcome = outcome.and(result);
+    }
+}
+
+/// As `session::open` does, with what it asks of the source answered by the model.
+async fn open(
+    target: DuplexStream,
+    connection: Rc<RefCell<Option<LocalFuture<()>>>>,
+    around: Rc<Surroundings>,
+    epoch: Rc<Cell<Option<i64>>>,
+) -> Result<Opened, Error> {
+    let name = around.config.name.as_str();
+    let client = connect(target, connection).await?;
+    let slot = || around.source.borrow().slot();
+    let gone = || Error::refused(Stage::Checkpoint, "the progress row is gone", "");
+    let current = checkpoint::read(&client, name).await?.ok_or_else(gone)?;
+    check_gap(&around.config, &current, &slot())?;
+    let constraints_fire = postgres::prepare_target(&client, Stage::Apply).await?;
+    let fenced = checkpoint::fence(&client, name, TimelineId(1), epoch.take()).await?;
+    let progress = fenced.ok_or_else(gone)?;
+    epoch.set(Some(progress.epoch));
+    check_gap(&around.config, &progress, &slot())?;
+    let socket = around.source.borrow_mut().start(progress.end_lsn.as_u64()).map_err(|_| in_use())?;
+    let options = StreamOptions { status_interval: around.status_interval };
+    let stream = ReplicationStream::begun(socket, progress.end_lsn, options, around.now.get());
+    let stream = stream.map_err(|source| Error::new(Stage::Source, Kind::Lost { role: Role::Source, source }))?;
+    let (options, policies) = (Options { constraints_fire, ..around.options }, Policies::of(&around.config));
+    let applier = Applier::new(client, name, progress.epoch, Moves::Progress, options, policies).await?;
+    let selection = Selection::new(Copied::default(), Beside::None, Known::Any);
+    let transform = Transform::new(Arc::new(Mapping::default()), false);
+    let skips = Skips::new(Vec::new());
+    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: None };
+    Ok(Opened { applier, stream, start })
+}
+
+async fn connect(target: DuplexStream, connection: Rc<RefCell<Option<LocalFuture<()>>>>) -> Result<Client, Error> {
+    let mut config = tokio_postgres::Config::new();
+    config.user("sim").ssl_mode(tokio_postgres::config::SslMode::Disable);
+    let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error);
+    let (client, moving) = config.connect_raw(target, NoTls).await.map_err(failed)?;
+    // Whoever uses the client sees how it ended.
+    *connection.borrow_mut() = Some(Box::pin(async move { drop(moving.await) }));
+    Ok(client)
+}
+
+fn in_use() -> Error {
+    let error = ServerError { code: "55006".to_owned(), ..ServerError::default() };
+    Error::new(Stage::Source, Kind::Server { role: Role::Source, error })
+}
+
+/// As `Workers::start` does.
+fn run(opened: Opened, around: &Rc<Surroundings>) -> Running {
+    let Opened { applier, stream, start } = opened;
+    let shared = Arc::new(Shared::new(start.progress).expect("a file descriptor"));
+    let (full, filled) = crossbeam_channel::bounded(POOL_BATCHES);
+    let (give_back, empty) = empty_batches().expect("room for all batches");
+    let reader = Reader::new(stream, start, around.limits, full, empty, shared.clone(), around.now.get());
+    let target = TargetSide::new(applier, give_back, shared.clone());
+    let writer = Some(Box::pin(write(target, filled, around.clone())) as LocalFuture<_>);
+    Running { reader: Some(reader), writer, shared, outcome: Ok(()), ending_since: None }
+}
+
+/// As `Writer::run` does.
+async fn write(mut target: TargetSide, full: Receiver<Box<Batch>>, around: Rc<Surroundings>) -> Result<(), Error> {
+    let mut looked_at = around.now.get();
+    loop {
+        let now = around.now.get();
+        match full.try_recv() {
+            Ok(batch) => {
+                let Some(batch) = target.wants(batch) else { break };
+                if target.apply(batch, now).await? == Continues::No {
+                    return Ok(());
+                }
+                looked_at = around.now.get();
+            }
+            Err(TryRecvError::Empty) if target.is_waiting_for_flush() && now - looked_at >= FLUSH_LOOK_INTERVAL => {
+                looked_at = now;
+                if target.look_for_flush(now).await? == Continues::No {
+                    break;
+                }
+            }
+            Err(TryRecvError::Empty) => pause().await,
+            Err(TryRecvError::Disconnected) => break,
+        }
+    }
+    target.finish(around.now.get()).await
+}
+
+/// Lets others have their turn.
+async fn pause() {
+    let mut paused = false;
+    poll_fn(|_| if std::mem::replace(&mut paused, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+}
+
+fn context() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}

@@ -1,0 +1,99 @@
+//! What breaks: connections, servers, processes, statements; and other engines that come.
+
+use super::World;
+use crate::pipeline::sim::store::{DEADLOCK, UNIQUE_VIOLATION};
+
+/// One that others fence, and one that fences.
+const ENGINES_MAX: usize = 2;
+const SERIALIZATION_FAILURE: &str = "40001";
+
+impl World {
+    /// The answer is lost, or the server, or the engine, or another engine comes.
+    pub(super) fn fault_at_commit(&mut self, place: usize) {
+        match self.random.below(10) {
+            0..4 => {
+                let heard = self.random.pick(&[0, 1, usize::MAX]);
+                self.backends[place].cut(heard);
+            }
+            4 => self.backends[place].fault = Some(SERIALIZATION_FAILURE),
+            5 => self.crash_target(),
+            6..8 => self.crash_engine(),
+            _ => self.take_over(),
+        }
+    }
+
+    /// Something breaks somewhere.
+    pub(super) fn fault(&mut self) {
+        match self.random.below(20) {
+            0..3 => self.crash_engine(),
+            3..6 => {
+                self.trace.note(|| "the stream is cut".to_owned());
+                self.around.source.borrow_mut().cut();
+            }
+            6..10 if !self.backends.is_empty() => {
+                let place = self.random.below(self.backends.len());
+                let heard = self.random.pick(&[0, 1, 3, 10, usize::MAX]);
+                self.trace.note(|| format!("session {} is cut", self.backends[place].id));
+                self.backends[place].cut(heard);
+            }
+            10 => self.crash_target(),
+            11 => {
+                self.trace.note(|| "the source crashes".to_owned());
+                if self.around.source.borrow_mut().crash() {
+                    self.store.saw("a slot that goes back");
+                }
+            }
+            12..15 if !self.backends.is_empty() => self.fail_statement(),
+            15 if !self.places.is_empty() => {
+                let place = self.random.below(self.places.len());
+                self.trace.note(|| format!("engine {} is to stop", self.places[place].engine.number));
+                self.places[place].engine.stop();
+            }
+            16 if !self.places.is_empty() => {
+                let place = self.random.below(self.places.len());
+                self.trace.note(|| format!("engine {} is to stop at once", self.places[place].engine.number));
+                self.places[place].engine.stop();
+                self.places[place].engine.abort();
+            }
+            17..20 => self.take_over(),
+            _ => {}
+        }
+    }
+
+    /// The process is killed, and its connections with it.
+    fn crash_engine(&mut self) {
+        if self.places.is_empty() {
+            return;
+        }
+        let place = self.random.below(self.places.len());
+        self.trace.note(|| format!("engine {} is killed", self.places[place].engine.number));
+        self.places.remove(place);
+    }
+
+    fn crash_target(&mut self) {
+        self.trace.note(|| format!("the target crashes, flushed up to {:X}", self.store.flushed.progress.end_lsn));
+        self.backends.clear();
+        self.store.crash();
+        self.commits_checked = usize::MAX;
+    }
+
+    /// The next statement of a session fails. What the data are to blame for may need a person, who finds nothing.
+    fn fail_statement(&mut self) {
+        let place = self.random.below(self.backends.len());
+        let code = self.random.pick(&[SERIALIZATION_FAILURE, UNIQUE_VIOLATION, UNIQUE_VIOLATION, DEADLOCK]);
+        let backend = &mut self.backends[place];
+        self.trace.note(|| format!("session {} is to fail with {code}", backend.id));
+        backend.fault = Some(code);
+        let victim = self.places.iter_mut().find(|place| place.backend == backend.id);
+        if let Some(victim) = victim.filter(|_| code == UNIQUE_VIOLATION) {
+            victim.is_excused = true;
+        }
+    }
+
+    /// Another engine starts beside the one that is at work.
+    fn take_over(&mut self) {
+        if self.places.len() < ENGINES_MAX {
+            self.add_engine();
+        }
+    }
+}
