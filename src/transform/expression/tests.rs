@@ -197,6 +197,10 @@ fn faults_carry_the_sqlstate_of_postgresql() {
     assert_eq!(state("id - 2147483647 - 2"), "22003");
     assert_eq!(state("(region || 'x')::integer"), "22P02");
     assert_eq!(state("substr(region, 1, id - 1)"), "22011");
+    // An exponent is too large as soon as its digits are, whatever follows them.
+    assert_eq!(state("('1e4' || region || '0000000000-0000')::numeric"), "22003");
+    assert_eq!(state("('1e4' || region || '-0000')::numeric"), "22P02");
+    assert_eq!(state("('x1e4' || region || '0000000000')::numeric"), "22P02");
 }
 
 /// Bytes of every kind, in text and in binary, give a value or an error.

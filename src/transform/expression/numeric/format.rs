@@ -29,14 +29,15 @@ impl Numeric {
             return Ok(if negative { Numeric::NegativeInfinity } else { Numeric::Infinity });
         }
         let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
-            Some((mantissa, exponent)) => (mantissa, parse_exponent(exponent)?),
-            None => (unsigned, 0),
+            Some((mantissa, exponent)) => (mantissa, Some(exponent)),
+            None => (unsigned, None),
         };
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
         let is_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
         if !is_digits(whole) || !is_digits(fraction) || whole.len() + fraction.len() == 0 {
             return Err(INVALID);
         }
+        let exponent = exponent.map_or(Ok(0), parse_exponent)?;
         let scale = (fraction.len() as i32 - exponent).max(0);
         if scale > SCALE_MAX {
             return Err(Fault::OutOfRange(Type::Numeric));
@@ -158,6 +159,12 @@ fn put_words(out: &mut Vec<u8>, words: &[u16]) {
 
 fn parse_exponent(text: &str) -> Result<i32, Fault> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    // Seen digit by digit, and so before whatever follows them.
+    let leading = digits.bytes().take_while(u8::is_ascii_digit);
+    let value = leading.fold(0_i64, |value, digit| (value * 10 + i64::from(digit - b'0')).min(i64::from(i32::MAX)));
+    if value > i64::from(i32::MAX / 2) {
+        return Err(Fault::OutOfRange(Type::Numeric));
+    }
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(Fault::InvalidText(Type::Numeric));
     }
