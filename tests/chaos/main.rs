@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pgsluice_testkit::{Chain, ChainOptions, Proxy, Random};
+use pgsluice_testkit::{Chain, ChainOptions, Proxy, Random, wait_for};
 
 use crate::bank::Bank;
 use crate::disk::SmallDisk;
@@ -97,5 +97,15 @@ async fn set_up() -> Result<Stage> {
     let to_source = Proxy::start(chain.b.port()).await?;
     let to_target = Proxy::start(chain.c.port()).await?;
     let engines = Engines::set_up(&chain, &to_source, &to_target).await?;
+    keep_what_the_slot_needs(&chain).await?;
     Ok(Stage { chain, to_source, to_target, engines, disk })
+}
+
+/// Until a checkpoint of A has saved it, A forgets in a crash what B has told it to keep for the slot; and what A then removes
+/// before B is back invalidates the slot. Crashes follow each other here faster than checkpoints do.
+async fn keep_what_the_slot_needs(chain: &Chain) -> Result<()> {
+    let sql = "SELECT catalog_xmin IS NOT NULL FROM pg_replication_slots WHERE slot_name = 'b_slot'";
+    let is_told = || async { Ok((chain.a.scalar(DATABASE, sql).await? == "t").then_some(())) };
+    wait_for("A to hear what the slot needs", Duration::from_secs(60), is_told).await?;
+    chain.a.sql(DATABASE, "CHECKPOINT").await
 }
