@@ -11,6 +11,7 @@
 
 use std::time::SystemTime;
 
+use futures_util::future::try_join;
 use pgsluice_proto::{Lsn, PgTimestamp, TimelineId};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{PgLsn, ToSql};
@@ -332,10 +333,14 @@ pub async fn fence(
     );
     let row = client.query_opt(&sql, &[&name, &timeline.0.cast_signed(), &held]).await.map_err(failed)?;
     if let Some(row) = row {
-        // Jobs of a copy hold the row beside the update. From here on none begins, and those at work end before we do.
-        let wait = "SELECT FROM pgsluice.progress WHERE name = $1 FOR UPDATE";
-        client.execute(wait, &[&name]).await.map_err(failed)?;
-        return Progress::from_row(&row).map(Some).map_err(failed);
+        let raised = Progress::from_row(&row).map_err(failed)?;
+        // Jobs of a copy, and batches beside others, hold the row beside the update. From here on none begins, and those at work
+        // end before we do. Meanwhile somebody else may have taken over in turn, and moved progress.
+        let wait = format!("SELECT {COLUMNS} FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR UPDATE");
+        return match client.query_opt(&wait, &[&name, &raised.epoch]).await.map_err(failed)? {
+            Some(row) => Progress::from_row(&row).map(Some).map_err(failed),
+            None => Err(fenced(client, name, raised.epoch).await),
+        };
     }
     match (held, read(client, name).await?) {
         (Some(mine), Some(Progress { epoch: theirs, .. })) => {
@@ -404,6 +409,7 @@ pub struct Checkpoint {
     epoch: i64,
     advance: Advance,
     hold: Statement,
+    hold_beside: Statement,
 }
 
 #[derive(Debug)]
@@ -437,9 +443,10 @@ impl Checkpoint {
                 (Advance::Tables { statement, schemas, names }, "KEY SHARE")
             }
         };
-        let hold = format!("SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR {lock}");
-        let hold = client.prepare(&hold).await.map_err(failed)?;
-        Ok(Checkpoint { name: name.to_owned(), epoch, advance, hold })
+        let hold = |lock| format!("SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR {lock}");
+        let (hold, beside) = (hold(lock), hold("KEY SHARE"));
+        let (hold, hold_beside) = try_join(client.prepare(&hold), client.prepare(&beside)).await.map_err(failed)?;
+        Ok(Checkpoint { name: name.to_owned(), epoch, advance, hold, hold_beside })
     }
 
     /// Moves it to `end_lsn`, in the transaction that is open on `client`. Progress takes along the time of the last commit,
@@ -490,7 +497,19 @@ impl Checkpoint {
     /// # Errors
     /// [`Kind::Fenced`], as [`Checkpoint::advance`].
     pub async fn hold(&self, client: &Client) -> Result<(), Error> {
-        let held = client.execute(&self.hold, &[&self.name, &self.epoch]).await.map_err(failed)?;
+        self.hold_by(client, &self.hold).await
+    }
+
+    /// The same, beside other transactions of the same engine: progress can move meanwhile.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`], as [`Checkpoint::advance`].
+    pub async fn hold_beside(&self, client: &Client) -> Result<(), Error> {
+        self.hold_by(client, &self.hold_beside).await
+    }
+
+    async fn hold_by(&self, client: &Client, statement: &Statement) -> Result<(), Error> {
+        let held = client.execute(statement, &[&self.name, &self.epoch]).await.map_err(failed)?;
         if held == 1 { Ok(()) } else { Err(fenced(client, &self.name, self.epoch).await) }
     }
 }

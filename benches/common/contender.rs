@@ -31,13 +31,16 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 pub enum Contender {
     NativeText,
     NativeBinary,
+    /// As it comes.
     Engine,
+    /// With one session on C.
+    Alone,
     /// The stream read and thrown away.
     Ceiling,
 }
 
-pub const CONTENDERS: [Contender; 4] =
-    [Contender::NativeText, Contender::NativeBinary, Contender::Engine, Contender::Ceiling];
+pub const CONTENDERS: [Contender; 5] =
+    [Contender::NativeText, Contender::NativeBinary, Contender::Engine, Contender::Alone, Contender::Ceiling];
 
 /// One that runs, or has run.
 #[derive(Debug)]
@@ -53,6 +56,7 @@ impl Contender {
             Contender::NativeText => "native, text",
             Contender::NativeBinary => "native, binary",
             Contender::Engine => "pgsluice",
+            Contender::Alone => "pgsluice, 1",
             Contender::Ceiling => "ceiling",
         }
     }
@@ -61,12 +65,17 @@ impl Contender {
         matches!(self, Contender::NativeText | Contender::NativeBinary)
     }
 
+    pub fn is_engine(self) -> bool {
+        matches!(self, Contender::Engine | Contender::Alone)
+    }
+
     /// Its slot on B, and its subscription.
     fn slot(self) -> &'static str {
         match self {
             Contender::NativeText => "native_text",
             Contender::NativeBinary => "native_binary",
             Contender::Engine => "pgsluice_bench",
+            Contender::Alone => "pgsluice_alone",
             Contender::Ceiling => "ceiling",
         }
     }
@@ -77,8 +86,8 @@ impl Contender {
     }
 
     pub async fn prepare(self, chain: &Chain, config: &Config) -> Result<()> {
-        if self == Contender::Engine {
-            return config.command(&["setup"]).await;
+        if self.is_engine() {
+            return config.command(self, &["setup"]).await;
         }
         slot::create(chain, DATABASE, self.slot()).await?;
         let Some(database) = self.database() else { return Ok(()) };
@@ -98,7 +107,9 @@ impl Contender {
                 self.alter(chain, "ENABLE").await?;
                 Running::Native
             }
-            Contender::Engine => Running::Engine(Engine::spawn(Path::new(ENGINE), &config.path(), &["run"])?),
+            Contender::Engine | Contender::Alone => {
+                Running::Engine(Engine::spawn(Path::new(ENGINE), &config.path(self), &["run"])?)
+            }
             Contender::Ceiling => {
                 let target = Target {
                     transport: Transport::Tcp,
@@ -129,7 +140,7 @@ impl Contender {
 
     pub async fn remove(self, chain: &Chain, config: &Config) -> Result<()> {
         match (self, self.database()) {
-            (Contender::Engine, _) => return config.command(&["teardown", "--yes"]).await,
+            (Contender::Engine | Contender::Alone, _) => return config.command(self, &["teardown", "--yes"]).await,
             (_, Some(database)) => {
                 self.alter(chain, "SET (slot_name = NONE)").await?;
                 chain.c.sql(database, &format!("DROP SUBSCRIPTION {}", self.slot())).await?;
@@ -145,31 +156,35 @@ impl Contender {
     }
 }
 
-/// The engine's configuration, as a file.
+/// The configurations of the engines, as files.
 #[derive(Debug)]
 pub struct Config(TempDir);
 
 impl Config {
     pub fn write(chain: &Chain) -> Result<Config> {
         let config = Config(tempfile::tempdir()?);
-        let database = Contender::Engine.database().context("the engine writes")?;
-        let text = format!(
-            "name = \"bench\"\n[source]\ndsn = \"{}\"\n[primary]\ndsn = \"{}\"\n[target]\ndsn = \"{}\"\n\
-             [tables]\ninclude = [\"public.*\"]\n[snapshot]\ncopy_data = false\n",
-            chain.b.dsn(DATABASE),
-            chain.a.dsn(DATABASE),
-            chain.c.dsn(database),
-        );
-        fs::write(config.path(), text)?;
+        for (contender, name, apply) in
+            [(Contender::Engine, "bench", ""), (Contender::Alone, "alone", "[apply]\nworkers = 1\n")]
+        {
+            let database = contender.database().context("an engine writes")?;
+            let text = format!(
+                "name = \"{name}\"\n[source]\ndsn = \"{}\"\n[primary]\ndsn = \"{}\"\n[target]\ndsn = \"{}\"\n\
+                 [tables]\ninclude = [\"public.*\"]\n[snapshot]\ncopy_data = false\n{apply}",
+                chain.b.dsn(DATABASE),
+                chain.a.dsn(DATABASE),
+                chain.c.dsn(database),
+            );
+            fs::write(config.path(contender), text)?;
+        }
         Ok(config)
     }
 
-    fn path(&self) -> std::path::PathBuf {
-        self.0.path().join("pgsluice.toml")
+    fn path(&self, engine: Contender) -> std::path::PathBuf {
+        self.0.path().join(format!("{}.toml", engine.slot()))
     }
 
-    async fn command(&self, command: &[&str]) -> Result<()> {
-        let path = self.path();
+    async fn command(&self, engine: Contender, command: &[&str]) -> Result<()> {
+        let path = self.path(engine);
         let arguments = [command, &["-c", path.to_str().context("a path in UTF-8")?]].concat();
         let output = run_within(SETUP_DEADLINE, Path::new(ENGINE), &arguments).await?;
         ensure!(output.code == Some(0), "pgsluice {}: {}", command.join(" "), output.stderr);

@@ -90,6 +90,7 @@ fn color(contender: Contender) -> &'static str {
         Contender::NativeText => "#9ab",
         Contender::NativeBinary => "#689",
         Contender::Engine => "#d62",
+        Contender::Alone => "#e96",
         Contender::Ceiling => "#ddd",
     }
 }

@@ -19,7 +19,10 @@
 //! - Every statement's count of rows is compared with what the change asks for before anything commits.
 //! - After an error the session is not used again: what it had open is rolled back with it.
 
+mod beside;
 mod catalog;
+mod claims;
+mod crew;
 mod divide;
 mod durability;
 mod exceptions;
@@ -42,6 +45,7 @@ use pgsluice_proto::Lsn;
 use tokio_postgres::Client;
 
 pub use self::catalog::{TargetColumn, TargetTable, is_stable_in_binary, load as load_tables};
+pub use self::crew::{Crew, Flight};
 use self::durability::Durability;
 use self::plan::Plans;
 pub use self::plan::{check_columns, row_key_columns};
@@ -136,6 +140,11 @@ impl Applier {
             }
             result => result?,
         }
+        self.committed(batch, now).await
+    }
+
+    /// What a batch came to that has been applied, and committed unless it is open.
+    async fn committed(&mut self, batch: &Batch, now: Instant) -> Result<Applied, Error> {
         let end_lsn = if batch.is_open() { None } else { batch.end_lsn() };
         if let Some(end_lsn) = end_lsn {
             self.durability.committed(&self.client, end_lsn, now).await?;

@@ -6,7 +6,7 @@
 //! - A batch ends where a source transaction ends, unless that transaction alone is larger than a batch: then
 //!   [`Batch::is_open`] says that the next batch goes on with it, and nothing of it may be committed before.
 //! - The bytes of all rows lie in one arena, the cells are offsets into it: no row allocates.
-//! - There are [`POOL_BATCHES`] batches and no more. Waiting for an empty one is the back-pressure of the pipeline.
+//! - There are so many batches as [`pool_batches`] says, and no more. Waiting for an empty one is the back-pressure of the pipeline.
 
 mod row;
 
@@ -20,8 +20,10 @@ use pgsluice_proto::{Lsn, PgTimestamp, Xid};
 pub use self::row::{Kinds, OldRow, Row, RowBuilder, Rows, Span};
 use crate::decode::{Change, Operation, Relation, Truncate};
 
-/// One being filled, one waiting, one being applied.
-pub const POOL_BATCHES: usize = 3;
+/// One being filled, one waiting, and one being applied by each of the target's sessions.
+pub const fn pool_batches(workers: usize) -> usize {
+    2 + workers
+}
 
 /// A transaction is only handed over in parts when it is this many times larger than a batch may be: most that pass
 /// the limit end soon after.
@@ -251,9 +253,29 @@ impl Batch {
         self.entries.len()
     }
 
+    /// That its rows take.
+    pub fn bytes(&self) -> usize {
+        self.rows.bytes()
+    }
+
     /// Nothing at all has happened, not even an empty transaction.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.transactions.is_empty() && self.end_lsn.is_none()
+    }
+
+    /// Nothing may be applied beside it: what it changes is more than rows, or more than this batch has of it.
+    pub fn is_for_itself(&self) -> bool {
+        let is_described_twice = || {
+            let mut ids: Vec<_> = self.relations.iter().map(|relation| relation.id).collect();
+            ids.sort_unstable();
+            ids.windows(2).any(|pair| pair[0] == pair[1])
+        };
+        self.resumed
+            || self.open
+            || self.is_empty()
+            || !self.skipped.is_empty()
+            || !self.truncates.is_empty()
+            || is_described_twice()
     }
 
     /// Transactions that end in this batch.

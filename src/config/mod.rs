@@ -223,6 +223,8 @@ pub struct ApplyConfig {
     /// A batch closes at the end of the transaction in which it reaches this many rows, or `batch_bytes`.
     pub batch_rows: usize,
     pub batch_bytes: usize,
+    /// Sessions on the target that apply batches side by side.
+    pub workers: usize,
     /// Changes of one key within a batch are made one, and applied set by set.
     pub netting: bool,
     pub synchronous_commit: SynchronousCommit,

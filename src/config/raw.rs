@@ -79,6 +79,7 @@ pub(super) struct RawStream {
 pub(super) struct RawApply {
     pub batch_rows: Option<Spanned<Count>>,
     pub batch_bytes: Option<Spanned<Size>>,
+    pub workers: Option<Spanned<Count>>,
     pub netting: Option<bool>,
     pub synchronous_commit: Option<SynchronousCommit>,
     pub ddl: Option<Ddl>,
@@ -235,6 +236,7 @@ pub(super) fn keys_of(table: &str) -> Option<&'static [&'static str]> {
         "apply" => &[
             "batch_rows",
             "batch_bytes",
+            "workers",
             "netting",
             "synchronous_commit",
             "ddl",

@@ -24,6 +24,9 @@ const RETRY_LIMIT_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::f
 
 const BATCH_ROWS: usize = 10_000;
 const BATCH_ROWS_RANGE: RangeInclusive<usize> = 1..=1_000_000;
+const WORKERS: usize = 2;
+/// Each is a session of the target, and holds a batch.
+const WORKERS_RANGE: RangeInclusive<usize> = 1..=32;
 
 const JOBS: usize = 4;
 /// Each is a session on two servers.
@@ -92,6 +95,7 @@ pub(super) fn resolve(
             batch_bytes: file
                 .size("apply", "batch_bytes", raw.apply.batch_bytes, BATCH_BYTES_RANGE)?
                 .map_or(BATCH_BYTES, |bytes| bytes as usize),
+            workers: file.count("apply", "workers", raw.apply.workers, WORKERS_RANGE)?.unwrap_or(WORKERS),
             netting: raw.apply.netting.unwrap_or(true),
             synchronous_commit: raw.apply.synchronous_commit.unwrap_or_default(),
             ddl: raw.apply.ddl.unwrap_or_default(),

@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn keys_that_nothing_reads_are_unknown() {
-        for (table, key) in [("apply", "workers"), ("target", "profile")] {
+        for (table, key) in [("apply", "threads"), ("target", "profile")] {
             let complaint = complaint(&format!("[{table}]\n{key} = 1"));
             assert!(
                 complaint.contains(&format!("unknown key `{key}` in [{table}], line 2; known here")),

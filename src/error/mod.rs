@@ -309,6 +309,18 @@ impl Error {
         matches!(&self.0.kind, Kind::Server { role: Role::Target, error } if error.code == "23505")
     }
 
+    /// The target has found transactions that wait for each other, and has ended this one.
+    pub fn is_deadlock(&self) -> bool {
+        matches!(&self.0.kind, Kind::Server { role: Role::Target, error } if error.code == "40P01")
+    }
+
+    /// What fails for a transaction of the target that runs ahead of its turn may pass once all before it have committed.
+    pub fn may_pass_in_its_turn(&self) -> bool {
+        let is_rolled_back =
+            matches!(&self.0.kind, Kind::Server { role: Role::Target, error } if error.class() == "40");
+        is_rolled_back || self.is_of_the_data()
+    }
+
     /// The row that was to be changed is not on the target.
     pub fn is_missing_row(&self) -> bool {
         matches!(self.0.kind, Kind::RowCount { operation: "UPDATE" | "DELETE", rows: 0 })

@@ -231,7 +231,7 @@ fn run_session(
     stop: &Receiver<()>,
 ) -> Result<(Result<(), Error>, Arc<Shared>), Error> {
     let Session { runtime, stages } = session;
-    let Stages { applier, stream, progress, copied, missing, known, terms, mapping, skips, restart_at: _ } = stages;
+    let Stages { crew, stream, progress, copied, missing, known, terms, mapping, skips, restart_at: _ } = stages;
     let shared = Arc::new(Shared::new(progress.end_lsn).map_err(no_resources)?);
     // It lasts as long as the session, and whoever works for it hears of its end.
     let (_session, ended) = crossbeam_channel::bounded(0);
@@ -244,7 +244,7 @@ fn run_session(
     let selection = Selection::new(copied, beside, known);
     let skips = Skips::new(skips);
     let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: stop_lsn };
-    let workers = Workers::start(&opening.config, Ends { stream, start, applier, runtime }, shared.clone())?;
+    let workers = Workers::start(&opening.config, Ends { stream, start, crew, runtime }, shared.clone())?;
     workers.help("pgsluice-promotion", move || promotion.watch(&is_over_too))?;
     if opening.stop_at == StopAt::Never {
         workers.help("pgsluice-tables", move || newcomers.run())?;

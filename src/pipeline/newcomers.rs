@@ -23,7 +23,7 @@ use super::session::{Terms, apply_options};
 use super::shared::{Phase, Shared};
 use super::skips::Skips;
 use super::workers::{Ends, Workers, no_resources};
-use crate::apply::{Applier, Policies};
+use crate::apply::{Applier, Crew, Policies};
 use crate::checkpoint::{Moves, Progress};
 use crate::config::{Config, Role};
 use crate::error::{Disposition, Error, Kind, Stage};
@@ -170,12 +170,13 @@ impl Newcomers {
     ) -> Result<bool, Error> {
         let SnapshotSlot { connection, name, consistent_point } = slot;
         let runtime = postgres::new_runtime(STAGE)?;
-        let applier = runtime.block_on(async {
+        let crew = runtime.block_on(async {
             let target = postgres::connect(&self.config.target, STAGE).await?;
             let options = apply_options(&self.config, postgres::prepare_target(&target, STAGE).await?);
             let moved: Vec<_> = names.iter().map(|table| (table.schema.clone(), table.name.clone())).collect();
             let (name, policies) = (self.config.name.as_str(), Policies::of(&self.config));
-            Applier::new(target, name, self.epoch, Moves::Tables(&moved), options, policies).await
+            let applier = Applier::new(target, name, self.epoch, Moves::Tables(&moved), options, policies).await?;
+            Crew::new(vec![applier]).await
         })?;
         let stream = self.terms.start(connection, &name, consistent_point)?;
         tracing::info!(tables = names.len(), start_lsn = %consistent_point, "catching up with the stream");
@@ -184,7 +185,7 @@ impl Newcomers {
         let skips = Skips::unrecorded(self.skips.clone());
         let start = Start { progress: consistent_point, selection, transform, skips, stop_at: None };
         shared.committed(Some(consistent_point), 0, 0);
-        let workers = Workers::start(&self.config, Ends { stream, start, applier, runtime }, shared.clone())?;
+        let workers = Workers::start(&self.config, Ends { stream, start, crew, runtime }, shared.clone())?;
         workers.wait("catching up", &self.session)?;
         Ok(shared.phase() == Phase::Running)
     }

@@ -20,7 +20,7 @@ use super::handover::Next;
 use super::selection::{Beside, Selection};
 use super::shared::{Phase, Shared};
 use super::skips::Skips;
-use crate::batch::{Batch, Limits, POOL_BATCHES, Transaction};
+use crate::batch::{Batch, Limits, Transaction, pool_batches};
 use crate::decode::{Decoded, Decoder};
 use crate::error::Error;
 use crate::source::{Filled, ReplicationStream};
@@ -31,6 +31,10 @@ use crate::transform::Transform;
 const IDLE_ADVANCE_INTERVAL: Duration = Duration::from_secs(1);
 /// With nothing at all to do, this often is looked whether another engine has taken over.
 const FENCE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// No further batch is filled while those that are handed over hold this multiple of what fills one: with large rows a batch holds
+/// more than its share.
+const HANDED_OVER_FACTOR: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct Reader {
@@ -43,6 +47,8 @@ pub(super) struct Reader {
     /// `None` once no more is read, and the writer only has to end.
     full: Option<Sender<Box<Batch>>>,
     empty: Receiver<Box<Batch>>,
+    /// That there are, in all hands.
+    batches: usize,
     limits: Limits,
     shared: Arc<Shared>,
     stop_at: Option<Lsn>,
@@ -107,6 +113,8 @@ impl Reader {
         now: Instant,
     ) -> Reader {
         let Start { progress, selection, transform, skips, stop_at } = start;
+        // All are there, until the first is taken.
+        let batches = empty.len();
         Reader {
             stream,
             decoder: Decoder::new(progress),
@@ -114,6 +122,7 @@ impl Reader {
             resumes: None,
             full: Some(full),
             empty,
+            batches,
             limits,
             shared,
             stop_at,
@@ -206,6 +215,9 @@ impl Reader {
     }
 
     fn take_batch(&mut self) -> bool {
+        if self.shared.bytes_handed_over() >= self.limits.bytes.saturating_mul(HANDED_OVER_FACTOR) {
+            return false;
+        }
         match self.empty.try_recv() {
             Ok(mut batch) => {
                 batch.clear(self.limits);
@@ -367,21 +379,30 @@ impl Reader {
         self.handed_over_at = now;
         self.reply_requested = false;
         // There is room for all batches there are; a writer that has ended has changed the phase.
+        self.shared.hand_over(batch.bytes());
         drop(full.send(batch));
+        self.shared.tell_handed_over();
     }
 
     /// Every batch but ours is back.
     fn is_target_idle(&self) -> bool {
-        self.empty.len() == POOL_BATCHES - 1
+        self.empty.len() + 1 == self.batches
+    }
+
+    /// Of the batches that are out, each session has one, and one of them has none.
+    fn has_idle_session(&self) -> bool {
+        self.empty.len() >= pool_batches(0)
     }
 
     fn hand_over_if_idle(&mut self, now: Instant) {
         let Some(batch) = &self.batch else { return };
-        if self.decoder.in_transaction() || !self.is_target_idle() {
+        if self.decoder.in_transaction() || !self.has_idle_session() {
             return;
         }
         let ready = if batch.has_changes() {
             true
+        } else if !self.is_target_idle() {
+            false
         } else if batch.is_empty() {
             now - self.handed_over_at >= FENCE_CHECK_INTERVAL
         } else {

@@ -23,9 +23,9 @@ use tokio_postgres::Client;
 
 use super::history::{check_gap, check_identity, check_position, check_timeline};
 use super::selection::Known;
-use super::target::{check_kept, set_up_target_session, use_binary};
+use super::target::{Fires, check_kept, set_up_target_session, use_binary};
 use super::{conflicts, copy};
-use crate::apply::{Applier, Options, Policies};
+use crate::apply::{Applier, Crew, Options, Policies};
 use crate::checkpoint::{self, Moves, Progress};
 use crate::config::{Config, Role, SynchronousCommit};
 use crate::error::{Error, Kind, Stage};
@@ -54,7 +54,7 @@ pub(super) struct Session {
 
 #[derive(Debug)]
 pub(super) struct Stages {
-    pub applier: Applier,
+    pub crew: Crew,
     pub stream: ReplicationStream,
     pub progress: Progress,
     /// What of the stream is on the target already.
@@ -172,7 +172,8 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     conflicts::check_records(config, records)?;
     skips::pending(&target, config.name.as_str(), current.end_lsn).await?;
 
-    let constraints_fire = set_up_target_session(&target, &publication.tables, &mapping).await?;
+    let fires = set_up_target_session(&target, &publication.tables, &mapping).await?;
+    let constraints_fire = fires.constraints;
     let (source_major, is_at_work) = (server.major(), epoch.is_some());
     let published =
         Published { name, source_major, is_at_work, publication: &publication, states: &foreseen, mapping: &mapping };
@@ -213,12 +214,34 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let terms = Terms { proto_version, publication: publication.name, binary, options };
     let stream = terms.start(connection, &config.name.slot(), progress.end_lsn)?;
     let options = apply_options(config, constraints_fire);
-    let (name, policies) = (config.name.as_str(), Policies::of(config));
-    let applier = Applier::new(target, name, progress.epoch, Moves::Progress, options, policies).await?;
+    let crew = crew(config, target, progress.epoch, (options, fires)).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
     let mapping = Arc::new(mapping);
-    let stages = Stages { applier, stream, progress, copied, missing, known, terms, mapping, skips, restart_at };
+    let stages = Stages { crew, stream, progress, copied, missing, known, terms, mapping, skips, restart_at };
     Ok(Prepared::Ready(Box::new(stages)))
+}
+
+/// The sessions that apply: the one that has fenced, and others beside it.
+async fn crew(config: &Config, target: Client, epoch: i64, (options, fires): (Options, Fires)) -> Result<Crew, Error> {
+    let mut workers = config.apply.workers;
+    if workers > 1 && fires.triggers {
+        tracing::info!(
+            "changes are applied by one session: what triggers of the target read, no other may be changing"
+        );
+        workers = 1;
+    }
+    let mut clients = vec![target];
+    while clients.len() < workers {
+        let client = postgres::connect(&config.target, Stage::Apply).await?;
+        postgres::prepare_target(&client, Stage::Apply).await?;
+        clients.push(client);
+    }
+    let mut appliers = Vec::with_capacity(clients.len());
+    for client in clients {
+        let policies = Policies::of(config);
+        appliers.push(Applier::new(client, config.name.as_str(), epoch, Moves::Progress, options, policies).await?);
+    }
+    Crew::new(appliers).await
 }
 
 fn ruled<'a>(tables: &'a [PublishedTable], mapping: &Mapping) -> Vec<Ruled<'a>> {

@@ -1,7 +1,7 @@
 //! What the threads of a session know of each other.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use pgsluice_proto::Lsn;
 use tokio::sync::Notify;
@@ -29,6 +29,9 @@ pub(super) struct Shared {
     writer_ended: AtomicBool,
     pub waker: Waker,
     abort: Notify,
+    handed_over: Notify,
+    /// Of the batches that are handed over and not given back yet.
+    bytes_handed_over: AtomicUsize,
 }
 
 impl Shared {
@@ -42,6 +45,8 @@ impl Shared {
             writer_ended: AtomicBool::new(false),
             waker: Waker::new()?,
             abort: Notify::new(),
+            handed_over: Notify::new(),
+            bytes_handed_over: AtomicUsize::new(0),
         })
     }
 
@@ -72,6 +77,30 @@ impl Shared {
     /// Ends when the session is to be aborted.
     pub async fn aborted(&self) {
         self.abort.notified().await;
+    }
+
+    /// A batch of so many bytes is about to be in the channel.
+    pub fn hand_over(&self, bytes: usize) {
+        self.bytes_handed_over.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// It is there.
+    pub fn tell_handed_over(&self) {
+        self.handed_over.notify_one();
+    }
+
+    /// A batch of so many bytes is applied.
+    pub fn give_back(&self, bytes: usize) {
+        self.bytes_handed_over.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    pub fn bytes_handed_over(&self) -> usize {
+        self.bytes_handed_over.load(Ordering::Acquire)
+    }
+
+    /// Ends when a batch has been handed over since this was last asked.
+    pub async fn handed_over(&self) {
+        self.handed_over.notified().await;
     }
 
     pub fn committed(&self, end_lsn: Option<Lsn>, changes: usize, transactions: usize) {

@@ -32,13 +32,21 @@ pub(super) async fn check_kept(target: &Client, mapping: &Mapping) -> Result<(),
     Err(Error::refused(Stage::Apply, what, mend))
 }
 
-/// Settings of the session that applies, beyond those of every session. True where the target's foreign keys and triggers
-/// fire.
+/// What of the target happens by itself when rows come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fires {
+    /// Foreign keys are checked, and ordinary triggers fire.
+    pub constraints: bool,
+    /// Triggers that somebody made.
+    pub triggers: bool,
+}
+
+/// Settings of the session that applies, beyond those of every session.
 pub(super) async fn set_up_target_session(
     target: &Client,
     tables: &[PublishedTable],
     mapping: &Mapping,
-) -> Result<bool, Error> {
+) -> Result<Fires, Error> {
     let names: Vec<_> = tables.iter().map(|published| mapping.target(&published.table).to_string()).collect();
     let constraints_fire = postgres::prepare_target(target, Stage::Apply).await?;
     if constraints_fire {
@@ -48,7 +56,8 @@ pub(super) async fn set_up_target_session(
              and later)"
         );
     }
-    for trigger in firing_triggers(target, &names, constraints_fire).await? {
+    let triggers = firing_triggers(target, &names, constraints_fire).await?;
+    for trigger in &triggers {
         tracing::warn!("{trigger} fires on the target for every row that is applied");
     }
     if !constraints_fire {
@@ -59,7 +68,7 @@ pub(super) async fn set_up_target_session(
             );
         }
     }
-    Ok(constraints_fire)
+    Ok(Fires { constraints: constraints_fire, triggers: !triggers.is_empty() })
 }
 
 /// Unique and exclusion constraints that work through a trigger, which replicas do not fire.

@@ -10,8 +10,8 @@ use tokio::runtime::Runtime;
 use super::reader::{Reader, Start};
 use super::shared::Shared;
 use super::writer::{TargetSide, Writer};
-use crate::apply::Applier;
-use crate::batch::{Batch, Limits, POOL_BATCHES};
+use crate::apply::Crew;
+use crate::batch::{Batch, Limits, pool_batches};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::source::ReplicationStream;
@@ -48,7 +48,7 @@ pub(super) struct Workers {
 pub(super) struct Ends {
     pub stream: ReplicationStream,
     pub start: Start,
-    pub applier: Applier,
+    pub crew: Crew,
     pub runtime: Runtime,
 }
 
@@ -56,12 +56,13 @@ impl Workers {
     /// # Errors
     /// If there are no resources for threads.
     pub fn start(config: &Config, ends: Ends, shared: Arc<Shared>) -> Result<Workers, Error> {
-        let Ends { stream, start, applier, runtime } = ends;
-        let (full, filled) = crossbeam_channel::bounded(POOL_BATCHES);
-        let (give_back, empty) = empty_batches()?;
+        let Ends { stream, start, crew, runtime } = ends;
+        let batches = pool_batches(crew.size());
+        let (full, filled) = crossbeam_channel::bounded(batches);
+        let (give_back, empty) = empty_batches(batches)?;
         let limits = Limits { rows: config.apply.batch_rows, bytes: config.apply.batch_bytes };
         let (endings, ended) = crossbeam_channel::unbounded();
-        let writer = Writer::new(runtime, TargetSide::new(applier, give_back, shared.clone()), filled);
+        let writer = Writer::new(runtime, TargetSide::new(crew, give_back, shared.clone()), filled);
         let reader = Reader::new(stream, start, limits, full, empty, shared.clone(), Instant::now());
         let workers = Workers { shared, endings, ended };
         workers.spawn(Worker::Apply, "pgsluice-apply", move || writer.run())?;
@@ -147,9 +148,9 @@ impl Workers {
 }
 
 /// All batches there are, in the channel that gives them back.
-pub(super) fn empty_batches() -> Result<BatchChannel, Error> {
-    let (give_back, empty) = crossbeam_channel::bounded(POOL_BATCHES);
-    for _ in 0..POOL_BATCHES {
+pub(super) fn empty_batches(count: usize) -> Result<BatchChannel, Error> {
+    let (give_back, empty) = crossbeam_channel::bounded(count);
+    for _ in 0..count {
         // The channel holds as many as there are.
         give_back.try_send(Box::default()).map_err(|_| Error::new(Stage::Apply, Kind::Panicked))?;
     }

@@ -1,7 +1,8 @@
 //! The thread that applies: takes full batches, gives empty ones back, tells what is committed.
 //!
-//! It owns the target's connection and the tokio runtime that drives it, which has no other task. It waits for batches
-//! outside of the runtime; all that it does on the target is [`TargetSide`], which needs no thread and no clock.
+//! It owns the target's connections and the tokio runtime that drives them, which has no other task. While nothing is under way
+//! it waits for batches outside of the runtime; all that it does on the target is [`TargetSide`], which needs no thread and no
+//! clock.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,17 +11,20 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::runtime::Runtime;
 
 use super::shared::{Phase, Shared};
-use crate::apply::{Applied, Applier};
+use crate::apply::{Applied, Crew, Flight};
 use crate::batch::Batch;
 use crate::error::Error;
 
 /// How often the target is asked what it has flushed, while nothing else is to be done. Its WAL writer flushes within a
 /// few times `wal_writer_delay`, which is 200 ms.
 pub(super) const FLUSH_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often sessions that wait for their turn see whether they are in the way of others. Short, since the stream stands
+/// meanwhile, and longer than nearly all batches take.
+pub(super) const WAY_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub(super) struct Writer {
-    // Before the runtime, so that the connection is closed while there is still one.
+    // Before the runtime, so that the connections are closed while there is still one.
     target: TargetSide,
     runtime: Runtime,
     full: Receiver<Box<Batch>>,
@@ -33,8 +37,11 @@ impl Writer {
 
     /// Applies until the source thread has no more, or the session ends.
     pub fn run(mut self) -> Result<(), Error> {
+        let mut flight = self.target.new_flight();
         while let Some(batch) = self.next_batch()? {
-            if self.runtime.block_on(self.target.apply(batch, Instant::now()))? == Continues::No {
+            let Writer { target, runtime, full } = &mut self;
+            let more = Further { next: &|| full.try_recv().ok(), now: &Instant::now, tick: &tick };
+            if runtime.block_on(target.work(batch, &mut flight, more))? == Continues::No {
                 return Ok(());
             }
         }
@@ -59,6 +66,10 @@ impl Writer {
     }
 }
 
+fn tick() -> impl Future<Output = ()> {
+    tokio::time::sleep(WAY_LOOK_INTERVAL)
+}
+
 /// Whether there is more to be done on the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Continues {
@@ -67,17 +78,30 @@ pub(super) enum Continues {
     No,
 }
 
+/// Where batches come from while others are under way, and what time it is.
+#[derive(Clone, Copy)]
+pub(super) struct Further<'f, T> {
+    pub next: &'f dyn Fn() -> Option<Box<Batch>>,
+    pub now: &'f dyn Fn() -> Instant,
+    /// Ends after [`WAY_LOOK_INTERVAL`].
+    pub tick: &'f dyn Fn() -> T,
+}
+
 /// What is done on the target, and who hears of it.
 #[derive(Debug)]
 pub(super) struct TargetSide {
-    applier: Applier,
+    crew: Crew,
     empty: Sender<Box<Batch>>,
     shared: Arc<Shared>,
 }
 
 impl TargetSide {
-    pub fn new(applier: Applier, empty: Sender<Box<Batch>>, shared: Arc<Shared>) -> TargetSide {
-        TargetSide { applier, empty, shared }
+    pub fn new(crew: Crew, empty: Sender<Box<Batch>>, shared: Arc<Shared>) -> TargetSide {
+        TargetSide { crew, empty, shared }
+    }
+
+    pub fn new_flight(&self) -> Flight {
+        self.crew.new_flight()
     }
 
     /// The batch, unless the session ends: what was not begun comes again with the next one.
@@ -86,55 +110,77 @@ impl TargetSide {
     }
 
     pub fn is_waiting_for_flush(&self) -> bool {
-        self.applier.is_waiting_for_flush()
+        self.crew.is_waiting_for_flush()
     }
 
-    /// Applies a batch and gives it back. An empty one asks whether the session is still the one.
-    pub async fn apply(&mut self, batch: Box<Batch>, now: Instant) -> Result<Continues, Error> {
-        let applied = self.until_aborted(async |applier| {
-            if batch.is_empty() {
-                applier.check_fence().await.map(|()| Applied::default())
-            } else {
-                applier.apply(&batch, now).await
+    /// Applies a batch, and those that come meanwhile, until none is under way, and gives them back. An empty one asks
+    /// whether the session is still the one.
+    pub async fn work<T: Future<Output = ()>>(
+        &mut self,
+        first: Box<Batch>,
+        flight: &mut Flight,
+        further: Further<'_, T>,
+    ) -> Result<Continues, Error> {
+        self.crew.take(first, flight, (further.now)());
+        while !flight.is_empty() {
+            while self.crew.takes(flight)
+                && let Some(batch) = (further.next)().and_then(|batch| self.wants(batch))
+            {
+                self.crew.take(batch, flight, (further.now)());
             }
-        });
-        let Some(applied) = applied.await? else { return Ok(Continues::No) };
+            let takes = self.crew.takes(flight);
+            let (is_shared, TargetSide { crew, shared, .. }) = (flight.is_shared(), &mut *self);
+            tokio::select! {
+                biased;
+                done = crew.next(flight, further.now) => match done? {
+                    Some((batch, applied)) => self.give_back(batch, applied),
+                    None => return Ok(Continues::Yes),
+                },
+                () = shared.aborted() => return Ok(Continues::No),
+                () = shared.handed_over(), if takes => {}
+                () = (further.tick)(), if is_shared => flight.look(),
+            }
+        }
+        Ok(Continues::Yes)
+    }
+
+    fn give_back(&self, batch: Box<Batch>, applied: Applied) {
         if applied.end_lsn.is_some() || batch.is_empty() {
             self.shared.succeed();
         }
+        self.shared.give_back(batch.bytes());
         // Given back first, so that whoever is woken finds it. There is room for all batches there are, and a
         // source thread that has ended needs none.
         drop(self.empty.send(batch));
-        self.shared.committed(self.applier.durable(), applied.changes, applied.transactions);
-        Ok(Continues::Yes)
+        self.shared.committed(self.crew.durable(), applied.changes, applied.transactions);
     }
 
     /// Tells what the target has flushed meanwhile.
     pub async fn look_for_flush(&mut self, now: Instant) -> Result<Continues, Error> {
-        let looked = self.until_aborted(async |applier| applier.look_for_flush(now).await).await?;
+        let looked = self.until_aborted(async |crew| crew.look_for_flush(now).await).await?;
         if looked.is_none() {
             return Ok(Continues::No);
         }
-        self.shared.committed(self.applier.durable(), 0, 0);
+        self.shared.committed(self.crew.durable(), 0, 0);
         Ok(Continues::Yes)
     }
 
     /// Ends on the last commit, flushed.
     pub async fn finish(&mut self, now: Instant) -> Result<(), Error> {
-        self.until_aborted(async |applier| applier.flush(now).await).await?;
-        self.shared.committed(self.applier.durable(), 0, 0);
+        self.until_aborted(async |crew| crew.flush(now).await).await?;
+        self.shared.committed(self.crew.durable(), 0, 0);
         Ok(())
     }
 
     /// Has the target do something, unless the session is aborted first.
     async fn until_aborted<T>(
         &mut self,
-        work: impl AsyncFnOnce(&mut Applier) -> Result<T, Error>,
+        work: impl AsyncFnOnce(&mut Crew) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
-        let TargetSide { applier, shared, .. } = self;
+        let TargetSide { crew, shared, .. } = self;
         tokio::select! {
             biased;
-            done = work(applier) => done.map(Some),
+            done = work(crew) => done.map(Some),
             () = shared.aborted() => Ok(None),
         }
     }

@@ -324,6 +324,9 @@ impl Backend {
             }
             Statement::Commit => self.commit(store),
             Statement::Rollback => {
+                if store.is_beside(self.id) {
+                    store.saw("a batch that is done again in its turn");
+                }
                 self.leave(store);
                 done("ROLLBACK")
             }

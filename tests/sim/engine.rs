@@ -18,8 +18,8 @@ use tokio::io::DuplexStream;
 use tokio_postgres::{Client, NoTls};
 
 use super::source::Source;
-use crate::apply::{Applier, Options, Policies};
-use crate::batch::{Batch, Limits, POOL_BATCHES};
+use crate::apply::{Applier, Crew, Options, Policies};
+use crate::batch::{Batch, Limits, pool_batches};
 use crate::checkpoint::{self, Moves};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, ServerError, Stage};
@@ -29,7 +29,7 @@ use crate::pipeline::selection::{Beside, Known, Selection};
 use crate::pipeline::shared::{Phase, Shared};
 use crate::pipeline::skips::Skips;
 use crate::pipeline::workers::{STOP_GRACE, empty_batches};
-use crate::pipeline::writer::{Continues, FLUSH_LOOK_INTERVAL, TargetSide};
+use crate::pipeline::writer::{Continues, FLUSH_LOOK_INTERVAL, Further, TargetSide, WAY_LOOK_INTERVAL};
 use crate::postgres;
 use crate::snapshot::Copied;
 use crate::source::{ReplicationStream, StreamOptions};
@@ -37,12 +37,16 @@ use crate::transform::{Mapping, Transform};
 
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
+type Connections = Rc<RefCell<Vec<LocalFuture<()>>>>;
+
 /// What all engines of a simulation share.
 pub struct Surroundings {
     pub source: RefCell<Source>,
     pub now: Cell<Instant>,
     pub config: Config,
     pub options: Options,
+    /// Sessions on the target.
+    pub workers: usize,
     pub limits: Limits,
     pub status_interval: Duration,
 }
@@ -53,7 +57,7 @@ pub struct Engine {
     /// The epoch that it holds, as `pipeline::Opening` does.
     epoch: Rc<Cell<Option<i64>>>,
     /// Of the client library, which moves bytes when it is polled.
-    connection: Rc<RefCell<Option<LocalFuture<()>>>>,
+    connections: Connections,
     session: Session,
 }
 
@@ -64,7 +68,7 @@ enum Session {
 }
 
 struct Opened {
-    applier: Applier,
+    crew: Crew,
     stream: ReplicationStream,
     start: Start,
 }
@@ -80,7 +84,7 @@ struct Running {
 
 impl Engine {
     pub fn new(number: usize, around: Rc<Surroundings>) -> Engine {
-        Engine { number, around, epoch: Rc::default(), connection: Rc::default(), session: Session::None }
+        Engine { number, around, epoch: Rc::default(), connections: Rc::default(), session: Session::None }
     }
 
     pub fn has_session(&self) -> bool {
@@ -95,10 +99,10 @@ impl Engine {
         }
     }
 
-    /// Begins a session over a new connection to the target.
-    pub fn open(&mut self, target: DuplexStream) {
-        self.connection = Rc::default();
-        let opening = open(target, self.connection.clone(), self.around.clone(), self.epoch.clone());
+    /// Begins a session over new connections to the target.
+    pub fn open(&mut self, targets: Vec<DuplexStream>) {
+        self.connections = Rc::default();
+        let opening = open(targets, self.connections.clone(), self.around.clone(), self.epoch.clone());
         self.session = Session::Opening(Box::pin(opening));
     }
 
@@ -117,11 +121,8 @@ impl Engine {
     }
 
     /// Moves bytes between the client library and the target.
-    pub fn poll_connection(&self) {
-        let mut connection = self.connection.borrow_mut();
-        if connection.as_mut().is_some_and(|connection| connection.as_mut().poll(&mut context()).is_ready()) {
-            *connection = None;
-        }
+    pub fn poll_connections(&self) {
+        self.connections.borrow_mut().retain_mut(|connection| connection.as_mut().poll(&mut context()).is_pending());
     }
 
     /// Moves what is done on the target. The outcome, if the session has come to its end.
@@ -161,7 +162,7 @@ impl Engine {
 
     fn end(&mut self, outcome: Result<(), Error>) -> Option<Result<(), Error>> {
         self.session = Session::None;
-        *self.connection.borrow_mut() = None;
+        self.connections.borrow_mut().clear();
         Some(outcome)
     }
 }
@@ -220,17 +221,20 @@ impl Running {
 
 /// As `session::open` does, with what it asks of the source answered by the model.
 async fn open(
-    target: DuplexStream,
-    connection: Rc<RefCell<Option<LocalFuture<()>>>>,
+    targets: Vec<DuplexStream>,
+    connections: Connections,
     around: Rc<Surroundings>,
     epoch: Rc<Cell<Option<i64>>>,
 ) -> Result<Opened, Error> {
     let name = around.config.name.as_str();
-    let client = connect(target, connection).await?;
+    let mut targets = targets.into_iter();
+    let client = connect(targets.next().expect("a connection"), &connections).await?;
     let slot = || around.source.borrow().slot();
     let gone = || Error::refused(Stage::Checkpoint, "the progress row is gone", "");
+    // Read before progress: another engine at work moves both, progress always first.
+    let before = slot();
     let current = checkpoint::read(&client, name).await?.ok_or_else(gone)?;
-    check_gap(&around.config, &current, &slot())?;
+    check_gap(&around.config, &current, &before)?;
     let constraints_fire = postgres::prepare_target(&client, Stage::Apply).await?;
     let fenced = checkpoint::fence(&client, name, TimelineId(1), epoch.take()).await?;
     let progress = fenced.ok_or_else(gone)?;
@@ -240,22 +244,33 @@ async fn open(
     let options = StreamOptions { status_interval: around.status_interval };
     let stream = ReplicationStream::begun(socket, progress.end_lsn, options, around.now.get());
     let stream = stream.map_err(|source| Error::new(Stage::Source, Kind::Lost { role: Role::Source, source }))?;
-    let (options, policies) = (Options { constraints_fire, ..around.options }, Policies::of(&around.config));
-    let applier = Applier::new(client, name, progress.epoch, Moves::Progress, options, policies).await?;
+    let mut clients = vec![client];
+    for target in targets {
+        let client = connect(target, &connections).await?;
+        postgres::prepare_target(&client, Stage::Apply).await?;
+        clients.push(client);
+    }
+    let options = Options { constraints_fire, ..around.options };
+    let mut appliers = Vec::new();
+    for client in clients {
+        let policies = Policies::of(&around.config);
+        appliers.push(Applier::new(client, name, progress.epoch, Moves::Progress, options, policies).await?);
+    }
+    let crew = Crew::new(appliers).await?;
     let selection = Selection::new(Copied::default(), Beside::None, Known::Any);
     let transform = Transform::new(Arc::new(Mapping::default()), false);
     let skips = Skips::new(Vec::new());
     let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: None };
-    Ok(Opened { applier, stream, start })
+    Ok(Opened { crew, stream, start })
 }
 
-async fn connect(target: DuplexStream, connection: Rc<RefCell<Option<LocalFuture<()>>>>) -> Result<Client, Error> {
+async fn connect(target: DuplexStream, connections: &Connections) -> Result<Client, Error> {
     let mut config = tokio_postgres::Config::new();
     config.user("sim").ssl_mode(tokio_postgres::config::SslMode::Disable);
     let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error);
     let (client, moving) = config.connect_raw(target, NoTls).await.map_err(failed)?;
     // Whoever uses the client sees how it ended.
-    *connection.borrow_mut() = Some(Box::pin(async move { drop(moving.await) }));
+    connections.borrow_mut().push(Box::pin(async move { drop(moving.await) }));
     Ok(client)
 }
 
@@ -266,12 +281,13 @@ fn in_use() -> Error {
 
 /// As `Workers::start` does.
 fn run(opened: Opened, around: &Rc<Surroundings>) -> Running {
-    let Opened { applier, stream, start } = opened;
+    let Opened { crew, stream, start } = opened;
+    let batches = pool_batches(crew.size());
     let shared = Arc::new(Shared::new(start.progress).expect("a file descriptor"));
-    let (full, filled) = crossbeam_channel::bounded(POOL_BATCHES);
-    let (give_back, empty) = empty_batches().expect("room for all batches");
+    let (full, filled) = crossbeam_channel::bounded(batches);
+    let (give_back, empty) = empty_batches(batches).expect("room for all batches");
     let reader = Reader::new(stream, start, around.limits, full, empty, shared.clone(), around.now.get());
-    let target = TargetSide::new(applier, give_back, shared.clone());
+    let target = TargetSide::new(crew, give_back, shared.clone());
     let writer = Some(Box::pin(write(target, filled, around.clone())) as LocalFuture<_>);
     Running { reader: Some(reader), writer, shared, outcome: Ok(()), ending_since: None }
 }
@@ -279,19 +295,28 @@ fn run(opened: Opened, around: &Rc<Surroundings>) -> Running {
 /// As `Writer::run` does.
 async fn write(mut target: TargetSide, full: Receiver<Box<Batch>>, around: Rc<Surroundings>) -> Result<(), Error> {
     let mut looked_at = around.now.get();
+    let mut flight = target.new_flight();
+    let now = || around.now.get();
+    let tick = || async {
+        let end = now() + WAY_LOOK_INTERVAL;
+        while now() < end {
+            pause().await;
+        }
+    };
     loop {
-        let now = around.now.get();
+        let at = now();
         match full.try_recv() {
             Ok(batch) => {
                 let Some(batch) = target.wants(batch) else { break };
-                if target.apply(batch, now).await? == Continues::No {
+                let further = Further { next: &|| full.try_recv().ok(), now: &now, tick: &tick };
+                if target.work(batch, &mut flight, further).await? == Continues::No {
                     return Ok(());
                 }
                 looked_at = around.now.get();
             }
-            Err(TryRecvError::Empty) if target.is_waiting_for_flush() && now - looked_at >= FLUSH_LOOK_INTERVAL => {
-                looked_at = now;
-                if target.look_for_flush(now).await? == Continues::No {
+            Err(TryRecvError::Empty) if target.is_waiting_for_flush() && at - looked_at >= FLUSH_LOOK_INTERVAL => {
+                looked_at = at;
+                if target.look_for_flush(at).await? == Continues::No {
                     break;
                 }
             }

@@ -8,7 +8,7 @@ use super::history::{FIRST_LSN, Form};
 use super::statement::{Operation, ProgressStatement, RowStatement, Statement};
 use super::store::{ProgressRow, SessionId, Stop, Store};
 use super::tables::{Cell, INT4, Row, SCHEMA, TABLES, TEXT, Table};
-use super::wire::{self, BOOL, INT8, OID, OID_ARRAY, PG_LSN, TEXT_ARRAY, TIMESTAMPTZ, Value};
+use super::wire::{self, BOOL, INT4_ARRAY, INT8, OID, OID_ARRAY, PG_LSN, TEXT_ARRAY, TIMESTAMPTZ, Value};
 use crate::checkpoint;
 use crate::copy_format::read::{Read, TextFields, binary_row};
 use crate::postgres::quote_qualified;
@@ -30,10 +30,15 @@ pub fn describe(statement: &Statement) -> (Vec<u32>, Option<Vec<u32>>) {
         Statement::Progress(ProgressStatement::Exists) => (Vec::new(), Some(vec![BOOL])),
         Statement::Progress(ProgressStatement::Read) => (vec![TEXT], Some(PROGRESS_TYPES.to_vec())),
         Statement::Progress(ProgressStatement::Fence) => (vec![TEXT, INT4, INT8], Some(PROGRESS_TYPES.to_vec())),
-        Statement::Progress(ProgressStatement::Lock) => (vec![TEXT], Some(Vec::new())),
-        Statement::Progress(ProgressStatement::Hold) => (vec![TEXT, INT8], Some(Vec::new())),
+        Statement::Progress(ProgressStatement::Lock) => (vec![TEXT, INT8], Some(PROGRESS_TYPES.to_vec())),
+        Statement::Progress(ProgressStatement::Hold | ProgressStatement::HoldBeside) => {
+            (vec![TEXT, INT8], Some(Vec::new()))
+        }
         Statement::Progress(ProgressStatement::Advance) => (vec![TEXT, INT8, PG_LSN, TIMESTAMPTZ, INT8], None),
         Statement::Catalog => (vec![TEXT_ARRAY], Some(CATALOG_TYPES.to_vec())),
+        Statement::Keys => (vec![TEXT_ARRAY, BOOL], Some(vec![INT8, OID, OID, TEXT, TEXT_ARRAY, TEXT_ARRAY, BOOL])),
+        Statement::Process => (Vec::new(), Some(vec![INT4])),
+        Statement::InTheWay => (vec![INT4_ARRAY], Some(vec![BOOL])),
         Statement::Positions => (Vec::new(), Some(vec![PG_LSN, PG_LSN])),
         Statement::Missing => (Vec::new(), Some(vec![BOOL; checkpoint::TABLES.len()])),
         Statement::Rows(RowStatement { table, operation, values, key, .. }) => {
@@ -66,6 +71,18 @@ pub fn execute(
     match statement {
         Statement::Progress(progress) => about_progress(store, session, *progress, parameters),
         Statement::Catalog => Ok(catalog(parameters)),
+        Statement::Keys => Ok(keys(parameters, store.tells_all_keys)),
+        Statement::Process => Ok(answer("SELECT", vec![vec![Some((session as i32).to_be_bytes().to_vec())]])),
+        Statement::InTheWay => {
+            let pid = |pid: Value| i32::from_be_bytes(pid.expect("a process").try_into().expect("four bytes")) as usize;
+            let earlier: Vec<_> =
+                wire::array(parameters[0].as_deref().expect("processes")).into_iter().map(pid).collect();
+            let is_in_the_way = store.is_in_the_way(session, &earlier);
+            if is_in_the_way {
+                store.saw("a session in the way of an earlier one");
+            }
+            Ok(answer("SELECT", vec![vec![Some(vec![is_in_the_way.into()])]]))
+        }
         Statement::Missing => Ok(answer("SELECT", vec![vec![Some(vec![0]); checkpoint::TABLES.len()]])),
         Statement::Positions => {
             let lsn = |lsn: u64| Some(lsn.to_be_bytes().to_vec());
@@ -125,8 +142,14 @@ fn about_progress(
             answer("UPDATE", vec![progress_values(progress)])
         }
         ProgressStatement::Lock => {
-            store.progress(session)?;
-            answer("SELECT", vec![Vec::new()])
+            store.whole_progress(session)?;
+            let progress = store.progress(session)?.clone();
+            let is_ours = number(1) == Some(progress.epoch);
+            store.keep_progress(session, before);
+            if !is_ours {
+                store.saw("an engine that is fenced while it fences");
+            }
+            answer("SELECT", if is_ours { vec![progress_values(&progress)] } else { Vec::new() })
         }
         ProgressStatement::Hold => {
             if number(1) != Some(store.progress(session)?.epoch) {
@@ -134,6 +157,11 @@ fn about_progress(
                 return Ok(answer("SELECT", Vec::new()));
             }
             answer("SELECT", vec![Vec::new()])
+        }
+        ProgressStatement::HoldBeside => {
+            store.saw("a batch beside others");
+            let is_held = number(1) == Some(store.share_progress(session).epoch);
+            answer("SELECT", if is_held { vec![Vec::new()] } else { Vec::new() })
         }
         ProgressStatement::Advance => {
             let progress = store.progress(session)?;
@@ -178,8 +206,7 @@ fn catalog(parameters: &[Value]) -> Answer {
     let no_parents = [0, 0, OID].map(u32::to_be_bytes).concat();
     let mut rows = Vec::new();
     for (place, name) in wire::array(parameters[0].as_deref().expect("names")).into_iter().enumerate() {
-        let is_named = |table: &&Table| name.as_deref() == Some(quote_qualified(SCHEMA, table.name).as_bytes());
-        let table = TABLES.iter().find(is_named).expect("a table that there is");
+        let table = table_named(name);
         for (position, (column, type_oid)) in table.columns.iter().enumerate() {
             rows.push(vec![
                 text("r"),
@@ -204,6 +231,31 @@ fn catalog(parameters: &[Value]) -> Answer {
         }
     }
     answer("SELECT", rows)
+}
+
+/// A row a unique key, as `KEYS_SQL` in `apply/claims.rs` has it.
+fn keys(parameters: &[Value], tells_all: bool) -> Answer {
+    let oid = |oid: u32| Some(oid.to_be_bytes().to_vec());
+    let mut rows = Vec::new();
+    for (place, name) in wire::array(parameters[0].as_deref().expect("names")).into_iter().enumerate() {
+        let table = table_named(name);
+        let primary = (!table.is_keyless).then(|| table.key.to_vec());
+        let other = table.unique.filter(|_| tells_all).map(|position| vec![position]);
+        for key in primary.into_iter().chain(other) {
+            let mut columns: Vec<_> = key.iter().map(|&position| table.columns[position].0.to_owned()).collect();
+            columns.sort_unstable();
+            let columns = Some(wire::text_array(&columns));
+            let place = Some((place as i64 + 1).to_be_bytes().to_vec());
+            let kind = Some(b"unique".to_vec());
+            rows.push(vec![place, oid(table.oid), oid(table.oid), kind, columns.clone(), columns, Some(vec![0])]);
+        }
+    }
+    answer("SELECT", rows)
+}
+
+fn table_named(name: Value) -> &'static Table {
+    let is_named = |table: &&Table| name.as_deref() == Some(quote_qualified(SCHEMA, table.name).as_bytes());
+    TABLES.iter().find(is_named).expect("a table that there is")
 }
 
 /// The columns of each unique index, in JSON.

@@ -12,6 +12,10 @@ use super::tables::{Cell, INT4, Key, Row, State, TABLES};
 pub const FIRST_LSN: u64 = 0x100_0000;
 /// Few keys, so that they meet again and again.
 const KEYS: usize = 10;
+/// Where transactions seldom meet.
+const MANY_KEYS: usize = 500;
+/// Those before the one without a key, of which no two transactions are apart.
+const KEYED_TABLES: usize = 4;
 
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -59,13 +63,17 @@ pub enum Form {
 
 impl History {
     pub fn new(random: &mut Random, form: Form) -> History {
-        let mut maker = Maker { state: State::default(), changes: Vec::new(), form, values: 0 };
+        // Many small transactions that seldom meet, so that they are applied beside each other; or few that do.
+        let is_long = random.happens(300);
+        let (keys, tables) = if is_long { (MANY_KEYS, KEYED_TABLES) } else { (KEYS, TABLES.len()) };
+        let mut maker = Maker { state: State::default(), changes: Vec::new(), form, keys, tables, values: 0 };
         let mut history = History { transactions: Vec::new(), states: vec![State::default()] };
         let mut lsn = FIRST_LSN;
         let large = random.between(20, 60);
-        for place in 0..random.between(3, 40) {
+        for place in 0..if is_long { random.between(60, 150) } else { random.between(3, 40) } {
             let changes = match random.below(20) {
                 0 => 0,
+                _ if is_long => random.between(1, 3),
                 1..4 => random.between(16, large),
                 _ => random.between(1, 6),
             };
@@ -99,12 +107,15 @@ struct Maker {
     state: State,
     changes: Vec<Change>,
     form: Form,
+    keys: usize,
+    /// Of the tables, the first so many.
+    tables: usize,
     values: u32,
 }
 
 impl Maker {
     fn make(&mut self, random: &mut Random) {
-        let table = random.below(TABLES.len());
+        let table = random.below(self.tables);
         match random.below(40) {
             0..16 => self.insert(random, table),
             16..28 => self.update(random, table),
@@ -227,7 +238,7 @@ impl Maker {
         }
         self.values += 1;
         let value: Rc<[u8]> = if definition.columns[position].1 == INT4 {
-            let number = random.below(if is_key { KEYS } else { 4 * KEYS }) as i32;
+            let number = random.below(if is_key { self.keys } else { 4 * KEYS }) as i32;
             match self.form {
                 Form::Text => number.to_string().into_bytes().into(),
                 Form::Binary => number.to_be_bytes().into(),

@@ -28,6 +28,12 @@ pub enum Statement {
     Catalog,
     /// Where WAL ends, and how far it is flushed.
     Positions,
+    /// The keys of tables, whose names are the first parameter.
+    Keys,
+    /// The session's process.
+    Process,
+    /// Whether one of these processes waits for the session.
+    InTheWay,
     /// Which of the engine's tables are missing: none is.
     Missing,
     Truncate(Vec<usize>),
@@ -46,10 +52,12 @@ pub enum ProgressStatement {
     Read,
     /// Raises the epoch.
     Fence,
-    /// Waits for all who hold the row.
+    /// Waits for all who hold the row, under an epoch.
     Lock,
     /// Under an epoch.
     Hold,
+    /// The same, beside others of the epoch.
+    HoldBeside,
     Advance,
 }
 
@@ -74,7 +82,7 @@ pub enum Operation {
     Delete,
 }
 
-const PROGRESS: [(&str, ProgressStatement); 6] = [
+const PROGRESS: [(&str, ProgressStatement); 7] = [
     ("SELECT to_regclass('pgsluice.progress') IS NOT NULL", ProgressStatement::Exists),
     (
         "SELECT system_identifier, timeline, slot, consistent_point, end_lsn, commit_time, epoch, fallbacks \
@@ -87,8 +95,13 @@ const PROGRESS: [(&str, ProgressStatement); 6] = [
          RETURNING system_identifier, timeline, slot, consistent_point, end_lsn, commit_time, epoch, fallbacks",
         ProgressStatement::Fence,
     ),
-    ("SELECT FROM pgsluice.progress WHERE name = $1 FOR UPDATE", ProgressStatement::Lock),
+    (
+        "SELECT system_identifier, timeline, slot, consistent_point, end_lsn, commit_time, epoch, fallbacks \
+         FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR UPDATE",
+        ProgressStatement::Lock,
+    ),
     ("SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR NO KEY UPDATE", ProgressStatement::Hold),
+    ("SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR KEY SHARE", ProgressStatement::HoldBeside),
     (
         "UPDATE pgsluice.progress SET end_lsn = GREATEST(end_lsn, $3), commit_time = COALESCE($4, commit_time), \
          fallbacks = fallbacks + $5, updated_at = now() WHERE name = $1 AND epoch = $2 \
@@ -116,10 +129,17 @@ impl Statement {
             }
             "SET session_replication_role = 'replica'" => return Statement::SetReplicationRole,
             "SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()" => return Statement::Positions,
+            "SELECT pg_backend_pid()" => return Statement::Process,
+            "SELECT bool_or(pg_backend_pid() = ANY (pg_blocking_pids(pid))) FROM unnest($1::integer[]) pid" => {
+                return Statement::InTheWay;
+            }
             _ => {}
         }
         if text.starts_with("WITH wanted AS MATERIALIZED") {
             return Statement::Catalog;
+        }
+        if text.starts_with("WITH keyed AS MATERIALIZED") {
+            return Statement::Keys;
         }
         if text.starts_with("SELECT to_regclass('pgsluice.progress') IS NULL, ") {
             return Statement::Missing;

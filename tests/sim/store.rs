@@ -40,6 +40,8 @@ struct Changes {
     rows: BTreeMap<(usize, Key), Option<Row>>,
     truncated: BTreeSet<usize>,
     progress: Option<ProgressRow>,
+    /// The row of progress is held beside others.
+    shares_progress: bool,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +69,8 @@ pub struct Store {
     open: BTreeMap<SessionId, Open>,
     waiting: BTreeMap<SessionId, SessionId>,
     pub commits: usize,
+    /// Of unique keys besides the primary ones as well.
+    pub tells_all_keys: bool,
     pub seen: Seen,
 }
 
@@ -83,6 +87,7 @@ impl Store {
             open: BTreeMap::new(),
             waiting: BTreeMap::new(),
             commits: 0,
+            tells_all_keys: true,
             seen: Seen::new(),
         }
     }
@@ -255,6 +260,28 @@ impl Store {
         self.wait_for(session, |open| open.changes.progress.is_some())?;
         let committed = self.committed.progress.clone();
         Ok(self.changes(session).progress.get_or_insert(committed))
+    }
+
+    /// The same, for a lock that goes together with no other.
+    pub fn whole_progress(&mut self, session: SessionId) -> Result<(), Stop> {
+        self.wait_for(session, |open| open.changes.shares_progress)?;
+        self.progress(session).map(drop)
+    }
+
+    /// Holds the row beside others who do, and beside one who moves it, and returns it as it is committed.
+    pub fn share_progress(&mut self, session: SessionId) -> ProgressRow {
+        self.changes(session).shares_progress = true;
+        self.own_progress(session).unwrap_or_else(|| self.committed.progress.clone())
+    }
+
+    /// The session's transaction holds the row beside others.
+    pub fn is_beside(&self, session: SessionId) -> bool {
+        self.open.get(&session).is_some_and(|open| open.changes.shares_progress)
+    }
+
+    /// Whether one of these sessions waits for this one.
+    pub fn is_in_the_way(&self, session: SessionId, of: &[SessionId]) -> bool {
+        of.iter().any(|other| self.waiting.get(other) == Some(&session))
     }
 
     /// Lets go of the row again, for a statement that has looked at it and not taken it.

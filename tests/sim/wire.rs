@@ -6,6 +6,7 @@ pub type Value = Option<Vec<u8>>;
 pub const BOOL: u32 = 16;
 pub const INT8: u32 = 20;
 pub const OID: u32 = 26;
+pub const INT4_ARRAY: u32 = 1007;
 pub const TEXT_ARRAY: u32 = 1009;
 pub const OID_ARRAY: u32 = 1028;
 pub const TIMESTAMPTZ: u32 = 1184;

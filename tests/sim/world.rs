@@ -47,8 +47,8 @@ const IDLE_TIME: Duration = Duration::from_millis(200);
 
 struct Place {
     engine: Engine,
-    /// Its session on the target.
-    backend: usize,
+    /// Its sessions on the target.
+    backends: Vec<usize>,
     retry_at: Instant,
     /// An error that needs a person was made for it.
     is_excused: bool,
@@ -68,6 +68,8 @@ pub struct World {
     /// Faults of a thousand turns, and of a thousand commits.
     faults: usize,
     commit_faults: usize,
+    /// The target gets few turns, so that batches come to wait for it.
+    is_target_slow: bool,
     /// What has been moved, to see whether anything was.
     moved: u64,
     commits_checked: usize,
@@ -86,29 +88,39 @@ impl World {
             constraints_fire: random.happens(300),
             asynchronous_commit: random.happens(400),
         };
-        let limits = Limits { rows: random.pick(&[1, 3, 8, 20, 1000]), bytes: random.pick(&[500, 100_000]) };
+        let workers = random.pick(&[1, 2, 2, 4]);
+        let limits = Limits { rows: random.pick(&[1, 3, 3, 8, 20, 1000]), bytes: random.pick(&[500, 100_000]) };
         let around = Rc::new(Surroundings {
             source: RefCell::new(source),
             now: Cell::new(Instant::now()),
             config: Config::parse(CONFIG, "sim.toml".as_ref(), &|_| None).expect("a configuration"),
             options,
+            workers,
             limits,
             status_interval: Duration::from_millis(random.pick(&[50, 1_000, 10_000])),
         });
         let (faults, commit_faults) = (random.pick(&[0, 1, 3, 8]), random.pick(&[0, 50, 200]));
-        trace.note(|| format!("seed {seed}: {options:?}, {limits:?}, {form:?}, faults {faults}, {commit_faults}"));
+        trace.note(|| {
+            format!(
+                "seed {seed}: {options:?}, {workers} sessions, {limits:?}, {form:?}, faults {faults}, {commit_faults}"
+            )
+        });
+        let is_target_slow = random.happens(400);
+        let mut store = Store::new();
+        store.tells_all_keys = random.happens(500);
         World {
             random,
             trace,
             around,
             history,
-            store: Store::new(),
+            store,
             backends: Vec::new(),
             places: Vec::new(),
             engines: 0,
             sessions: 0,
             faults,
             commit_faults,
+            is_target_slow,
             moved: 0,
             commits_checked: 0,
         }
@@ -134,6 +146,7 @@ impl World {
             return Ok(());
         }
         match self.random.below(100) {
+            44..94 if self.is_target_slow && self.random.happens(850) => {}
             0..5 => self.commit_on_source(),
             5..7 => self.around.source.borrow_mut().write_other_wal(&mut self.random),
             7..17 => {
@@ -147,7 +160,7 @@ impl World {
             24..27 => self.receive(),
             27..34 => return self.with_engine(World::step_reader),
             34..44 => return self.with_engine(World::poll_target),
-            44..54 => return self.with_engine(World::poll_connection),
+            44..54 => return self.with_engine(World::poll_connections),
             54..66 => {
                 let steps = self.random.pick(&[1, 2, 5, 20]);
                 if let Some(place) = self.any_backend() {
@@ -176,14 +189,19 @@ impl World {
         (!self.backends.is_empty()).then(|| self.random.below(self.backends.len()))
     }
 
-    /// An engine and its session on the target talk without a pause.
+    /// An engine and one of its sessions on the target talk without a pause.
     fn work(&mut self, place: usize) -> Result<(), String> {
-        let (number, session) = (self.places[place].engine.number, self.places[place].backend);
+        let Place { engine, backends, .. } = &self.places[place];
+        if backends.is_empty() {
+            return Ok(());
+        }
+        let number = engine.number;
+        let session = backends[self.random.below(backends.len())];
         for _ in 0..self.random.between(1, 8) {
             if !self.is_there(place, number) {
                 break;
             }
-            self.poll_connection(place)?;
+            self.poll_connections(place)?;
             if let Some(backend) = self.backends.iter().position(|backend| backend.id == session) {
                 self.step_backend(backend, 50);
             }
@@ -192,7 +210,7 @@ impl World {
             }
             // A fault may have ended it.
             if self.is_there(place, number) {
-                self.poll_connection(place)?;
+                self.poll_connections(place)?;
                 self.poll_target(place)?;
             }
         }
@@ -221,7 +239,7 @@ impl World {
                     self.poll_target(place)?;
                 }
                 if place < self.places.len() {
-                    self.poll_connection(place)?;
+                    self.poll_connections(place)?;
                 }
             }
             for place in (0..self.backends.len()).rev() {
@@ -349,19 +367,24 @@ impl World {
         self.engines += 1;
         let engine = Engine::new(self.engines, self.around.clone());
         self.trace.note(|| format!("engine {} starts", engine.number));
-        self.places.push(Place { engine, backend: 0, retry_at: self.around.now.get(), is_excused: false });
+        self.places.push(Place { engine, backends: Vec::new(), retry_at: self.around.now.get(), is_excused: false });
     }
 
     fn open(&mut self, place: usize) {
         self.moved += 1;
-        self.sessions += 1;
-        let (ours, theirs) = tokio::io::duplex(CONNECTION_BYTES);
-        self.backends.push(Backend::new(self.sessions, theirs, self.around.options.constraints_fire));
+        let (mut targets, mut backends) = (Vec::new(), Vec::new());
+        for _ in 0..self.around.workers {
+            self.sessions += 1;
+            let (ours, theirs) = tokio::io::duplex(CONNECTION_BYTES);
+            self.backends.push(Backend::new(self.sessions, theirs, self.around.options.constraints_fire));
+            targets.push(ours);
+            backends.push(self.sessions);
+        }
         let place = &mut self.places[place];
-        place.backend = self.sessions;
+        self.trace.note(|| format!("engine {} opens sessions {backends:?}", place.engine.number));
+        place.backends = backends;
         place.is_excused = false;
-        place.engine.open(ours);
-        self.trace.note(|| format!("engine {} opens session {}", place.engine.number, self.sessions));
+        place.engine.open(targets);
     }
 
     fn step_reader(&mut self, place: usize) -> Result<(), String> {
@@ -374,8 +397,8 @@ impl World {
         outcome.map_or(Ok(()), |outcome| self.session_ended(place, outcome))
     }
 
-    fn poll_connection(&mut self, place: usize) -> Result<(), String> {
-        self.places[place].engine.poll_connection();
+    fn poll_connections(&mut self, place: usize) -> Result<(), String> {
+        self.places[place].engine.poll_connections();
         Ok(())
     }
 

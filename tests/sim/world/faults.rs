@@ -84,7 +84,7 @@ impl World {
         let backend = &mut self.backends[place];
         self.trace.note(|| format!("session {} is to fail with {code}", backend.id));
         backend.fault = Some(code);
-        let victim = self.places.iter_mut().find(|place| place.backend == backend.id);
+        let victim = self.places.iter_mut().find(|place| place.backends.contains(&backend.id));
         if let Some(victim) = victim.filter(|_| code == UNIQUE_VIOLATION) {
             victim.is_excused = true;
         }
