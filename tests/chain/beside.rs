@@ -1,6 +1,8 @@
 //! Batches that are applied side by side: their order, what keeps them apart, and what becomes of those that meet all the same.
 
-use anyhow::{Context, Result};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::{ChainOptions, Engine, Server, wait_for};
 use tokio_postgres::Client;
 
@@ -185,4 +187,77 @@ async fn triggers_of_the_target_have_it_for_themselves() -> Result<()> {
     let sql = "SELECT bool_and(before = id - 1) FROM seen";
     assert_eq!(replication.chain.c.scalar(DATABASE, sql).await?, "t");
     replication.assert_same(&["public.t"]).await
+}
+
+/// Few rows that many sessions of A fight for, with several unique keys, and foreign keys between them.
+const FOUGHT_FOR: &str = "\
+    CREATE TABLE account (id int PRIMARY KEY, code int UNIQUE, email text UNIQUE, note text);
+    CREATE TABLE item (id int PRIMARY KEY, account int REFERENCES account, place int UNIQUE, tag text, UNIQUE (account, tag));
+    CREATE TABLE entry (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item int REFERENCES item, n int)";
+/// One change, which may be refused for what others have done.
+const FIGHT: &str = "\
+    CREATE FUNCTION fight() RETURNS void LANGUAGE plpgsql AS $$
+    DECLARE one int := random() * 30; other int := random() * 30; value int := random() * 40;
+    BEGIN
+        CASE (random() * 10)::int
+            WHEN 0 THEN INSERT INTO account VALUES (one, value, 'e' || value, 'new');
+            WHEN 1 THEN UPDATE account SET code = value WHERE id = one;
+            WHEN 2 THEN UPDATE account SET email = 'e' || value, note = note || '!' WHERE id = one;
+            WHEN 3 THEN UPDATE account SET id = other WHERE id = one;
+            WHEN 4 THEN DELETE FROM account WHERE id = one;
+            WHEN 5 THEN INSERT INTO item VALUES (one, other, value, 't' || value % 5);
+            WHEN 6 THEN UPDATE item SET place = value, account = other WHERE id = one;
+            WHEN 7 THEN DELETE FROM item WHERE id = one;
+            WHEN 8 THEN INSERT INTO entry (item, n) SELECT id, value FROM item WHERE id IN (one, other);
+            WHEN 9 THEN DELETE FROM entry WHERE item = one;
+            ELSE
+                UPDATE item SET place = NULL WHERE id = one;
+                UPDATE item SET place = value WHERE id = other;
+        END CASE;
+    EXCEPTION WHEN unique_violation OR foreign_key_violation THEN NULL;
+    END $$";
+const FIGHTERS: usize = 4;
+
+/// Whoever claims what, no session waits for another for ever, and none has to be built anew.
+#[tokio::test]
+async fn conflicting_load_comes_out_equal_and_without_a_deadlock() -> Result<()> {
+    for is_checked in [false, true] {
+        let replication = Replication::start(FOUGHT_FOR).await?;
+        let config = "[apply]\nworkers = 4\nbatch_rows = 3\n";
+        if is_checked {
+            replication.configure_unprivileged_target(config).await?;
+        } else {
+            replication.configure(config)?;
+        }
+        replication.setup().await?;
+        let a = &replication.chain.a;
+        a.sql(DATABASE, FIGHT).await?;
+        let engine = replication.spawn()?;
+        let end = Instant::now() + fight_time()?;
+        let fighters = (0..FIGHTERS).map(|_| fight(a, end));
+        futures_util::future::try_join_all(fighters).await?;
+        replication.wait_caught_up().await.with_context(|| engine.stderr())?;
+        replication.assert_same(&["public.account", "public.item", "public.entry"]).await?;
+        assert!(!engine.stderr().contains("session ended"), "{}", engine.stderr());
+    }
+    Ok(())
+}
+
+fn fight_time() -> Result<Duration> {
+    const DEFAULT_S: u64 = 4;
+    let seconds = std::env::var("PGSLUICE_FIGHT_SECONDS").map_or(Ok(DEFAULT_S), |seconds| seconds.parse())?;
+    Ok(Duration::from_secs(seconds))
+}
+
+/// Transactions of one to five changes. The source ends one of those that wait for each other.
+async fn fight(a: &Server, end: Instant) -> Result<()> {
+    let session = a.connect(DATABASE).await?;
+    while Instant::now() < end {
+        let transaction = "SELECT fight() FROM generate_series(1, 1 + (random() * 4)::int)";
+        if let Err(error) = session.batch_execute(transaction).await {
+            let is_deadlock = error.code().is_some_and(|code| code.code() == "40P01");
+            ensure!(is_deadlock, "{error:?}");
+        }
+    }
+    Ok(())
 }
