@@ -29,7 +29,7 @@ use crate::common::contender::{Config, Contender, DATABASE, PUBLICATION};
 use crate::report::Outcome;
 
 /// Those that take turns.
-const CONTENDERS: [Contender; 2] = [Contender::NativeText, Contender::Engine];
+const CONTENDERS: [Contender; 3] = [Contender::NativeText, Contender::Engine, Contender::Alone];
 
 const TABLE: &str = "CREATE TABLE ping (id bigint PRIMARY KEY, due_us bigint NOT NULL)";
 const COLUMN_OF_C: &str = "ALTER TABLE ping ADD COLUMN applied_at timestamptz DEFAULT clock_timestamp()";

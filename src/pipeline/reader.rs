@@ -20,7 +20,7 @@ use super::handover::Next;
 use super::selection::{Beside, Selection};
 use super::shared::{Phase, Shared};
 use super::skips::Skips;
-use crate::batch::{Batch, Limits, Transaction, pool_batches};
+use crate::batch::{Batch, Limits, Transaction};
 use crate::decode::{Decoded, Decoder};
 use crate::error::Error;
 use crate::source::{Filled, ReplicationStream};
@@ -389,20 +389,14 @@ impl Reader {
         self.empty.len() + 1 == self.batches
     }
 
-    /// Of the batches that are out, each session has one, and one of them has none.
-    fn has_idle_session(&self) -> bool {
-        self.empty.len() >= pool_batches(0)
-    }
-
     fn hand_over_if_idle(&mut self, now: Instant) {
         let Some(batch) = &self.batch else { return };
-        if self.decoder.in_transaction() || !self.has_idle_session() {
+        // Not beside others: small batches side by side cost more than what one of them waits for.
+        if self.decoder.in_transaction() || !self.is_target_idle() {
             return;
         }
         let ready = if batch.has_changes() {
             true
-        } else if !self.is_target_idle() {
-            false
         } else if batch.is_empty() {
             now - self.handed_over_at >= FENCE_CHECK_INTERVAL
         } else {
