@@ -157,7 +157,8 @@ mod tests {
             binary: true,
             streaming: false,
         };
-        let head = r#"START_REPLICATION SLOT "s" LOGICAL 1/FF ("proto_version" '4', "publication_names" '"a""b","it''s"'"#;
+        let head =
+            r#"START_REPLICATION SLOT "s" LOGICAL 1/FF ("proto_version" '4', "publication_names" '"a""b","it''s"'"#;
         assert_eq!(Command::StartLogical(start).to_string(), format!(r#"{head}, "binary" 'true')"#));
         let start = StartLogical { binary: false, streaming: true, ..start };
         assert_eq!(Command::StartLogical(start).to_string(), format!(r#"{head}, "streaming" 'on')"#));

@@ -245,7 +245,7 @@ async fn open(
     let selection = Selection::new(Copied::default(), Beside::None, Known::Any);
     let transform = Transform::new(Arc::new(Mapping::default()), false);
     let skips = Skips::new(Vec::new());
-    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: None };
+    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: None, spool: None };
     Ok(Opened { applier, stream, start })
 }
 

@@ -92,7 +92,8 @@ impl Segments {
             | Message::CommitPrepared(_)
             | Message::RollbackPrepared(_)
             | Message::StreamPrepare(_) => {
-                let kind = DecodeErrorKind::OutOfSequence { message: message.name(), state: "in a streamed transaction" };
+                let kind =
+                    DecodeErrorKind::OutOfSequence { message: message.name(), state: "in a streamed transaction" };
                 return Err(DecodeError { lsn, offset: 0, kind });
             }
         };
