@@ -7,6 +7,7 @@
 //!  B ──TCP──► source ──frames──► decode ──changes──► transform ──► batch ──► apply ──SQL──► C
 //!            ▲                                                                       │
 //!            └────────── feedback ◄───────────── checkpoint ◄─── progress row in the same commit
+//!              transactions in progress: source ──► spool ──on commit──► decode
 //!  B ──COPY──► snapshot ──COPY──► C      before the stream, for tables that C does not have
 //! ```
 //!
@@ -32,5 +33,6 @@ pub mod setup;
 pub mod skips;
 pub mod snapshot;
 pub mod source;
+pub mod spool;
 pub mod status;
 pub mod transform;

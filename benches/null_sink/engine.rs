@@ -71,6 +71,7 @@ fn open(target: &Target) -> Result<ReplicationStream> {
         proto_version: ProtoVersion::V4,
         publications: &[&target.publication],
         binary: true,
+        streaming: false,
     };
     let options = StreamOptions { status_interval: Duration::from_secs(10) };
     Ok(Connection::connect(&config.source)?.start(start, options)?)

@@ -49,6 +49,8 @@ pub struct StartLogical<'a> {
     pub publications: &'a [&'a str],
     /// Values come in the types' binary format, each where its type has one.
     pub binary: bool,
+    /// Large transactions come in segments before they have committed, from [`ProtoVersion::V2`] on.
+    pub streaming: bool,
 }
 
 /// Version of the logical replication protocol, by the server that speaks it first.
@@ -117,6 +119,9 @@ impl fmt::Display for StartLogical<'_> {
         if self.binary {
             f.write_str(", \"binary\" 'true'")?;
         }
+        if self.streaming && self.proto_version >= ProtoVersion::V2 {
+            f.write_str(", \"streaming\" 'on'")?;
+        }
         f.write_char(')')
     }
 }
@@ -150,11 +155,15 @@ mod tests {
             proto_version: ProtoVersion::newest_of(16),
             publications: &["a\"b", "it's"],
             binary: true,
+            streaming: false,
         };
-        assert_eq!(
-            Command::StartLogical(start).to_string(),
-            r#"START_REPLICATION SLOT "s" LOGICAL 1/FF ("proto_version" '4', "publication_names" '"a""b","it''s"', "binary" 'true')"#
-        );
+        let head =
+            r#"START_REPLICATION SLOT "s" LOGICAL 1/FF ("proto_version" '4', "publication_names" '"a""b","it''s"'"#;
+        assert_eq!(Command::StartLogical(start).to_string(), format!(r#"{head}, "binary" 'true')"#));
+        let start = StartLogical { binary: false, streaming: true, ..start };
+        assert_eq!(Command::StartLogical(start).to_string(), format!(r#"{head}, "streaming" 'on')"#));
+        let start = StartLogical { proto_version: ProtoVersion::V1, ..start };
+        assert!(!Command::StartLogical(start).to_string().contains("streaming"));
     }
 
     #[test]

@@ -85,6 +85,7 @@ fn open(config: &Config) -> Result<(ReplicationStream, Lsn, Mapping), Error> {
         proto_version: ProtoVersion::newest_of(server.major()),
         publications: &[&publication],
         binary: false,
+        streaming: false,
     };
     let stream = Connection::connect(&config.source)?.start(start, stream_options(config, &server))?;
     Ok((stream, server.position, mapping))

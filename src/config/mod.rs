@@ -18,6 +18,7 @@ mod raw;
 mod resolve;
 mod rules;
 mod secret;
+mod spool;
 mod unknown_key;
 
 use std::fmt;
@@ -30,6 +31,7 @@ pub use error::{ConfigError, Key, Problem};
 pub use pattern::{NamePattern, Pattern, PatternError};
 pub use rules::{LetterCase, Mask, NameStep, Renaming, Rule};
 pub use secret::Secret;
+pub use spool::{SpoolConfig, SpoolKey};
 pub use unknown_key::Suggestion;
 
 /// All that the engine is told before it starts.
@@ -43,6 +45,7 @@ pub struct Config {
     pub tables: TableSelection,
     pub snapshot: SnapshotConfig,
     pub stream: StreamConfig,
+    pub spool: SpoolConfig,
     pub apply: ApplyConfig,
     pub log: LogConfig,
     /// In the order of the file.
@@ -206,6 +209,8 @@ pub struct StreamConfig {
     pub retry_limit: Duration,
     /// How often a row is written on the primary, to be met again in the stream.
     pub heartbeat: Option<Duration>,
+    /// Large transactions come before they have committed, and are kept in the spool meanwhile.
+    pub streaming: bool,
 }
 
 /// How the source is asked to send column values: pgoutput's option `binary`.

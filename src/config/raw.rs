@@ -31,6 +31,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub stream: RawStream,
     #[serde(default)]
+    pub spool: RawSpool,
+    #[serde(default)]
     pub apply: RawApply,
     #[serde(default)]
     pub log: RawLog,
@@ -72,6 +74,15 @@ pub(super) struct RawStream {
     pub status_interval: Option<Spanned<Text>>,
     pub retry_limit: Option<Spanned<Text>>,
     pub heartbeat: Option<Spanned<Text>>,
+    pub streaming: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSpool {
+    pub dir: Option<Spanned<Text>>,
+    pub memory_bytes: Option<Spanned<Size>>,
+    pub key_file: Option<Spanned<Text>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -216,8 +227,9 @@ pub(super) enum Size {
 }
 
 /// The tables of the file; the empty name is the top.
-pub(super) const TABLES: [&str; 12] =
-    ["", "source", "primary", "target", "tables", "snapshot", "stream", "apply", "log", "masks", RULE, CONFLICT];
+pub(super) const TABLES: [&str; 13] = [
+    "", "source", "primary", "target", "tables", "snapshot", "stream", "spool", "apply", "log", "masks", RULE, CONFLICT,
+];
 /// Those that may come more than once.
 pub(super) const RULE: &str = "rule";
 pub(super) const CONFLICT: &str = "conflict";
@@ -226,13 +238,14 @@ pub(super) const CONFLICT: &str = "conflict";
 pub(super) fn keys_of(table: &str) -> Option<&'static [&'static str]> {
     Some(match table {
         "" => &[
-            "name", "source", "primary", "target", "tables", "snapshot", "stream", "apply", "log", "masks", RULE,
-            CONFLICT,
+            "name", "source", "primary", "target", "tables", "snapshot", "stream", "spool", "apply", "log", "masks",
+            RULE, CONFLICT,
         ],
         "source" | "primary" | "target" => &["dsn", "password_file", "password_env"],
         "tables" => &["include", "exclude"],
         "snapshot" => &["copy_data", "jobs", "chunk_bytes"],
-        "stream" => &["format", "status_interval", "retry_limit", "heartbeat"],
+        "stream" => &["format", "status_interval", "retry_limit", "heartbeat", "streaming"],
+        "spool" => &["dir", "memory_bytes", "key_file"],
         "apply" => &[
             "batch_rows",
             "batch_bytes",

@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::raw::{Count, RawApply, RawConfig, RawEndpoint, RawMasks, Size, Text, TextList, line_of};
 use super::{
     ApplyConfig, Config, ConfigError, Endpoint, Key, LogConfig, Name, Pattern, Policy, Problem, Role, Secret,
-    SnapshotConfig, StreamConfig, TableSelection, conflicts, dsn, rules,
+    SnapshotConfig, StreamConfig, TableSelection, conflicts, dsn, rules, spool,
 };
 
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
@@ -32,8 +32,8 @@ const JOBS: usize = 4;
 /// Each is a session on two servers.
 const JOBS_RANGE: RangeInclusive<usize> = 1..=64;
 
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 const BATCH_BYTES: usize = 16 * MIB as usize;
@@ -86,7 +86,9 @@ pub(super) fn resolve(
                 .duration("retry_limit", raw.stream.retry_limit, RETRY_LIMIT_RANGE)?
                 .unwrap_or(RETRY_LIMIT),
             heartbeat: file.duration("heartbeat", raw.stream.heartbeat, HEARTBEAT_RANGE)?,
+            streaming: raw.stream.streaming.unwrap_or(true),
         },
+        spool: spool::resolve(&file, raw.spool)?,
         apply: ApplyConfig {
             batch_rows: file
                 .count("apply", "batch_rows", raw.apply.batch_rows, BATCH_ROWS_RANGE)?
@@ -109,7 +111,7 @@ pub(super) fn resolve(
 /// What every value of one file is resolved against.
 pub(super) struct File<'a> {
     pub(super) text: &'a str,
-    path: &'a Path,
+    pub(super) path: &'a Path,
     env: &'a dyn Fn(&str) -> Option<String>,
 }
 
@@ -230,7 +232,7 @@ impl File<'_> {
         checked.map(Some).map_err(|problem| self.value(table, key, &value.span(), problem))
     }
 
-    fn size(
+    pub(super) fn size(
         &self,
         table: &str,
         key: &str,

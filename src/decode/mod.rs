@@ -13,7 +13,8 @@
 //! before the progress of the target. Commit records do not overlap, so that is so exactly if its `commit_lsn` is
 //! before it, which is known at Begin; Commit asserts that the two agree.
 //!
-//! Streamed and two-phase transactions are not asked for, so their messages are out of sequence here.
+//! Two-phase transactions are not asked for, and streamed ones come here when they have committed, as ordinary ones: so
+//! messages of either are out of sequence here.
 
 mod relation;
 
@@ -23,7 +24,7 @@ use pgsluice_proto::pgoutput::{self, Begin, Commit, Message, OldTuple, Tuple};
 use pgsluice_proto::{DecodeError, DecodeErrorKind, Lsn, Oid, Xid};
 
 use self::relation::RelationMap;
-pub use self::relation::{Column, Keys, Relation};
+pub use self::relation::{Arrival, Column, Keys, Relation};
 use crate::error::{Error, Kind, Stage};
 
 /// One row change, as the source sent it.
@@ -83,6 +84,8 @@ enum State {
 pub struct Decoder {
     messages: pgoutput::Decoder,
     relations: RelationMap,
+    /// Of the message that is decoded.
+    arrival: Arrival,
     state: State,
     progress: Lsn,
 }
@@ -93,6 +96,7 @@ impl Decoder {
         Decoder {
             messages: pgoutput::Decoder::new(),
             relations: RelationMap::default(),
+            arrival: Arrival::after_segments(0),
             state: State::Outside,
             progress,
         }
@@ -101,6 +105,18 @@ impl Decoder {
     /// Whether the next message belongs to a transaction that has begun, skipped or not.
     pub fn in_transaction(&self) -> bool {
         self.state != State::Outside
+    }
+
+    /// As [`Decoder::decode`], for a stream with transactions in progress: also says when the message came.
+    #[inline]
+    pub fn decode_arrived<'a>(
+        &'a mut self,
+        arrival: Arrival,
+        lsn: Lsn,
+        payload: &'a [u8],
+    ) -> Result<Decoded<'a>, Error> {
+        self.arrival = arrival;
+        self.decode(lsn, payload)
     }
 
     /// # Errors
@@ -116,7 +132,7 @@ impl Decoder {
             Message::Commit(commit) => return self.commit(lsn, commit),
             Message::Truncate(truncate) => return self.truncate(lsn, truncate),
             Message::Relation(relation) => {
-                self.relations.replace(&relation);
+                self.relations.replace(&relation, self.arrival);
                 return Ok(Decoded::Nothing);
             }
             // Types are looked up on the target, where values of them go; origins and logical messages carry no row.
@@ -130,7 +146,7 @@ impl Decoder {
             | Message::CommitPrepared(_)
             | Message::RollbackPrepared(_)
             | Message::StreamPrepare(_) => {
-                return Err(out_of_sequence(lsn, message.name(), "in a stream that did not ask for it"));
+                return Err(out_of_sequence(lsn, message.name(), "where only ordinary transactions come"));
             }
         };
         self.change(lsn, relation, operation)
@@ -178,6 +194,7 @@ impl Decoder {
             return Err(out_of_sequence(lsn, "Commit", "with these LSNs"));
         }
         self.state = State::Outside;
+        self.relations.end_transaction();
         self.progress = self.progress.max(commit.end_lsn);
         Ok(if skipping { Decoded::Nothing } else { Decoded::Commit(commit) })
     }

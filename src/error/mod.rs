@@ -9,6 +9,7 @@ mod server;
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use pgsluice_proto::{DecodeError, Lsn, Oid};
 
@@ -138,6 +139,14 @@ pub enum Kind {
     /// A standby that crashed replays again what it had replayed before, and shows an older state meanwhile.
     #[error("the source has replayed WAL up to {replayed} only, and the target's progress is {progress}")]
     Behind { replayed: Lsn, progress: Lsn },
+    /// Where transactions in progress are kept does not work. A full disk is none of this: it is waited for in the session.
+    #[error("the spool in {}: cannot {doing}: {source}", dir.display())]
+    Spool { dir: PathBuf, doing: &'static str, source: io::Error },
+    /// Transactions in progress have more subtransactions than can be kept track of; the next session has none streamed.
+    #[error(
+        "transactions in progress have {subtransactions} subtransactions, too many to be streamed before they commit"
+    )]
+    SpoolOutgrown { subtransactions: usize },
     /// Something that has to happen elsewhere did not happen in time. Nothing half-made was left.
     #[error("{what} did not happen within {limit}\n  to mend it: {mend}")]
     TimedOut { what: String, limit: String, mend: String },
@@ -235,10 +244,11 @@ impl Error {
             | Kind::TablesToCopy(_)
             | Kind::DeferredDue
             | Kind::SkipsChanged
+            | Kind::SpoolOutgrown { .. }
             | Kind::Behind { .. } => Disposition::Retry,
             Kind::Server { error, .. } => server_disposition(error),
             Kind::Deferred { last, .. } => last.disposition(),
-            Kind::Mismatch { .. } | Kind::LacksColumns(_) => Disposition::Wait,
+            Kind::Mismatch { .. } | Kind::LacksColumns(_) | Kind::Spool { .. } => Disposition::Wait,
             Kind::Config(_)
             | Kind::Usage(_)
             | Kind::Refused { .. }
@@ -284,6 +294,8 @@ impl Error {
             | Kind::TablesToCopy(_)
             | Kind::DeferredDue
             | Kind::SkipsChanged
+            | Kind::Spool { .. }
+            | Kind::SpoolOutgrown { .. }
             | Kind::Behind { .. }
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
@@ -356,6 +368,8 @@ impl Error {
             | Kind::TablesToCopy(_)
             | Kind::DeferredDue
             | Kind::SkipsChanged
+            | Kind::Spool { .. }
+            | Kind::SpoolOutgrown { .. }
             | Kind::Behind { .. }
             | Kind::TimedOut { .. }
             | Kind::Deferred { .. }

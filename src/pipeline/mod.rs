@@ -1,7 +1,7 @@
 //! Wires the stages together, and holds the only retry loop.
 //!
 //! ```text
-//!  run ──► session::open ──► thread "source": socket ─► decode ─► transform ─► batch ══ full ══► thread "apply": target
+//!  run ──► session::open ──► thread "source": intake ─► decode ─► transform ─► batch ══ full ══► thread "apply": target
 //!   ▲                                ▲                     ║                                      │
 //!   │                                └── flushed LSN ◄─────╫────────── empty batches ═════════════╝
 //!   └── on Disposition::Retry or Wait, after a pause: everything anew from the progress on the target
@@ -10,6 +10,7 @@
 //! **Always holds:**
 //! - The source thread never waits for the target without serving the walsender: its waits end with the next status
 //!   update, and the pool of batches bounds what it reads ahead.
+//! - Transactions in progress are kept by the intake, and come to the decoder when they have committed.
 //! - What is confirmed to the source is committed on the target.
 //! - A session that ends leaves nothing behind that the next one needs: progress is on the target.
 //! - A table's changes come by one stream at a time: this one, or while it is copied beside it (`newcomers`) another.
@@ -19,6 +20,7 @@ mod copy;
 mod handover;
 mod heartbeat;
 mod history;
+mod intake;
 mod newcomers;
 mod promotion;
 mod reader;
@@ -58,6 +60,7 @@ use self::workers::{Ends, Workers, no_resources};
 use crate::config::{Config, ValueFormat};
 use crate::error::{Error, Kind, Stage};
 use crate::snapshot::{self, CopyOptions, Follows, Order};
+use crate::spool::Spool;
 use crate::transform::Transform;
 
 /// Where to stop.
@@ -146,6 +149,9 @@ pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiv
         if matches!(error.kind(), Kind::FormatOutdated { .. }) {
             // The catalogs are of now, and what is still to come may be of then: in text it fits whatever the type is.
             opening.config.stream.format = ValueFormat::Text;
+        }
+        if matches!(error.kind(), Kind::SpoolOutgrown { .. }) {
+            opening.config.stream.streaming = false;
         }
         let Some(error) = schema_change::meet(config, opening.epoch, error) else { continue };
         let pause = retry.after(error.shown(&config.log))?;
@@ -243,7 +249,8 @@ fn run_session(
     let beside = newcomers.handover().map_or(Beside::None, Beside::LeftOut);
     let selection = Selection::new(copied, beside, known);
     let skips = Skips::new(skips);
-    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: stop_lsn };
+    let spool = config.stream.streaming.then(|| Spool::new(config.spool.clone()));
+    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: stop_lsn, spool };
     let workers = Workers::start(&opening.config, Ends { stream, start, crew, runtime }, shared.clone())?;
     workers.help("pgsluice-promotion", move || promotion.watch(&is_over_too))?;
     if opening.stop_at == StopAt::Never {

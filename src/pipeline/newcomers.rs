@@ -19,7 +19,7 @@ use super::Opening;
 use super::handover::Handover;
 use super::reader::Start;
 use super::selection::{Beside, Known, Selection};
-use super::session::{Terms, apply_options};
+use super::session::{Streaming, Terms, apply_options};
 use super::shared::{Phase, Shared};
 use super::skips::Skips;
 use super::workers::{Ends, Workers, no_resources};
@@ -178,12 +178,12 @@ impl Newcomers {
             let applier = Applier::new(target, name, self.epoch, Moves::Tables(&moved), options, policies).await?;
             Crew::new(vec![applier]).await
         })?;
-        let stream = self.terms.start(connection, &name, consistent_point)?;
+        let stream = self.terms.start(connection, &name, consistent_point, Streaming::Off)?;
         tracing::info!(tables = names.len(), start_lsn = %consistent_point, "catching up with the stream");
         let selection = Selection::new(Copied::default(), Beside::Only(handover.clone()), Known::Any);
         let transform = Transform::new(self.mapping.clone(), self.terms.binary);
         let skips = Skips::unrecorded(self.skips.clone());
-        let start = Start { progress: consistent_point, selection, transform, skips, stop_at: None };
+        let start = Start { progress: consistent_point, selection, transform, skips, stop_at: None, spool: None };
         shared.committed(Some(consistent_point), 0, 0);
         let workers = Workers::start(&self.config, Ends { stream, start, crew, runtime }, shared.clone())?;
         workers.wait("catching up", &self.session)?;

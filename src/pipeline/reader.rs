@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!             ┌──────────── no empty batch ───► wait for one, serving the walsender
-//!   loop: take a batch ──► read the socket ──► frames into the batch ──full──► hand over
+//!   loop: take a batch ──► read the intake ──► changes into the batch ──full──► hand over
 //!             ▲                                        │
 //!             └── wait for input, or pause ◄── idle? hand over ◄── socket drained
 //! ```
@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use pgsluice_proto::Lsn;
-use pgsluice_proto::frame::{Frame, PrimaryKeepalive};
+use pgsluice_proto::frame::PrimaryKeepalive;
 
-use super::handover::Next;
+use super::handover::Next as Agreed;
+use super::intake::{Intake, Next, ROOM_LOOK_INTERVAL};
 use super::selection::{Beside, Selection};
 use super::shared::{Phase, Shared};
 use super::skips::Skips;
@@ -24,6 +25,7 @@ use crate::batch::{Batch, Limits, Transaction};
 use crate::decode::{Decoded, Decoder};
 use crate::error::Error;
 use crate::source::{Filled, ReplicationStream};
+use crate::spool::Spool;
 use crate::transform::Transform;
 
 /// With nothing to apply, progress on the target follows the source's WAL this often, so that an idle slot does not
@@ -38,7 +40,7 @@ const HANDED_OVER_FACTOR: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct Reader {
-    stream: ReplicationStream,
+    intake: Intake,
     decoder: Decoder,
     /// The batch that is being filled.
     batch: Option<Box<Batch>>,
@@ -70,6 +72,8 @@ pub(super) struct Start {
     pub transform: Transform,
     pub skips: Skips,
     pub stop_at: Option<Lsn>,
+    /// Where the stream has transactions in progress.
+    pub spool: Option<Spool>,
 }
 
 /// What a step came to.
@@ -87,6 +91,8 @@ pub(super) enum Step {
 pub(super) enum Wait {
     /// Whoever wakes us; the input is left where it is.
     ForWaker,
+    /// Whoever wakes us, or that the spool's disk may have room.
+    ForRoom,
     /// Input, whoever wakes us, or work that is due without input.
     AfterDrain { at_most: Duration },
 }
@@ -98,6 +104,8 @@ enum Taken {
     All,
     /// There is no batch to take more, or none may be taken for now.
     NoBatch,
+    /// Nothing can be read, for want of room in the spool.
+    NoRoom,
     /// What was to be replicated is in batches.
     Finished,
 }
@@ -112,11 +120,11 @@ impl Reader {
         shared: Arc<Shared>,
         now: Instant,
     ) -> Reader {
-        let Start { progress, selection, transform, skips, stop_at } = start;
+        let Start { progress, selection, transform, skips, stop_at, spool } = start;
         // All are there, until the first is taken.
         let batches = empty.len();
         Reader {
-            stream,
+            intake: Intake::new(stream, spool),
             decoder: Decoder::new(progress),
             batch: None,
             resumes: None,
@@ -145,7 +153,7 @@ impl Reader {
             }
         }
         self.confirm(Instant::now())?;
-        self.stream.close(&self.shared.waker)
+        self.intake.into_stream().close(&self.shared.waker)
     }
 
     /// Does what there is to do at `now` without waiting for it.
@@ -163,7 +171,7 @@ impl Reader {
         }
         match self.stands() {
             Some(Taken::Finished) => return Ok(self.finish(now)),
-            Some(Taken::NoBatch | Taken::All) => {
+            Some(Taken::NoBatch | Taken::NoRoom | Taken::All) => {
                 self.hand_over_if_idle(now);
                 return Ok(Step::Wait(Wait::ForWaker));
             }
@@ -172,10 +180,14 @@ impl Reader {
         if self.batch.is_none() && !self.take_batch() {
             return Ok(Step::Wait(Wait::ForWaker));
         }
-        let filled = self.stream.fill()?;
+        let filled = self.intake.fill()?;
         Ok(match (self.take_frames(now)?, filled) {
             (Taken::Finished, _) => self.finish(now),
             (Taken::NoBatch, _) | (Taken::All, Filled::More) => Step::Again,
+            (Taken::NoRoom, _) => {
+                self.hand_over_if_idle(now);
+                Step::Wait(Wait::ForRoom)
+            }
             (Taken::All, Filled::Drained) => {
                 self.hand_over_if_idle(now);
                 Step::Wait(Wait::AfterDrain { at_most: self.until_idle_work(now) })
@@ -185,18 +197,18 @@ impl Reader {
 
     /// After the last step: tells the walsender what the target has.
     pub fn confirm(&mut self, now: Instant) -> Result<(), Error> {
-        self.stream.feedback().set_flushed(self.shared.flushed());
-        self.stream.send_last_update(now)
+        let stream = self.intake.stream();
+        stream.feedback().set_flushed(self.shared.flushed());
+        stream.send_last_update(now)
     }
 
     /// Waits as a step has asked, at most so long, and never longer than until the next status update.
     pub fn wait(&mut self, wait: Wait, at_most: Duration, now: Instant) -> Result<(), Error> {
-        let waker = &self.shared.waker;
+        let (stream, waker) = (self.intake.stream(), &self.shared.waker);
         match wait {
-            Wait::ForWaker => self.stream.wait_for_waker(waker, at_most, now),
-            Wait::AfterDrain { at_most: until_work } => {
-                self.stream.wait_after_drain(waker, until_work.min(at_most), now)
-            }
+            Wait::ForWaker => stream.wait_for_waker(waker, at_most, now),
+            Wait::ForRoom => stream.wait_for_waker(waker, ROOM_LOOK_INTERVAL.min(at_most), now),
+            Wait::AfterDrain { at_most: until_work } => stream.wait_after_drain(waker, until_work.min(at_most), now),
         }
     }
 
@@ -210,8 +222,9 @@ impl Reader {
     }
 
     fn serve_walsender(&mut self, now: Instant) -> Result<(), Error> {
-        self.stream.feedback().set_flushed(self.shared.flushed());
-        self.stream.transmit(now)
+        let stream = self.intake.stream();
+        stream.feedback().set_flushed(self.shared.flushed());
+        stream.transmit(now)
     }
 
     fn take_batch(&mut self) -> bool {
@@ -238,18 +251,20 @@ impl Reader {
                 return Ok(Taken::NoBatch);
             }
             let Some(batch) = &mut self.batch else { return Ok(Taken::NoBatch) };
-            let frame = match self.stream.next_frame()? {
-                None => return Ok(Taken::All),
-                Some(Frame::PrimaryKeepalive(keepalive)) => {
+            let message = match self.intake.next(self.decoder.in_transaction(), now)? {
+                Next::Drained => return Ok(Taken::All),
+                Next::NoRoom => return Ok(Taken::NoRoom),
+                Next::Kept => continue,
+                Next::Keepalive(keepalive) => {
                     self.keepalive(&keepalive)?;
                     if let Some(taken) = self.stands() {
                         return Ok(taken);
                     }
                     continue;
                 }
-                Some(Frame::XLogData(frame)) => frame,
+                Next::Message(message) => message,
             };
-            match self.decoder.decode(frame.start_lsn, frame.data)? {
+            match self.decoder.decode_arrived(message.arrival, message.lsn, message.payload)? {
                 Decoded::Change(_) | Decoded::Truncate(_) if self.skips.leaves_out() => {}
                 Decoded::Change(change) => {
                     if self.selection.takes(change.relation)? {
@@ -345,9 +360,9 @@ impl Reader {
                 true
             }
             Beside::Only(handover) => match handover.catch_up_stands_at(self.received) {
-                Next::GoOn => true,
-                Next::Wait => false,
-                Next::EndAt(at) => {
+                Agreed::GoOn => true,
+                Agreed::Wait => false,
+                Agreed::EndAt(at) => {
                     self.stop_at = Some(at);
                     true
                 }
@@ -356,10 +371,10 @@ impl Reader {
     }
 
     fn keepalive(&mut self, keepalive: &PrimaryKeepalive) -> Result<(), Error> {
-        self.stream.feedback().handle_keepalive(keepalive);
+        self.intake.stream().feedback().handle_keepalive(keepalive);
         self.reply_requested |= keepalive.reply_requested;
         // In the midst of a transaction its position says nothing about what is whole.
-        if !self.decoder.in_transaction() && keepalive.wal_end > self.received {
+        if !self.decoder.in_transaction() && !self.intake.in_segment() && keepalive.wal_end > self.received {
             self.skips.pass(keepalive.wal_end)?;
             self.received = keepalive.wal_end;
             if let Some(batch) = &mut self.batch {

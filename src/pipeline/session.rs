@@ -37,6 +37,7 @@ use crate::source::publication::{Publication, PublishedTable, TableName};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
 use crate::source::{Connection, ReplicationStream, StreamOptions};
+use crate::spool::Spool;
 use crate::transform::Mapping;
 
 const STAGE: Stage = Stage::Source;
@@ -70,6 +71,13 @@ pub(super) struct Stages {
     pub restart_at: Option<Lsn>,
 }
 
+/// Whether transactions come before they have committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Streaming {
+    On,
+    Off,
+}
+
 /// On what terms the source streams to us.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
@@ -81,10 +89,17 @@ pub(super) struct Terms {
 
 impl Terms {
     /// Begins a stream of these terms.
-    pub fn start(&self, connection: Connection, slot: &str, start_lsn: Lsn) -> Result<ReplicationStream, Error> {
+    pub fn start(
+        &self,
+        connection: Connection,
+        slot: &str,
+        start_lsn: Lsn,
+        streaming: Streaming,
+    ) -> Result<ReplicationStream, Error> {
         let publications = &[self.publication.as_str()];
         let Terms { proto_version, binary, .. } = *self;
-        connection.start(StartLogical { slot, start_lsn, proto_version, publications, binary }, self.options)
+        let streaming = streaming == Streaming::On;
+        connection.start(StartLogical { slot, start_lsn, proto_version, publications, binary, streaming }, self.options)
     }
 }
 
@@ -146,6 +161,9 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let slot = read_slot(config, &source, &server).await?;
     server.check_decodable(STAGE)?;
     check_heartbeat(config, &server, STAGE)?;
+    if config.stream.streaming {
+        Spool::check(&config.spool)?;
+    }
     let publication = read_publication(config, &source).await?;
     let mapping = Mapping::of(&config.rules, &publication.tables, STAGE)?;
     let mut connection = Connection::connect(&config.source)?;
@@ -211,8 +229,9 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
 
     let proto_version = ProtoVersion::newest_of(server.major());
     let options = stream_options(config, &server);
+    let streaming = if config.stream.streaming { Streaming::On } else { Streaming::Off };
     let terms = Terms { proto_version, publication: publication.name, binary, options };
-    let stream = terms.start(connection, &config.name.slot(), progress.end_lsn)?;
+    let stream = terms.start(connection, &config.name.slot(), progress.end_lsn, streaming)?;
     let options = apply_options(config, constraints_fire);
     let crew = crew(config, target, progress.epoch, (options, fires)).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");

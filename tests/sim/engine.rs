@@ -21,7 +21,7 @@ use super::source::Source;
 use crate::apply::{Applier, Crew, Options, Policies};
 use crate::batch::{Batch, Limits, pool_batches};
 use crate::checkpoint::{self, Moves};
-use crate::config::{Config, Role};
+use crate::config::{Config, Role, SpoolConfig};
 use crate::error::{Error, Kind, ServerError, Stage};
 use crate::pipeline::history::check_gap;
 use crate::pipeline::reader::{Reader, Start, Step};
@@ -33,7 +33,11 @@ use crate::pipeline::writer::{Continues, FLUSH_LOOK_INTERVAL, Further, TargetSid
 use crate::postgres;
 use crate::snapshot::Copied;
 use crate::source::{ReplicationStream, StreamOptions};
+use crate::spool::Spool;
 use crate::transform::{Mapping, Transform};
+
+/// Few messages fill it.
+const SPOOL_BLOCK_BYTES: usize = 256;
 
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
@@ -49,6 +53,7 @@ pub struct Surroundings {
     pub workers: usize,
     pub limits: Limits,
     pub status_interval: Duration,
+    pub spool: SpoolConfig,
 }
 
 pub struct Engine {
@@ -260,7 +265,8 @@ async fn open(
     let selection = Selection::new(Copied::default(), Beside::None, Known::Any);
     let transform = Transform::new(Arc::new(Mapping::default()), false);
     let skips = Skips::new(Vec::new());
-    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: None };
+    let spool = around.source.borrow().streams.then(|| Spool::with_blocks(around.spool.clone(), SPOOL_BLOCK_BYTES));
+    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: None, spool };
     Ok(Opened { crew, stream, start })
 }
 

@@ -32,9 +32,41 @@ pub fn commit(transaction: &Transaction, out: &mut Vec<u8>) {
     });
 }
 
-pub fn relation(table: &Table, out: &mut Vec<u8>) {
+pub fn stream_start(xid: u32, is_first: bool, out: &mut Vec<u8>) {
     data(0, out, |body| {
-        body.push(b'R');
+        body.push(b'S');
+        body.extend(xid.to_be_bytes());
+        body.push(is_first.into());
+    });
+}
+
+pub fn stream_stop(out: &mut Vec<u8>) {
+    data(0, out, |body| body.push(b'E'));
+}
+
+pub fn stream_abort(xid: u32, subxid: u32, out: &mut Vec<u8>) {
+    data(0, out, |body| {
+        body.push(b'A');
+        body.extend(xid.to_be_bytes());
+        body.extend(subxid.to_be_bytes());
+    });
+}
+
+pub fn stream_commit(transaction: &Transaction, out: &mut Vec<u8>) {
+    data(transaction.commit_lsn, out, |body| {
+        body.push(b'c');
+        body.extend(transaction.xid.to_be_bytes());
+        body.push(0);
+        body.extend(transaction.commit_lsn.to_be_bytes());
+        body.extend(transaction.end_lsn.to_be_bytes());
+        body.extend(commit_time(transaction));
+    });
+}
+
+/// With the transaction it belongs to, inside of a segment.
+pub fn relation(table: &Table, xid: Option<u32>, out: &mut Vec<u8>) {
+    data(0, out, |body| {
+        tag(b'R', xid, body);
         body.extend(table.oid.to_be_bytes());
         string(SCHEMA, body);
         string(table.name, body);
@@ -57,15 +89,16 @@ pub fn tables_of(change: &Change) -> Vec<usize> {
     }
 }
 
-pub fn change(change: &Change, lsn: u64, form: Form, out: &mut Vec<u8>) {
+/// With the transaction it belongs to, inside of a segment.
+pub fn change(change: &Change, xid: Option<u32>, lsn: u64, form: Form, out: &mut Vec<u8>) {
     data(lsn, out, |body| match change {
         Change::Insert { table, new } => {
-            body.push(b'I');
+            tag(b'I', xid, body);
             body.extend(TABLES[*table].oid.to_be_bytes());
             tuple(b'N', new, &[], form, body);
         }
         Change::Update { table, old, new, unchanged } => {
-            body.push(b'U');
+            tag(b'U', xid, body);
             body.extend(TABLES[*table].oid.to_be_bytes());
             if let Some(old) = old {
                 old_tuple(&TABLES[*table], old, form, body);
@@ -73,17 +106,22 @@ pub fn change(change: &Change, lsn: u64, form: Form, out: &mut Vec<u8>) {
             tuple(b'N', new, unchanged, form, body);
         }
         Change::Delete { table, old } => {
-            body.push(b'D');
+            tag(b'D', xid, body);
             body.extend(TABLES[*table].oid.to_be_bytes());
             old_tuple(&TABLES[*table], old, form, body);
         }
         Change::Truncate { tables } => {
-            body.push(b'T');
+            tag(b'T', xid, body);
             body.extend((tables.len() as u32).to_be_bytes());
             body.push(0);
             tables.iter().for_each(|table| body.extend(TABLES[*table].oid.to_be_bytes()));
         }
     });
+}
+
+fn tag(tag: u8, xid: Option<u32>, body: &mut Vec<u8>) {
+    body.push(tag);
+    body.extend(xid.iter().flat_map(|xid| xid.to_be_bytes()));
 }
 
 fn data(lsn: u64, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {

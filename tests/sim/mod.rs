@@ -21,6 +21,7 @@ mod random;
 mod source;
 mod statement;
 mod store;
+mod streamed;
 mod tables;
 mod trace;
 mod wire;
@@ -39,7 +40,7 @@ const SHARDS: u64 = 4;
 /// With fewer seeds some of what they should come to may not happen.
 const SEEDS_TELLING: u64 = 200;
 /// What the seeds of a shard have to come to: whoever passes by it proves nothing about it.
-const EXPECTED: [&str; 19] = [
+const EXPECTED: [&str; 22] = [
     "a COMMIT whose answer nobody hears",
     "a COPY",
     "a TRUNCATE",
@@ -54,8 +55,11 @@ const EXPECTED: [&str; 19] = [
     "a set of rows",
     "a slot in use",
     "a slot that goes back",
+    "a streamed transaction",
+    "a streamed transaction that is aborted",
     "a transaction in parts",
     "a wait for a lock",
+    "an aborted part of a streamed transaction",
     "an engine that a person starts again",
     "an engine that is fenced",
     "commits that a crash has lost",

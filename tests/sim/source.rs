@@ -16,6 +16,7 @@ use pgsluice_proto::wire::{self, Split};
 use super::frames;
 use super::history::{FIRST_LSN, Form, History};
 use super::random::Random;
+use super::streamed::{Around, Streamed};
 use super::tables::TABLES;
 use crate::source::slot::SlotState;
 
@@ -39,6 +40,10 @@ pub struct Source {
     pub is_eager: bool,
     /// What the engine has and the slot does not know to be confirmed is sent again, whatever start is asked for.
     pub is_generous: bool,
+    /// It is asked for transactions in progress.
+    pub streams: bool,
+    /// What it came to, for the world to count.
+    pub seen: Vec<&'static str>,
 }
 
 struct Walsender {
@@ -52,6 +57,8 @@ struct Walsender {
     /// All WAL before this is decoded.
     position: u64,
     described: [bool; TABLES.len()],
+    /// Transactions that are streamed before they have committed.
+    streamed: Streamed,
 }
 
 /// The slot is used by another walsender.
@@ -71,6 +78,8 @@ impl Source {
             reported: FIRST_LSN,
             is_eager: false,
             is_generous: false,
+            streams: false,
+            seen: Vec::new(),
         }
     }
 
@@ -127,6 +136,7 @@ impl Source {
             within: 0,
             position: start,
             described: [false; TABLES.len()],
+            streamed: Streamed::new(self.streams),
         });
         Ok(theirs)
     }
@@ -151,10 +161,13 @@ impl Source {
 
     /// Encodes one message more, if there is one to send. True if there was.
     pub fn decode(&mut self, random: &mut Random) -> bool {
-        let Source { history, form, committed, wal_end, walsender, is_eager, .. } = self;
+        let Source { history, form, committed, wal_end, walsender, is_eager, seen, .. } = self;
         let Some(walsender) = walsender else { return false };
         if walsender.pending.len() >= PENDING_BYTES_MAX {
             return false;
+        }
+        if walsender.within == 0 && walsender.stream(history, *form, (*committed, *wal_end, *is_eager), seen, random) {
+            return true;
         }
         if walsender.next >= *committed {
             return walsender.idle(*wal_end, random);
@@ -171,11 +184,11 @@ impl Source {
                 let change = &transaction.changes[place];
                 for table in frames::tables_of(change) {
                     if !walsender.described[table] || random.happens(20) {
-                        frames::relation(&TABLES[table], out);
+                        frames::relation(&TABLES[table], None, out);
                         walsender.described[table] = true;
                     }
                 }
-                frames::change(change, transaction.commit_lsn - 8, *form, out);
+                frames::change(change, None, transaction.commit_lsn - 8, *form, out);
             }
             Some(_) => {
                 frames::commit(transaction, out);
@@ -248,6 +261,38 @@ impl Source {
 }
 
 impl Walsender {
+    /// Encodes one message of what is in progress, or the commit of it. False if it is the turn of something else.
+    fn stream(
+        &mut self,
+        history: &History,
+        form: Form,
+        (committed, wal_end, is_eager): (usize, u64, bool),
+        seen: &mut Vec<&'static str>,
+        random: &mut Random,
+    ) -> bool {
+        let in_segment = self.streamed.in_segment();
+        if in_segment && random.happens(40) {
+            let limit = if is_eager { wal_end } else { self.position };
+            let shown = self.position + 8 * random.below(((limit - self.position) / 8 + 1) as usize) as u64;
+            frames::keepalive(shown, random.happens(300), &mut self.pending);
+            return true;
+        }
+        let around = Around { history, form, next: self.next, committed };
+        if self.streamed.step(around, &mut self.pending, seen, random) {
+            return true;
+        }
+        let Some(transaction) = history.transactions.get(self.next).filter(|_| self.next < committed) else {
+            return false;
+        };
+        let Some(described) = self.streamed.commit(self.next, transaction, &mut self.pending) else { return false };
+        // What was described to the transaction counts as known from now on.
+        self.described.iter_mut().zip(described).for_each(|(known, described)| *known |= described);
+        seen.push("a streamed transaction");
+        self.position = self.position.max(transaction.end_lsn);
+        self.next += 1;
+        true
+    }
+
     /// All is sent: the position moves, and the engine may hear of it.
     fn idle(&mut self, wal_end: u64, random: &mut Random) -> bool {
         if self.position == wal_end && !random.happens(50) {

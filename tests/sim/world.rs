@@ -21,7 +21,7 @@ use super::tables::differences;
 use super::trace::Trace;
 use crate::apply::Options;
 use crate::batch::Limits;
-use crate::config::Config;
+use crate::config::{Config, SpoolConfig};
 use crate::error::{Disposition, Error, Kind};
 
 const CONFIG: &str = r#"
@@ -83,6 +83,7 @@ impl World {
         let mut source = Source::new(history.clone(), form);
         source.is_eager = random.happens(500);
         source.is_generous = random.happens(300);
+        source.streams = random.happens(600);
         let options = Options {
             netting: random.happens(700),
             constraints_fire: random.happens(300),
@@ -90,10 +91,13 @@ impl World {
         };
         let workers = random.pick(&[1, 2, 2, 4]);
         let limits = Limits { rows: random.pick(&[1, 3, 3, 8, 20, 1000]), bytes: random.pick(&[500, 100_000]) };
+        let config = Config::parse(CONFIG, "sim.toml".as_ref(), &|_| None).expect("a configuration");
+        let spool = SpoolConfig { memory_bytes: random.pick(&[0, 1_000, 1_000_000]), ..config.spool.clone() };
         let around = Rc::new(Surroundings {
             source: RefCell::new(source),
             now: Cell::new(Instant::now()),
-            config: Config::parse(CONFIG, "sim.toml".as_ref(), &|_| None).expect("a configuration"),
+            config,
+            spool,
             options,
             workers,
             limits,
@@ -315,7 +319,9 @@ impl World {
     }
 
     fn decode(&mut self) {
-        self.moved += u64::from(self.around.source.borrow_mut().decode(&mut self.random));
+        let mut source = self.around.source.borrow_mut();
+        self.moved += u64::from(source.decode(&mut self.random));
+        source.seen.drain(..).for_each(|what| self.store.saw(what));
     }
 
     fn send(&mut self, bytes: usize) {

@@ -15,6 +15,7 @@
 
 mod message;
 mod relation;
+mod segments;
 mod tuple;
 
 pub use message::{
@@ -22,6 +23,7 @@ pub use message::{
     RollbackPrepared, StreamAbort, StreamCommit, StreamStart, Truncate, Update,
 };
 pub use relation::{Column, RelationMessage, ReplicaIdentity, TypeMessage};
+pub use segments::{Segments, Streamed, StreamedPart};
 pub use tuple::{Cell, Cells, Tuple};
 
 use crate::cursor::Cursor;
