@@ -39,6 +39,7 @@ mod snapshot;
 mod sources;
 mod standby;
 mod status;
+mod streamed;
 mod tables;
 mod toast;
 mod transactions;
