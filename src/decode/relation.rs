@@ -133,11 +133,12 @@ impl RelationMap {
             columns: columns.collect(),
             keys: Keys::Apart,
         };
-        if let Some(known) = self.relations.get_mut(&message.id).filter(|_| arrival.is_in_segment()) {
-            if (Relation { version: known.relation.version, ..relation.clone() }) == *known.relation {
-                known.arrival = known.arrival.max(arrival);
-                return;
-            }
+        if arrival.is_in_segment()
+            && let Some(known) = self.relations.get_mut(&message.id)
+            && (Relation { version: known.relation.version, ..relation.clone() }) == *known.relation
+        {
+            known.arrival = known.arrival.max(arrival);
+            return;
         }
         self.versions += 1;
         let before = self.relations.insert(message.id, Described { relation: Arc::new(relation), arrival });

@@ -107,10 +107,10 @@ impl Intake {
         if self.is_replaying() {
             return self.replay();
         }
-        if let Some(in_progress) = &mut self.in_progress {
-            if in_progress.make_room(now)? == Room::DiskFull {
-                return Ok(Next::NoRoom);
-            }
+        if let Some(in_progress) = &mut self.in_progress
+            && in_progress.make_room(now)? == Room::DiskFull
+        {
+            return Ok(Next::NoRoom);
         }
         let frame = match self.stream.next_frame()? {
             None => return Ok(Next::Drained),

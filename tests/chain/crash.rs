@@ -20,11 +20,11 @@ const COMMIT: &[u8] = b"COMMIT\0";
 
 #[tokio::test]
 async fn an_engine_killed_at_any_moment_loses_and_doubles_nothing() -> Result<()> {
-    let own = Mode { netting: true, synchronous_commit: false, binary: true };
+    let own = Mode { netting: true, synchronous_commit: false, binary: true, streaming: true };
     own.run(async |mode| {
         let kills: u32 = std::env::var("PGSLUICE_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(10);
         let mut random = Random::new();
-        let replication = pgbench_replication(ChainOptions::default()).await?;
+        let replication = pgbench_replication(mode.options()).await?;
         replication.configure(&mode.configuration())?;
         let watch = ProgressWatch::start(&replication.chain.c);
         let load = start_load(&replication)?;
@@ -60,9 +60,9 @@ async fn tpc_b_at_full_speed_comes_out_equal() -> Result<()> {
 
 #[tokio::test]
 async fn a_standby_that_crashes_under_load_loses_and_doubles_nothing() -> Result<()> {
-    let own = Mode { netting: false, synchronous_commit: false, binary: false };
+    let own = Mode { netting: false, synchronous_commit: false, binary: false, streaming: false };
     own.run(async |mode| {
-        let replication = pgbench_replication(ChainOptions::default()).await?;
+        let replication = pgbench_replication(mode.options()).await?;
         replication.configure(&mode.configuration())?;
         let watch = ProgressWatch::start(&replication.chain.c);
         let load = start_load(&replication)?;
@@ -82,9 +82,9 @@ async fn a_standby_that_crashes_under_load_loses_and_doubles_nothing() -> Result
 
 #[tokio::test]
 async fn a_primary_that_crashes_under_load_loses_and_doubles_nothing() -> Result<()> {
-    let own = Mode { netting: true, synchronous_commit: true, binary: false };
+    let own = Mode { netting: true, synchronous_commit: true, binary: false, streaming: true };
     own.run(async |mode| {
-        let replication = pgbench_replication(ChainOptions::default()).await?;
+        let replication = pgbench_replication(mode.options()).await?;
         replication.configure(&mode.configuration())?;
         let engine = replication.spawn()?;
         for _ in 0..2 {
@@ -102,9 +102,9 @@ async fn a_primary_that_crashes_under_load_loses_and_doubles_nothing() -> Result
 
 #[tokio::test]
 async fn a_target_that_crashes_under_load_loses_and_doubles_nothing() -> Result<()> {
-    let own = Mode { netting: true, synchronous_commit: false, binary: false };
+    let own = Mode { netting: true, synchronous_commit: false, binary: false, streaming: false };
     own.run(async |mode| {
-        let replication = pgbench_replication(ChainOptions::default()).await?;
+        let replication = pgbench_replication(mode.options()).await?;
         replication.configure(&mode.configuration())?;
         // Otherwise what is seen on C need not be there after its crash.
         let watch = mode.synchronous_commit.then(|| ProgressWatch::start(&replication.chain.c));
@@ -127,9 +127,9 @@ async fn a_target_that_crashes_under_load_loses_and_doubles_nothing() -> Result<
 
 #[tokio::test]
 async fn what_is_confirmed_survives_a_crash_of_a_target_that_commits_asynchronously() -> Result<()> {
-    let own = Mode { netting: true, synchronous_commit: false, binary: true };
+    let own = Mode { netting: true, synchronous_commit: false, binary: true, streaming: true };
     own.run(async |mode| {
-        let replication = Replication::start(LOG_TABLE).await?;
+        let replication = Replication::start_with(mode.options(), LOG_TABLE).await?;
         // Without our doing, the last commits would be in memory for about this long.
         let slow = [("synchronous_commit", "off"), ("wal_writer_delay", "10s"), ("wal_writer_flush_after", "1GB")];
         replication.chain.c.reload(&slow).await?;
@@ -155,10 +155,10 @@ async fn what_is_confirmed_survives_a_crash_of_a_target_that_commits_asynchronou
 
 #[tokio::test]
 async fn backends_of_the_target_that_are_terminated_under_load_lose_and_double_nothing() -> Result<()> {
-    let own = Mode { netting: false, synchronous_commit: true, binary: true };
+    let own = Mode { netting: false, synchronous_commit: true, binary: true, streaming: true };
     own.run(async |mode| {
         let mut random = Random::new();
-        let replication = pgbench_replication(ChainOptions::default()).await?;
+        let replication = pgbench_replication(mode.options()).await?;
         replication.configure(&mode.configuration())?;
         let watch = ProgressWatch::start(&replication.chain.c);
         let load = start_load(&replication)?;
@@ -182,9 +182,9 @@ async fn backends_of_the_target_that_are_terminated_under_load_lose_and_double_n
 
 #[tokio::test]
 async fn a_commit_whose_outcome_is_unknown_is_neither_lost_nor_doubled() -> Result<()> {
-    let own = Mode { netting: true, synchronous_commit: false, binary: true };
+    let own = Mode { netting: true, synchronous_commit: false, binary: true, streaming: false };
     own.run(async |mode| {
-        let replication = Replication::start(LOG_TABLE).await?;
+        let replication = Replication::start_with(mode.options(), LOG_TABLE).await?;
         let proxy = through_proxy_to_target(&replication, mode).await?;
         replication.setup().await?;
         let engine = replication.spawn()?;
@@ -204,9 +204,9 @@ async fn a_commit_whose_outcome_is_unknown_is_neither_lost_nor_doubled() -> Resu
 
 #[tokio::test]
 async fn a_commit_that_is_still_at_work_when_the_engine_is_back_counts_once() -> Result<()> {
-    let own = Mode { netting: true, synchronous_commit: true, binary: false };
+    let own = Mode { netting: true, synchronous_commit: true, binary: false, streaming: true };
     own.run(async |mode| {
-        let replication = Replication::start(LOG_TABLE).await?;
+        let replication = Replication::start_with(mode.options(), LOG_TABLE).await?;
         let proxy = through_proxy_to_target(&replication, mode).await?;
         replication.setup().await?;
         // On C a commit waits for whoever holds the advisory lock.
@@ -249,10 +249,10 @@ async fn through_proxy_to_target(replication: &Replication, mode: Mode) -> Resul
 
 #[tokio::test]
 async fn a_stream_that_is_cut_or_stalls_under_load_loses_and_doubles_nothing() -> Result<()> {
-    let own = Mode { netting: false, synchronous_commit: false, binary: true };
+    let own = Mode { netting: false, synchronous_commit: false, binary: true, streaming: true };
     own.run(async |mode| {
         let mut random = Random::new();
-        let replication = pgbench_replication(ChainOptions::default().b_conf("wal_sender_timeout", "2s")).await?;
+        let replication = pgbench_replication(mode.options().b_conf("wal_sender_timeout", "2s")).await?;
         let chain = &replication.chain;
         let proxy = Proxy::start(chain.b.port()).await?;
         let (primary, target) = (chain.a.dsn(DATABASE), chain.c.dsn(DATABASE));

@@ -22,6 +22,7 @@ use pgsluice_testkit::compare::check_same;
 
 use self::schema::TABLES;
 use self::transactions::{History, Outcomes};
+use crate::mode::STREAMING;
 use crate::replication::{DATABASE, Replication};
 use crate::rules::rows;
 
@@ -72,7 +73,9 @@ async fn histories_come_to_what_rules_make_of_them() -> Result<()> {
 }
 
 async fn replay_all(rules: &str) -> Result<()> {
-    let replication = Replication::start_differing(ChainOptions::default(), &schema::on_a(), &schema::on_c()).await?;
+    // With streaming, which the seed decides, each change by itself, and each savepoint that is rolled back.
+    let options = ChainOptions::default().b_conf(STREAMING, "immediate");
+    let replication = Replication::start_differing(options, &schema::on_a(), &schema::on_c()).await?;
     // Makes the role that some histories are applied as.
     replication.configure_unprivileged_target(rules).await?;
     replication.setup().await?;

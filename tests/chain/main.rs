@@ -40,6 +40,7 @@ mod snapshot;
 mod sources;
 mod standby;
 mod status;
+mod streamed;
 mod tables;
 mod toast;
 mod transactions;

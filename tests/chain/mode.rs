@@ -3,6 +3,10 @@
 use std::env;
 
 use anyhow::{Context, Result};
+use pgsluice_testkit::ChainOptions;
+
+/// A server setting: `immediate` streams every transaction, however small, in segments of one change.
+pub const STREAMING: &str = "debug_logical_replication_streaming";
 
 /// How values travel, and what becomes of them on C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +14,8 @@ pub struct Mode {
     pub netting: bool,
     pub synchronous_commit: bool,
     pub binary: bool,
+    /// Every transaction comes before it has committed.
+    pub streaming: bool,
 }
 
 impl Mode {
@@ -24,9 +30,20 @@ impl Mode {
     }
 
     fn all() -> Vec<Mode> {
-        let bits = 0..8_u8;
-        let mode = |bits| Mode { netting: bits & 1 != 0, synchronous_commit: bits & 2 != 0, binary: bits & 4 != 0 };
+        let bits = 0..16_u8;
+        let mode = |bits| Mode {
+            netting: bits & 1 != 0,
+            synchronous_commit: bits & 2 != 0,
+            binary: bits & 4 != 0,
+            streaming: bits & 8 != 0,
+        };
         bits.map(mode).collect()
+    }
+
+    /// For the servers.
+    pub fn options(self) -> ChainOptions {
+        let options = ChainOptions::default();
+        if self.streaming { options.b_conf(STREAMING, "immediate") } else { options }
     }
 
     /// For the end of a configuration.
@@ -34,8 +51,9 @@ impl Mode {
         let format = if self.binary { "binary" } else { "text" };
         let synchronous_commit = if self.synchronous_commit { "on" } else { "off" };
         format!(
-            "[apply]\nnetting = {}\nsynchronous_commit = \"{synchronous_commit}\"\n[stream]\nformat = \"{format}\"\n",
-            self.netting
+            "[apply]\nnetting = {}\nsynchronous_commit = \"{synchronous_commit}\"\n[stream]\nformat = \"{format}\"\n\
+             streaming = {}\n",
+            self.netting, self.streaming
         )
     }
 }

@@ -38,6 +38,7 @@ pub struct History {
     batch_rows: u64,
     format: &'static str,
     netting: bool,
+    streaming: bool,
     /// It is applied by a role that cannot turn foreign keys off.
     pub unprivileged: bool,
     pub transactions: Vec<Transaction>,
@@ -65,6 +66,7 @@ impl History {
         let stops = random.below(3) > 0;
         // Few without: they tell whether a failure is one of netting.
         let (netting, unprivileged) = (random.below(10) > 0, random.below(4) == 0);
+        let streaming = random.below(2) > 0;
         let mut statements = Statements::new(random);
         let mut transactions: Vec<_> = (0..2).map(|_| statements.insert_everywhere()).map(Transaction::whole).collect();
         let first = statements.random.below(TRANSACTIONS_MAX);
@@ -72,12 +74,14 @@ impl History {
         let stops_at = stops.then_some(transactions.len());
         let second = 1 + statements.random.below(TRANSACTIONS_MAX);
         transactions.extend((0..second).map(|_| Transaction::new(&mut statements)));
-        History { batch_rows, format, netting, unprivileged, transactions, stops_at }
+        History { batch_rows, format, netting, streaming, unprivileged, transactions, stops_at }
     }
 
     pub fn configuration(&self) -> String {
-        let History { batch_rows, format, netting, .. } = self;
-        format!("[stream]\nformat = \"{format}\"\n[apply]\nbatch_rows = {batch_rows}\nnetting = {netting}\n")
+        let History { batch_rows, format, netting, streaming, .. } = self;
+        format!(
+            "[stream]\nformat = \"{format}\"\nstreaming = {streaming}\n[apply]\nbatch_rows = {batch_rows}\nnetting = {netting}\n"
+        )
     }
 
     /// All of it, for whoever has to find what went wrong.
