@@ -2,6 +2,7 @@
 //! holds, row for row against B.
 
 mod bad_input;
+mod builds;
 mod commands;
 mod conflicts;
 mod constraints;
@@ -19,6 +20,7 @@ mod load;
 mod missing_columns;
 mod mode;
 mod newcomers;
+mod points;
 mod progress;
 mod replication;
 mod rows;
@@ -36,6 +38,7 @@ mod setup;
 mod skip;
 mod slots;
 mod snapshot;
+mod snapshot_faults;
 mod sources;
 mod standby;
 mod status;
