@@ -28,6 +28,28 @@ async fn a_standby_that_is_restarted_is_gone_on_with() -> Result<()> {
     stop(&engine).await
 }
 
+/// It shows an older state while it replays what it had replayed before, here for as long as it is told to.
+#[tokio::test]
+async fn a_standby_that_replays_again_is_waited_for() -> Result<()> {
+    let replication = Replication::start(LOG_TABLE).await?;
+    replication.setup().await?;
+    let b = &replication.chain.b;
+    let engine = replication.spawn()?;
+    replication.chain.a.sql(DATABASE, "INSERT INTO log VALUES (1)").await?;
+    settle(&replication, &engine, &["public.log"]).await?;
+    let before = replication.end_lsn().await?;
+    b.stop_immediate().await?;
+    b.configure(&[("recovery_min_apply_delay", "1h")])?;
+    b.start().await?;
+    wait_log(&engine, "the source has replayed WAL up to", 2).await?;
+    ensure!(engine.stderr().contains(" only, and the target's progress is"), "{}", engine.stderr());
+    ensure!(replication.end_lsn().await? == before, "progress has moved");
+    b.reload(&[("recovery_min_apply_delay", "0")]).await?;
+    replication.chain.a.sql(DATABASE, "INSERT INTO log VALUES (2)").await?;
+    settle(&replication, &engine, &["public.log"]).await?;
+    stop(&engine).await
+}
+
 /// The server's walsenders wait until all WAL is confirmed.
 #[tokio::test]
 async fn a_fast_shutdown_of_the_standby_is_not_held_up() -> Result<()> {

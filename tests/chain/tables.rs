@@ -196,10 +196,14 @@ async fn thousands_of_tables() -> Result<()> {
     );
     let replication = Replication::start_with(options, &ddl).await?;
     replication.setup().await?;
+    // All of them at once, and one by one.
+    let row = "EXECUTE format('INSERT INTO t_%s VALUES (%s)', i, i); COMMIT;";
+    replication.chain.a.sql(DATABASE, &each(row)).await?;
+    replication.chain.wait_b_caught_up().await?;
     let engine = replication.spawn()?;
     wait_streaming(&engine, 1).await?;
-    let row = "EXECUTE format('INSERT INTO t_%s VALUES (%s, ''note %s'')', i, i, i); COMMIT;";
-    replication.chain.a.sql(DATABASE, &each(row)).await?;
+    let change = "EXECUTE format('UPDATE t_%s SET note = ''note %s''', i, i); COMMIT;";
+    replication.chain.a.sql(DATABASE, &each(change)).await?;
     replication.wait_caught_up().await.with_context(|| engine.stderr())?;
     assert_memory_is_bounded(&engine, 512)?;
     stop(&engine).await?;
