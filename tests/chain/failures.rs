@@ -163,3 +163,35 @@ fn every_failure_that_is_documented_has_a_test() -> Result<()> {
     ensure!(seen.len() > 30, "only {} lines were read", seen.len());
     Ok(())
 }
+
+/// Each behaviour names tests that exist, or is excused; and the counts are those of the lines.
+#[test]
+fn every_behaviour_that_is_documented_has_a_test_or_an_excuse() -> Result<()> {
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs");
+    let text = std::fs::read_to_string(format!("{docs}/conformance.md"))?;
+    let limits = std::fs::read_to_string(format!("{docs}/limits.md"))?;
+    let modules = modules()?;
+    let (mut proved, mut excused) = (0, 0);
+    let tables = text.split("\n\n").filter(|table| table.starts_with("| behaviour | "));
+    for line in tables.flat_map(|table| table.lines().skip(2)) {
+        let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [behaviour, by] = cells.as_slice() else { anyhow::bail!("not two cells: {line}") };
+        if *by == "[limits](limits.md)" {
+            ensure!(limits.contains(&format!("\n| {behaviour} | ")), "no excuse: {line}");
+            excused += 1;
+            continue;
+        }
+        for test in quoted(by) {
+            documented_test(&modules, test)?;
+        }
+        ensure!(quoted(by).count() > 0, "neither a test nor an excuse: {line}");
+        proved += 1;
+    }
+    let counts = format!("Proved: {proved}. Excused: {excused}. Failing: 0.");
+    ensure!(text.contains(&counts), "the counts are: {counts}");
+    for test in quoted(&limits).filter(|quoted| quoted.contains("::")) {
+        documented_test(&modules, test)?;
+    }
+    ensure!(proved > 80, "only {proved} lines were read");
+    Ok(())
+}
