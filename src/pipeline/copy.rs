@@ -78,8 +78,14 @@ fn check(
     let relation = published.relation();
     let plan = mapping.plan(name);
     let written = plan.map_or(&relation.columns, |plan| &plan.target().columns);
-    let columns: Vec<_> = written.iter().map(|column| column.name.as_str()).collect();
+    let mut columns: Vec<_> = written.iter().map(|column| column.name.as_str()).collect();
     let positions = apply::check_columns(&columns, table)?;
+    let remade = plan.filter(|plan| !plan.only_picks());
+    if remade.is_none() {
+        // The target computes them itself.
+        let generated = |name: &&str| table.columns.iter().any(|column| column.name == **name && column.is_generated);
+        columns.retain(|name| !generated(name));
+    }
     if columns.is_empty() {
         return Err(format!("{name} has no column that can be copied"));
     }
@@ -88,14 +94,13 @@ fn check(
     }
     let fits =
         |(column, position): (&Column, &usize)| table.columns[*position].fits_binary_of(column.type_oid, source_major);
-    let remade = plan.filter(|plan| !plan.only_picks());
     let read: Vec<_> = match (plan, remade) {
         (_, Some(plan)) => plan.needed().into_iter().map(|position| &relation.columns[position]).collect(),
         (Some(plan), None) => {
             let origins = columns.iter().filter_map(|column| plan.origin(column));
             origins.filter_map(|origin| relation.columns.iter().find(|column| column.name == origin)).collect()
         }
-        (None, None) => relation.columns.iter().collect(),
+        (None, None) => relation.columns.iter().filter(|column| columns.contains(&column.name.as_str())).collect(),
     };
     let is_readable = read.iter().all(|column| apply::is_stable_in_binary(column.type_oid));
     let same = |column: &Column| {
@@ -105,6 +110,7 @@ fn check(
     Ok(Wanted {
         table: name.clone(),
         columns: read.iter().map(|column| column.name.clone()).collect(),
+        has_generated: published.has_generated,
         target: Target {
             table: to,
             own: mapping.own(name),

@@ -92,6 +92,8 @@ pub struct Wanted {
     pub table: TableName,
     /// Columns of the source that are read, by their names.
     pub columns: Vec<String>,
+    /// One of them is generated, which COPY gives of a query only.
+    pub has_generated: bool,
     pub target: Target,
     /// The values mean the same bytes on both ends.
     pub binary: bool,

@@ -324,7 +324,7 @@ impl Chunk {
         let (part, columns, format) = (&self.part, column_list(&wanted.columns), wanted.format());
         let since = self.since.map(|horizon| format!("NOT ({})", xids.is_older(horizon)));
         let conditions: Vec<_> = self.range().into_iter().chain(since).collect();
-        if conditions.is_empty() && self.is_heap {
+        if conditions.is_empty() && self.is_heap && !wanted.has_generated {
             // Without a query in between it costs less. A foreign table can only be queried.
             return format!("COPY {part} ({columns}) TO STDOUT (FORMAT {format})");
         }
@@ -409,7 +409,7 @@ mod tests {
             place: String::new(),
             same: HashMap::new(),
         };
-        Wanted { table, columns, target, binary: true, plan: None, rules: None }
+        Wanted { table, columns, has_generated: false, target, binary: true, plan: None, rules: None }
     }
 
     #[test]

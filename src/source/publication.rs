@@ -64,6 +64,8 @@ pub struct PublishedTable {
     pub is_partitioned: bool,
     /// A partition has another replica identity, and old rows of its changes come as that has them.
     pub partitions_differ: bool,
+    /// One of the columns is generated.
+    pub has_generated: bool,
 }
 
 impl PublishedTable {
@@ -94,7 +96,8 @@ impl PublishedTable {
 }
 
 /// One row a table, from a FROM clause that gives each a `pg_class` row `c` with its `pg_namespace` row `n`, and in
-/// `listed` the names of the columns that are published, or NULL for all. Generated columns are not sent.
+/// `listed` the names of the columns that are published, or NULL for all. Generated columns are not sent, but from 18 on where
+/// the publication has them (`publish_generated_columns`, or a list that names them).
 const TABLES_SQL: &str = "\
 SELECT n.nspname::text, c.relname::text, array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attnum > 0),
     array_agg(a.atttypid ORDER BY a.attnum) FILTER (WHERE a.attnum > 0),
@@ -107,10 +110,12 @@ SELECT n.nspname::text, c.relname::text, array_agg(a.attname::text ORDER BY a.at
         AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END
         ORDER BY u.place),
     c.relkind = 'p' AND EXISTS (SELECT FROM pg_partition_tree(c.oid) p JOIN pg_class leaf ON leaf.oid = p.relid
-        WHERE leaf.relreplident <> c.relreplident)
+        WHERE leaf.relreplident <> c.relreplident),
+    COALESCE(bool_or(a.attgenerated <> ''), false)
 {from}
-LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     AND (listed IS NULL OR listed ? a.attname::text)
+    AND (a.attgenerated = '' OR listed IS NOT NULL AND current_setting('server_version_num')::int >= 180000)
 {where}
 GROUP BY n.nspname, c.relname, c.relreplident, c.relkind, c.oid
 ORDER BY 1, 2";
@@ -160,13 +165,20 @@ pub struct Publication {
     pub has_heartbeat: bool,
     /// Of INSERT, UPDATE, DELETE and TRUNCATE, those that are not published.
     unpublished: Vec<&'static str>,
+    /// Rows of partitioned tables come under the names of their partitions.
+    names_partitions: bool,
 }
 
 impl Publication {
     /// What the publication holds on this server; `None` where there is no such publication.
     pub async fn read(client: &Client, role: Role, name: &str, stage: Stage) -> Result<Option<Publication>, Error> {
         let failed = |error| Error::from_postgres(stage, role, error);
-        let sql = "SELECT pubinsert, pubupdate, pubdelete, pubtruncate FROM pg_publication WHERE pubname = $1";
+        let sql = "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, \
+                   NOT pubviaroot AND EXISTS (SELECT FROM pg_publication_tables v \
+                       JOIN pg_namespace n ON n.nspname = v.schemaname \
+                       JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = v.tablename \
+                       WHERE v.pubname = p.pubname AND c.relispartition) \
+                   FROM pg_publication p WHERE pubname = $1";
         let Some(row) = client.query_opt(sql, &[&name]).await.map_err(failed)? else { return Ok(None) };
         let mut unpublished = Vec::new();
         for (column, operation) in ["INSERT", "UPDATE", "DELETE", "TRUNCATE"].into_iter().enumerate() {
@@ -174,6 +186,7 @@ impl Publication {
                 unpublished.push(operation);
             }
         }
+        let names_partitions = row.try_get(4).map_err(failed)?;
         // `attnames` exists from 15 on; before, there were no column lists. OFFSET keeps the view's subquery from being
         // run for each column.
         let from = "FROM (SELECT v.schemaname, v.tablename, to_jsonb(v) -> 'attnames' AS listed \
@@ -184,12 +197,25 @@ impl Publication {
         let before = tables.len();
         tables.retain(|one| (one.table.schema.as_str(), one.table.name.as_str()) != HEARTBEAT);
         let has_heartbeat = tables.len() < before;
-        Ok(Some(Publication { name: name.to_owned(), tables, has_heartbeat, unpublished }))
+        Ok(Some(Publication { name: name.to_owned(), tables, has_heartbeat, unpublished, names_partitions }))
     }
 
     /// # Errors
-    /// A refusal if some of what happens to a row would never reach the target.
+    /// A refusal if some of what happens to a row would never reach the target, or would come under the name of a partition:
+    /// tables are selected, copied and mapped by the name of the whole, and which partitions there are is each end's own affair.
     pub fn check_operations(&self, stage: Stage) -> Result<(), Error> {
+        if self.names_partitions {
+            let set = "SET (publish_via_partition_root = true)";
+            return Err(Error::refused(
+                stage,
+                format!("publication \"{}\" publishes partitions by their own names", self.name),
+                format!(
+                    "on the primary: ALTER PUBLICATION {} {set}; what was written under those names after `pgsluice setup` \
+                     is not on the target, so `pgsluice resync` these tables",
+                    quote_ident(&self.name)
+                ),
+            ));
+        }
         if self.unpublished.is_empty() {
             return Ok(());
         }
@@ -277,6 +303,7 @@ async fn query_tables(
             replica_identity: replica_identity(row.try_get(5).map_err(failed)?),
             identity: row.try_get(7).map_err(failed)?,
             partitions_differ: row.try_get(8).map_err(failed)?,
+            has_generated: row.try_get(9).map_err(failed)?,
             is_partitioned: row.try_get(6).map_err(failed)?,
         });
     }

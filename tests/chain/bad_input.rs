@@ -147,7 +147,14 @@ async fn an_authentication_that_fails_or_would_give_the_password_away_is_refused
     let target = on_c.dsn_as(DATABASE, "scram_user", "scram-pw");
     replication.configure_servers(&source, Some(&a), &target, "")?;
     replication.setup().await?;
-    replication.replicate("INSERT INTO log VALUES (1)", &["public.log"]).await
+    replication.replicate("INSERT INTO log VALUES (1)", &["public.log"]).await?;
+    // And what worked once is no reason to try a wrong one over and over.
+    let wrong = on_b.dsn_as(DATABASE, "scram_user", "wr0ng-secret");
+    replication.configure_servers(&wrong, Some(&a), &target, "")?;
+    replication.chain.a.sql(DATABASE, "INSERT INTO log VALUES (2)").await?;
+    ensure_said(&replication.command(&["run"]).await?, 1, &["source", "password authentication failed"])?;
+    ensure!(on_c.scalar(DATABASE, "SELECT count(*) FROM log").await? == "1");
+    Ok(())
 }
 
 #[tokio::test]

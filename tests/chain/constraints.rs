@@ -122,7 +122,8 @@ async fn what_comes_before_a_conflict_is_applied() -> Result<()> {
         .run_each("INSERT INTO t VALUES (1, 'a'); INSERT INTO t VALUES (2, 'b'); INSERT INTO t VALUES (3, 'c'); DELETE FROM t")
         .await?;
     for _ in 0..2 {
-        replication.halt().await?;
+        let said = replication.halt().await?;
+        assert!(said.contains("at LSN") && said.contains("table \"public\".\"t\""), "{said}");
         let ids = "SELECT string_agg(id || note, ' ' ORDER BY id) FROM t";
         assert_eq!(replication.chain.c.scalar(DATABASE, ids).await?, "1a 2b 3of C");
     }
@@ -179,6 +180,43 @@ async fn foreign_keys_and_triggers_work_for_a_role_that_may_not_turn_them_off() 
     c.sql(DATABASE, "DELETE FROM child WHERE id = 99").await?;
     replication.catch_up().await?;
     replication.assert_same(&tables).await
+}
+
+/// Where the role may turn triggers off, only those work that are meant to (`ALTER TABLE … ENABLE REPLICA | ALWAYS TRIGGER`), and
+/// these are named.
+#[tokio::test]
+async fn of_the_targets_triggers_those_fire_that_are_meant_for_replicas() -> Result<()> {
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY, note text);";
+    let kinds =
+        [("ordinary", "ENABLE"), ("replica", "ENABLE REPLICA"), ("always", "ENABLE ALWAYS"), ("off", "DISABLE")];
+    let mut on_c = format!(
+        "{ddl} CREATE TABLE seen (kind text, op text, id int);
+         CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO public.seen VALUES (TG_ARGV[0], TG_OP, coalesce(NEW.id, OLD.id)); RETURN coalesce(NEW, OLD); END $$;"
+    );
+    for (kind, enable) in kinds {
+        on_c += &format!(
+            "CREATE TRIGGER {kind} BEFORE INSERT OR UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION see('{kind}');
+             ALTER TABLE t {enable} TRIGGER {kind};"
+        );
+    }
+    let replication = Replication::start_differing(pgsluice_testkit::ChainOptions::default(), ddl, &on_c).await?;
+    replication.setup().await?;
+    replication.run_each("INSERT INTO t VALUES (1, 'a'), (2, 'b')").await?;
+    let output = replication.command(&["run", "--stop-at", "current"]).await?;
+    replication.run_each("UPDATE t SET note = 'c' WHERE id = 1; DELETE FROM t WHERE id = 2").await?;
+    replication.catch_up().await?;
+    replication.assert_same(&["public.t"]).await?;
+    for (kind, _) in kinds {
+        let fires = ["replica", "always"].contains(&kind);
+        let said = format!("trigger {kind} of public.t fires on the target for every row that is applied");
+        assert_eq!(output.stderr.contains(&said), fires, "{kind}: {}", output.stderr);
+        let sql =
+            format!("SELECT coalesce(string_agg(op || id, ' ' ORDER BY op, id), '') FROM seen WHERE kind = '{kind}'");
+        let expected = if fires { "DELETE2 INSERT1 INSERT2 UPDATE1" } else { "" };
+        assert_eq!(replication.chain.c.scalar(DATABASE, &sql).await?, expected, "{kind}");
+    }
+    Ok(())
 }
 
 /// What is checked late leaves a table with checks to come, and PostgreSQL empties none that has some.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use pgsluice_testkit::{ChainOptions, CutPoint, Pgbench, Proxy, wait_for};
 
 use crate::load::{
@@ -74,6 +74,7 @@ async fn a_standby_that_crashes_under_load_loses_and_doubles_nothing() -> Result
         }
         load.kill().await?;
         settle(&replication, &engine, &PGBENCH_TABLES).await?;
+        ensure!(engine.stderr().contains("session ended; it will be built anew"), "{}", engine.stderr());
         watch.finish().await?;
         stop(&engine).await
     })
@@ -117,6 +118,7 @@ async fn a_target_that_crashes_under_load_loses_and_doubles_nothing() -> Result<
         }
         load.kill().await?;
         settle(&replication, &engine, &PGBENCH_TABLES).await?;
+        ensure!(engine.stderr().contains("session ended; it will be built anew"), "{}", engine.stderr());
         if let Some(watch) = watch {
             watch.finish().await?;
         }
@@ -147,7 +149,9 @@ async fn what_is_confirmed_survives_a_crash_of_a_target_that_commits_asynchronou
         .await?;
         replication.chain.c.stop_immediate().await?;
         replication.chain.c.start().await?;
+        replication.chain.a.sql(DATABASE, "INSERT INTO log VALUES (101)").await?;
         settle(&replication, &engine, &["public.log"]).await?;
+        ensure!(engine.stderr().contains("session ended; it will be built anew"), "{}", engine.stderr());
         stop(&engine).await
     })
     .await
@@ -174,6 +178,7 @@ async fn backends_of_the_target_that_are_terminated_under_load_lose_and_double_n
         }
         load.kill().await?;
         settle(&replication, &engine, &PGBENCH_TABLES).await?;
+        ensure!(engine.stderr().contains("session ended; it will be built anew"), "{}", engine.stderr());
         watch.finish().await?;
         stop(&engine).await
     })
@@ -197,6 +202,7 @@ async fn a_commit_whose_outcome_is_unknown_is_neither_lost_nor_doubled() -> Resu
                 settle(&replication, &engine, &["public.log"]).await?;
             }
         }
+        ensure!(engine.stderr().contains("session ended; it will be built anew"), "{}", engine.stderr());
         stop(&engine).await
     })
     .await
@@ -233,6 +239,7 @@ async fn a_commit_that_is_still_at_work_when_the_engine_is_back_counts_once() ->
             }
             holder.batch_execute("SELECT pg_advisory_unlock(7)").await?;
             settle(&replication, &engine, &["public.log"]).await?;
+            ensure!(engine.stderr().contains("session ended; it will be built anew"), "{}", engine.stderr());
         }
         stop(&engine).await
     })
@@ -281,6 +288,7 @@ async fn a_stream_that_is_cut_or_stalls_under_load_loses_and_doubles_nothing() -
         proxy.accept();
         load.kill().await?;
         settle(&replication, &engine, &PGBENCH_TABLES).await?;
+        ensure!(engine.stderr().contains("session ended; it will be built anew"), "{}", engine.stderr());
         watch.finish().await?;
         stop(&engine).await
     })

@@ -77,7 +77,7 @@ async fn failures_that_do_not_end_end_the_run() -> Result<()> {
 }
 
 /// The sources of all tests of this folder, by their modules.
-fn modules() -> Result<BTreeMap<String, String>> {
+pub(crate) fn modules() -> Result<BTreeMap<String, String>> {
     let mut modules: BTreeMap<String, String> = BTreeMap::new();
     let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chain"))];
     while let Some(folder) = folders.pop() {
@@ -94,35 +94,104 @@ fn modules() -> Result<BTreeMap<String, String>> {
 }
 
 /// What stands in backticks.
-fn quoted(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// Each line names a test, and what the line says that pgsluice says, the module of the test looks for.
+/// The top-level items of a source file. An item follows an empty line and is not indented.
+fn items(source: &str) -> Vec<String> {
+    let mut items = vec![String::new()];
+    let mut after_empty = false;
+    for line in source.lines() {
+        if after_empty && !line.is_empty() && !line.starts_with([' ', '}']) {
+            items.push(String::new());
+        }
+        after_empty = line.is_empty();
+        items.last_mut().expect("there is a first").extend([line, "\n"]);
+    }
+    items
+}
+
+/// A test with what it uses of its module, by name: functions that it calls, and constants.
+fn test_source(module: &str, name: &str) -> Option<String> {
+    let items = items(module);
+    let is_test = |item: &&String| item.contains("#[tokio::test]") || item.lines().any(|line| line == "#[test]");
+    let test = items.iter().filter(is_test).find(|item| item.contains(&format!("fn {name}()")))?;
+    let used = items.iter().filter(|item| !is_test(item)).filter(|item| {
+        let head = item.lines().find(|line| ["fn ", "const ", "static "].iter().any(|word| line.contains(word)));
+        let named =
+            head.and_then(|line| line.split(['(', ':', '<']).next()).and_then(|head| head.split(' ').next_back());
+        named.is_some_and(|named| {
+            !named.is_empty() && test.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == named)
+        })
+    });
+    Some(used.fold(test.clone(), |text, item| text + item))
+}
+
+/// The module and the name of a test that a document names, with its source.
+pub(crate) fn documented_test(modules: &BTreeMap<String, String>, test: &str) -> Result<String> {
+    let (module, name) = test.split_once("::").with_context(|| format!("no test: {test}"))?;
+    let source = modules.get(module).with_context(|| format!("no module of {test}"))?;
+    test_source(source, name).with_context(|| format!("no test {test}"))
+}
+
+/// Each line names a test, and one of its tests looks for what the line says that pgsluice says.
 #[test]
 fn every_failure_that_is_documented_has_a_test() -> Result<()> {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/failures.md"))?;
     let modules = modules()?;
     let mut seen = BTreeSet::new();
     let tables = text.split("\n\n").filter(|table| table.starts_with("| failure | "));
+    let mut wrong = Vec::new();
     for line in tables.flat_map(|table| table.lines().skip(2)) {
         let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
         let [failure, _, said, _, test] = cells.as_slice() else { anyhow::bail!("not five cells: {line}") };
-        for test in quoted(test) {
-            let (module, name) = test.split_once("::").with_context(|| format!("no test: {line}"))?;
-            let source = modules.get(module).with_context(|| format!("no module {module}: {line}"))?;
-            ensure!(source.contains(&format!("async fn {name}()")), "no test {test}");
-            for said in quoted(said) {
-                let is_looked_for = said
-                    .split('…')
-                    .map(str::trim)
-                    .all(|part| source.contains(part) || source.contains(&part.replace('"', "\\\"")));
-                ensure!(is_looked_for, "{test} does not look for `{said}`");
+        let tests: Vec<_> = quoted(test).map(|test| documented_test(&modules, test)).collect::<Result<_>>()?;
+        ensure!(!tests.is_empty(), "no test: {line}");
+        for said in quoted(said) {
+            let has =
+                |source: &String, part: &str| source.contains(part) || source.contains(&part.replace('"', "\\\""));
+            let is_looked_for = |source: &String| said.split('…').map(str::trim).all(|part| has(source, part));
+            if !tests.iter().any(is_looked_for) {
+                wrong.push(format!("{test} does not look for `{said}`"));
             }
         }
-        ensure!(quoted(test).count() > 0, "no test: {line}");
+        ensure!(quoted(said).count() > 0 || *said == "nothing", "what is said? {line}");
         ensure!(seen.insert((*failure).to_owned()), "twice: {failure}");
     }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     ensure!(seen.len() > 30, "only {} lines were read", seen.len());
+    Ok(())
+}
+
+/// Each behaviour names tests that exist, or is excused; and the counts are those of the lines.
+#[test]
+fn every_behaviour_that_is_documented_has_a_test_or_an_excuse() -> Result<()> {
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/docs");
+    let text = std::fs::read_to_string(format!("{docs}/conformance.md"))?;
+    let limits = std::fs::read_to_string(format!("{docs}/limits.md"))?;
+    let modules = modules()?;
+    let (mut proved, mut excused) = (0, 0);
+    let tables = text.split("\n\n").filter(|table| table.starts_with("| behaviour | "));
+    for line in tables.flat_map(|table| table.lines().skip(2)) {
+        let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [behaviour, by] = cells.as_slice() else { anyhow::bail!("not two cells: {line}") };
+        if *by == "[limits](limits.md)" {
+            ensure!(limits.contains(&format!("\n| {behaviour} | ")), "no excuse: {line}");
+            excused += 1;
+            continue;
+        }
+        for test in quoted(by) {
+            documented_test(&modules, test)?;
+        }
+        ensure!(quoted(by).count() > 0, "neither a test nor an excuse: {line}");
+        proved += 1;
+    }
+    let counts = format!("Proved: {proved}. Excused: {excused}. Failing: 0.");
+    ensure!(text.contains(&counts), "the counts are: {counts}");
+    for test in quoted(&limits).filter(|quoted| quoted.contains("::")) {
+        documented_test(&modules, test)?;
+    }
+    ensure!(proved > 80, "only {proved} lines were read");
     Ok(())
 }

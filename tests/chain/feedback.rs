@@ -219,6 +219,9 @@ async fn failures_that_are_far_apart_are_not_failures_in_a_row() -> Result<()> {
         chain.b.restart().await?;
     }
     wait_streaming(&engine, 3).await?;
+    ensure!(engine.stderr().matches("session ended; it will be built anew").count() >= 2, "{}", engine.stderr());
+    chain.a.sql(DATABASE, "INSERT INTO log VALUES (1)").await?;
+    settle(&replication, &engine, &["public.log"]).await?;
     stop(&engine).await
 }
 

@@ -4,8 +4,8 @@ use anyhow::Result;
 use pgsluice_testkit::{ChainOptions, Engine, Signal, wait_for};
 
 use crate::load::{
-    PGBENCH_TABLES, ProgressWatch, Random, expect_end, pgbench_replication, settle, start_load, stop, wait_progress,
-    wait_streaming,
+    PGBENCH_TABLES, ProgressWatch, Random, expect_end, pgbench_replication, settle, start_load, stop, wait_log,
+    wait_progress, wait_streaming,
 };
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
@@ -56,6 +56,22 @@ async fn an_idle_engine_notices_that_another_has_taken_over() -> Result<()> {
     replication.chain.a.sql(DATABASE, "INSERT INTO log VALUES (1)").await?;
     settle(&replication, &newer, &["public.log"]).await?;
     stop(&newer).await
+}
+
+#[tokio::test]
+async fn a_session_that_holds_the_progress_row_is_named_and_waited_for() -> Result<()> {
+    let replication = Replication::start("CREATE TABLE log (n int)").await?;
+    replication.setup().await?;
+    let holder = replication.chain.c.connect(DATABASE).await?;
+    holder.batch_execute("BEGIN; SELECT FROM pgsluice.progress FOR UPDATE").await?;
+    let engine = replication.spawn()?;
+    replication.chain.a.sql(DATABASE, "INSERT INTO log VALUES (1)").await?;
+    wait_log(&engine, "another session on the target holds the progress row", 1).await?;
+    let rows = replication.chain.c.scalar(DATABASE, "SELECT count(*) FROM log").await?;
+    anyhow::ensure!(rows == "0", "the engine writes beside it");
+    holder.batch_execute("ROLLBACK").await?;
+    settle(&replication, &engine, &["public.log"]).await?;
+    stop(&engine).await
 }
 
 #[tokio::test]

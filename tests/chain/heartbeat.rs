@@ -80,6 +80,8 @@ async fn a_heartbeat_can_be_added_later_and_wants_a_primary() -> Result<()> {
     wait_log(&engine, "heartbeats are not published", 1).await?;
     replication.setup().await?;
     wait_beaten(&replication, &engine).await?;
+    replication.chain.a.sql(DATABASE, "INSERT INTO log VALUES (1)").await?;
+    settle(&replication, &engine, TABLES).await?;
     stop(&engine).await?;
     let [_, b, c] = replication.servers();
     replication.configure_servers(&b.dsn(DATABASE), None, &c.dsn(DATABASE), HEARTBEAT)?;
@@ -87,5 +89,5 @@ async fn a_heartbeat_can_be_added_later_and_wants_a_primary() -> Result<()> {
     for command in [["setup"].as_slice(), &["run", "--stop-at", "current"]] {
         ensure_said(&replication.command(command).await?, 3, &said)?;
     }
-    Ok(())
+    replication.assert_same(TABLES).await
 }

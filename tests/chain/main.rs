@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod beside;
+mod builds;
 mod commands;
 mod conflicts;
 mod constraints;
@@ -20,6 +21,7 @@ mod load;
 mod missing_columns;
 mod mode;
 mod newcomers;
+mod points;
 mod progress;
 mod replication;
 mod rows;
@@ -37,6 +39,7 @@ mod setup;
 mod skip;
 mod slots;
 mod snapshot;
+mod snapshot_faults;
 mod sources;
 mod standby;
 mod status;

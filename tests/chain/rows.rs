@@ -1,7 +1,7 @@
 //! Rows of every shape, changed in every way.
 
 use anyhow::Result;
-use pgsluice_testkit::ChainOptions;
+use pgsluice_testkit::{ChainOptions, Install};
 
 use crate::replication::{DATABASE, Replication};
 
@@ -125,6 +125,70 @@ async fn columns_are_matched_by_name_and_further_ones_keep_their_values() -> Res
     Ok(())
 }
 
+/// A row of nothing is a row: what counts is how many there are.
+#[tokio::test]
+async fn tables_without_columns_on_both_ends() -> Result<()> {
+    let replication = Replication::start("CREATE TABLE t (); ALTER TABLE t REPLICA IDENTITY FULL").await?;
+    replication.setup().await?;
+    let c = &replication.chain.c;
+    let steps = [
+        ("INSERT INTO t SELECT FROM generate_series(1, 5)", "5"),
+        ("DELETE FROM t WHERE ctid IN (SELECT ctid FROM t LIMIT 2)", "3"),
+        ("TRUNCATE t; INSERT INTO t DEFAULT VALUES", "1"),
+    ];
+    for (change, rows) in steps {
+        replication.replicate(change, &["public.t"]).await?;
+        assert_eq!(c.scalar(DATABASE, "SELECT count(*) FROM t").await?, rows, "{change}");
+    }
+    Ok(())
+}
+
+/// Rows that are older than a column do not hold its value, nor lose that of one that is gone: PostgreSQL fills it in when it
+/// sends the old row, and C finds its row by that.
+#[tokio::test]
+async fn rows_older_than_their_columns_are_found_under_full() -> Result<()> {
+    let ddl = "\
+        CREATE TABLE keyless (n int, gone text, note text); ALTER TABLE keyless REPLICA IDENTITY FULL;
+        CREATE TABLE keyed (id int PRIMARY KEY, gone text, note text); ALTER TABLE keyed REPLICA IDENTITY FULL;";
+    let rows = "\
+        INSERT INTO keyless SELECT n % 4, 'gone', nullif('note ' || n % 2, 'note 1') FROM generate_series(1, 20) n;
+        INSERT INTO keyed SELECT n, 'gone', nullif('note ' || n % 2, 'note 1') FROM generate_series(1, 20) n;";
+    let replication = Replication::start(ddl).await?;
+    replication.setup().await?;
+    let tables = ["public.keyless", "public.keyed"];
+    replication.replicate(rows, &tables).await?;
+    let alters = [
+        "ALTER TABLE {} ADD d int DEFAULT 5, ADD e text DEFAULT 'e', ADD f numeric",
+        "ALTER TABLE {} DROP gone",
+        "ALTER TABLE {} ALTER d DROP DEFAULT, DROP note",
+    ];
+    let changes = "\
+        UPDATE keyless SET f = 1 WHERE ctid IN (SELECT min(ctid) FROM keyless GROUP BY n);
+        DELETE FROM keyless WHERE ctid IN (SELECT max(ctid) FROM keyless GROUP BY n);
+        INSERT INTO keyless (n) VALUES (9); UPDATE keyless SET d = NULL WHERE n = 9;
+        UPDATE keyed SET f = 2 WHERE id % 5 = 0; DELETE FROM keyed WHERE id = (SELECT min(id) FROM keyed);
+        UPDATE keyed SET id = -id WHERE id % 7 = 0";
+    for alter in alters {
+        for table in ["keyless", "keyed"] {
+            let alter = alter.replace("{}", table);
+            replication.chain.c.sql(DATABASE, &alter).await?;
+            replication.chain.a.sql(DATABASE, &alter).await?;
+        }
+        replication.replicate(changes, &tables).await?;
+    }
+    // And the same where all of it comes at once.
+    replication.chain.c.sql(DATABASE, "ALTER TABLE keyless ADD g int DEFAULT 7").await?;
+    replication
+        .run_each(
+            "UPDATE keyless SET d = 8 WHERE n = 2; ALTER TABLE keyless ADD g int DEFAULT 7; UPDATE keyless SET d = 9 WHERE n = 2;
+             DELETE FROM keyless WHERE n = 1; ALTER TABLE keyless DROP e; UPDATE keyless SET g = 1 WHERE n = 2;
+             DELETE FROM keyless WHERE n = 9",
+        )
+        .await?;
+    replication.catch_up().await?;
+    replication.assert_same(&tables).await
+}
+
 #[tokio::test]
 async fn keys_move_are_swapped_and_are_used_again() -> Result<()> {
     let replication = Replication::start("CREATE TABLE t (id int PRIMARY KEY, code text UNIQUE, note text)").await?;
@@ -199,6 +263,61 @@ async fn generated_columns_are_computed_by_whoever_has_them() -> Result<()> {
     assert_eq!(c.scalar(DATABASE, "SELECT sum(twice) FROM on_source").await?, "45");
     assert_eq!(c.scalar(DATABASE, "SELECT sum(n) || ' ' || sum(more) FROM whole").await?, "105 315");
     Ok(())
+}
+
+/// The same by a copy, with columns that are computed when they are read (18), and with a publication that sends what is stored.
+#[tokio::test]
+async fn generated_columns_are_copied_and_may_be_published() -> Result<()> {
+    if Install::try_find(18).is_none() {
+        println!("skipped: there is no PostgreSQL 18");
+        return Ok(());
+    }
+    let on_a = "\
+        CREATE TABLE on_target (id int PRIMARY KEY, n int, twice int);
+        CREATE TABLE stored (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) STORED, more int);
+        CREATE TABLE plain_on_c (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) STORED, more int);
+        CREATE TABLE virtual (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) VIRTUAL, more int);
+        CREATE TABLE virtual_on_c (id int PRIMARY KEY, n int, twice int);
+        CREATE TABLE whole (n int, twice int GENERATED ALWAYS AS (n * 2) STORED);
+        ALTER TABLE whole REPLICA IDENTITY FULL;";
+    let on_c = "\
+        CREATE TABLE on_target (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (n * 2) STORED, n int);
+        CREATE TABLE stored (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) STORED, more int);
+        CREATE TABLE plain_on_c (more int, twice int, id int PRIMARY KEY, n int);
+        CREATE TABLE virtual (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) VIRTUAL, more int);
+        CREATE TABLE virtual_on_c (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) VIRTUAL);
+        CREATE TABLE whole (n int, twice int, v int GENERATED ALWAYS AS (n * 3) VIRTUAL);";
+    let options = ChainOptions::default().major_ab(18).major_c(18);
+    let replication = Replication::start_differing(options, on_a, on_c).await?;
+    let tables = ["on_target", "stored", "plain_on_c", "virtual", "virtual_on_c", "whole"];
+    let mut rows = String::new();
+    for table in tables {
+        rows += &match table {
+            "whole" => "INSERT INTO whole SELECT n FROM generate_series(1, 9) n;".to_owned(),
+            "on_target" | "virtual_on_c" => {
+                format!("INSERT INTO {table} SELECT n, n, n * 2 FROM generate_series(1, 9) n;")
+            }
+            _ => format!("INSERT INTO {table} (id, n, more) SELECT n, n, -n FROM generate_series(1, 9) n;"),
+        };
+    }
+    let publication = "CREATE PUBLICATION pgsluice_test FOR TABLES IN SCHEMA public \
+                       WITH (publish_via_partition_root = true, publish_generated_columns = stored)";
+    replication.chain.a.sql(DATABASE, &format!("{rows} {publication}")).await?;
+    replication.chain.wait_b_caught_up().await?;
+    replication.configure("[snapshot]\n")?;
+    replication.setup().await?;
+    replication.catch_up().await?;
+    let names = tables.map(|table| format!("public.{table}"));
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    replication.assert_same(&names).await?;
+    let changes = "\
+        UPDATE on_target SET n = n + 1, twice = n * 2 + 2 WHERE id > 5; UPDATE stored SET n = n + 1 WHERE id > 5;
+        UPDATE plain_on_c SET n = n + 1 WHERE id > 5; UPDATE plain_on_c SET more = 7 WHERE id = 2;
+        UPDATE virtual SET n = n + 1 WHERE id > 5; UPDATE virtual_on_c SET n = n + 1, twice = twice + 2 WHERE id > 5;
+        UPDATE whole SET n = 70 WHERE n = 7; DELETE FROM whole WHERE n = 3; DELETE FROM plain_on_c WHERE id = 4;
+        INSERT INTO stored (id, n) VALUES (10, 10); INSERT INTO plain_on_c (id, n) VALUES (10, 10);
+        INSERT INTO virtual (id, n) VALUES (10, 10); INSERT INTO whole VALUES (10)";
+    replication.replicate(changes, &names).await
 }
 
 #[tokio::test]

@@ -56,6 +56,34 @@ async fn columns_come_go_and_change_their_type() -> Result<()> {
     Ok(())
 }
 
+/// A schema that is renamed takes its tables along, and C has to follow at the same place.
+#[tokio::test]
+async fn a_schema_is_renamed_in_mid_stream() -> Result<()> {
+    let ddl = "CREATE SCHEMA s; CREATE TABLE s.t (id int PRIMARY KEY, a text); \
+               CREATE TABLE s.whole (n int); ALTER TABLE s.whole REPLICA IDENTITY FULL";
+    let replication = Replication::start(ddl).await?;
+    replication.configure("[tables]\ninclude = [\"s.*\"]\n")?;
+    replication.setup().await?;
+    replication.configure("[tables]\ninclude = [\"s.*\", \"renamed.*\"]\n")?;
+    let engine = replication.spawn()?;
+    let a = &replication.chain.a;
+    a.sql(DATABASE, "INSERT INTO s.t SELECT n, 'a' FROM generate_series(1, 9) n; INSERT INTO s.whole VALUES (1), (1)")
+        .await?;
+    replication.wait_caught_up().await?;
+    on_both(&replication, "ALTER SCHEMA s RENAME TO renamed").await?;
+    a.sql(DATABASE, "UPDATE renamed.t SET a = 'b' WHERE id < 5; DELETE FROM renamed.whole WHERE ctid = '(0,1)'")
+        .await?;
+    crate::load::settle(&replication, &engine, &["renamed.t", "renamed.whole"]).await?;
+
+    // On A first: what comes under the new name waits until C has it too.
+    a.sql(DATABASE, "UPDATE renamed.t SET a = 'c' WHERE id = 1; ALTER SCHEMA renamed RENAME TO s").await?;
+    a.sql(DATABASE, "UPDATE s.t SET a = 'd' WHERE id = 2; INSERT INTO s.whole VALUES (2)").await?;
+    crate::load::wait_log(&engine, "the target has no table \"s\"", 1).await?;
+    replication.chain.c.sql(DATABASE, "ALTER SCHEMA renamed RENAME TO s").await?;
+    crate::load::settle(&replication, &engine, &["s.t", "s.whole"]).await?;
+    crate::load::stop(&engine).await
+}
+
 #[tokio::test]
 async fn rewrites_and_ddl_inside_of_transactions() -> Result<()> {
     let ddl = "CREATE TABLE t (id int PRIMARY KEY, a text); CREATE TABLE whole (n int, a text);

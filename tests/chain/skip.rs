@@ -128,12 +128,16 @@ async fn an_lsn_that_is_no_commit_is_refused() -> Result<()> {
         if missed == misses[2].to_string() {
             // More WAL than that, none of which is of these tables.
             replication.chain.a.sql(DATABASE, "CREATE TABLE noise AS SELECT generate_series(1, 5000) n").await?;
+            replication.chain.a.sql(DATABASE, "INSERT INTO t VALUES (4, 'four')").await?;
         }
         for _ in 0..2 {
             let output = replication.command(&["run", "--stop-at", "current"]).await?;
             let named =
                 format!("{missed} is to be skipped, and no transaction of the replicated tables has its commit record");
             ensure_said(&output, 3, &[&named, "--cancel"])?;
+            let highest = if missed == misses[0].to_string() { 1 } else { 3 };
+            let beyond = format!("SELECT count(*) FROM t WHERE id > {highest}");
+            ensure!(replication.chain.c.scalar(DATABASE, &beyond).await? == "0", "C has what is beyond {missed}");
         }
         replication.succeed(&["skip", "--cancel", "--lsn", &missed]).await?;
     }

@@ -12,7 +12,7 @@ use crate::replication::{DATABASE, DEADLINE, Replication};
 /// Of a copy that the environment makes long.
 const COPY_DEADLINE: Duration = Duration::from_secs(1_800);
 
-const TABLES: [&str; 7] = [
+pub(crate) const TABLES: [&str; 7] = [
     "public.keyed",
     "public.keyless",
     "public.composite",
@@ -45,7 +45,7 @@ const ROWS: &str = "\
     INSERT INTO \"Ünïcode \"\"t\"\"\" SELECT g, decode(md5(g::text), 'hex') FROM generate_series(1, 100) g;";
 
 /// Enough that a copy takes a while.
-const MORE_ROWS: &str =
+pub(crate) const MORE_ROWS: &str =
     "INSERT INTO keyed SELECT g, g % 100, md5(g::text), now() FROM generate_series(100001, 250000) g";
 
 /// One round of changes of every kind, with a savepoint and a rollback, each table among them.
@@ -69,7 +69,7 @@ const CHANGES: &str = "\
 const COPY: &str = "[snapshot]\njobs = 3\nchunk_bytes = \"1MiB\"\n";
 
 /// A filled A, an empty C, and nothing set up.
-async fn start() -> Result<Replication> {
+pub(crate) async fn start() -> Result<Replication> {
     let replication = Replication::start_differing(ChainOptions::default(), &format!("{DDL}{ROWS}"), DDL).await?;
     replication.configure(COPY)?;
     Ok(replication)
@@ -368,60 +368,6 @@ async fn what_slots_retain_and_may_retain_is_named() -> Result<()> {
     ensure!(safe > Some(0) && safe < Some(32 << 20), "{safe:?} bytes are left");
     blocker.batch_execute("COMMIT").await?;
     wait_log(&engine, "streaming starts", 1).await?;
-    stop(&engine).await
-}
-
-/// The session that holds the tables is ended, and one of them is rewritten before its first chunk is read: the snapshot
-/// sees nothing in its new file.
-#[tokio::test]
-async fn a_table_that_is_rewritten_amid_the_copy_begins_again() -> Result<()> {
-    let ddl = "CREATE TABLE large (id int PRIMARY KEY, note text); CREATE TABLE small (id int PRIMARY KEY, n int);";
-    let rows = "INSERT INTO large SELECT g, md5(g::text) FROM generate_series(1, 20000) g; \
-                INSERT INTO small SELECT g, g FROM generate_series(1, 1000) g";
-    let options = ChainOptions::default().b_conf("max_standby_streaming_delay", "-1");
-    let replication = Replication::start_differing(options, &format!("{ddl}{rows}"), ddl).await?;
-    replication.configure("[snapshot]\njobs = 1\n")?;
-    replication.setup().await?;
-    let [a, b, c] = replication.servers();
-    let blocker = c.connect(DATABASE).await?;
-    blocker.batch_execute("BEGIN; LOCK TABLE large IN EXCLUSIVE MODE").await?;
-    let engine = replication.spawn()?;
-    wait_log(&engine, "copying starts", 1).await?;
-    let held =
-        "FROM pg_locks WHERE relation = 'small'::regclass AND mode = 'AccessShareLock' AND pid <> pg_backend_pid()";
-    wait_for("the tables to be held", DEADLINE, || async {
-        Ok((b.scalar(DATABASE, &format!("SELECT count(*) {held}")).await? == "1").then_some(()))
-    })
-    .await?;
-    b.sql(DATABASE, &format!("SELECT pg_terminate_backend(pid) {held}")).await?;
-    a.sql(DATABASE, "ALTER TABLE small ALTER n TYPE bigint").await?;
-    replication.chain.wait_b_caught_up().await?;
-    blocker.batch_execute("COMMIT").await?;
-    wait_log(&engine, "truncated or rewritten", 1).await?;
-    c.sql(DATABASE, "ALTER TABLE small ALTER n TYPE bigint").await?;
-    wait_log(&engine, "streaming starts", 1).await?;
-    settle(&replication, &engine, &["public.large", "public.small"]).await?;
-    stop(&engine).await
-}
-
-/// All servers go away while tables are copied; the copy comes to an end all the same.
-#[tokio::test]
-async fn servers_that_restart_while_tables_are_copied() -> Result<()> {
-    let replication = start().await?;
-    replication.chain.a.sql(DATABASE, MORE_ROWS).await?;
-    replication.setup().await?;
-    let engine = replication.spawn()?;
-    wait_log(&engine, "copying starts", 1).await?;
-    replication.chain.a.stop_immediate().await?;
-    replication.chain.b.stop_immediate().await?;
-    replication.chain.a.start().await?;
-    replication.chain.b.start().await?;
-    wait_log(&engine, "copying starts", 2).await?;
-    replication.chain.c.stop_immediate().await?;
-    replication.chain.c.start().await?;
-    replication.chain.a.sql(DATABASE, "DELETE FROM keyed WHERE id % 3 = 0").await?;
-    wait_log(&engine, "streaming starts", 1).await?;
-    settle(&replication, &engine, &TABLES).await?;
     stop(&engine).await
 }
 

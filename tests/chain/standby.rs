@@ -1,12 +1,13 @@
-//! What happens to a standby: restart, shutdown, promotion.
+//! What happens to a standby: restart, shutdown, promotion; and a standby of a standby.
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use pgsluice_testkit::{ChainOptions, Engine, assert_same, wait_for};
+use anyhow::{Context, Result, ensure};
+use pgsluice_testkit::{Chain, ChainOptions, Engine, Pgbench, assert_same, wait_for};
 
 use crate::load::{
-    PGBENCH_TABLES, expect_end, pgbench_replication, settle, start_load, stop, wait_log, wait_progress, wait_streaming,
+    Changes, PGBENCH_TABLES, expect_end, pgbench_replication, settle, start_load, stop, wait_log, wait_progress,
+    wait_streaming,
 };
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
@@ -23,6 +24,29 @@ async fn a_standby_that_is_restarted_is_gone_on_with() -> Result<()> {
     }
     load.kill().await?;
     settle(&replication, &engine, &PGBENCH_TABLES).await?;
+    wait_log(&engine, "session ended; it will be built anew", 2).await?;
+    stop(&engine).await
+}
+
+/// It shows an older state while it replays what it had replayed before, here for as long as it is told to.
+#[tokio::test]
+async fn a_standby_that_replays_again_is_waited_for() -> Result<()> {
+    let replication = Replication::start(LOG_TABLE).await?;
+    replication.setup().await?;
+    let b = &replication.chain.b;
+    let engine = replication.spawn()?;
+    replication.chain.a.sql(DATABASE, "INSERT INTO log VALUES (1)").await?;
+    settle(&replication, &engine, &["public.log"]).await?;
+    let before = replication.end_lsn().await?;
+    b.stop_immediate().await?;
+    b.configure(&[("recovery_min_apply_delay", "1h")])?;
+    b.start().await?;
+    wait_log(&engine, "the source has replayed WAL up to", 2).await?;
+    ensure!(engine.stderr().contains(" only, and the target's progress is"), "{}", engine.stderr());
+    ensure!(replication.end_lsn().await? == before, "progress has moved");
+    b.reload(&[("recovery_min_apply_delay", "0")]).await?;
+    replication.chain.a.sql(DATABASE, "INSERT INTO log VALUES (2)").await?;
+    settle(&replication, &engine, &["public.log"]).await?;
     stop(&engine).await
 }
 
@@ -86,6 +110,71 @@ async fn a_standby_that_is_promoted_is_gone_on_with() -> Result<()> {
     engine.sigkill().await?;
     let engine = replication.spawn()?;
     replicate_from_b(&replication, &engine).await?;
+    stop(&engine).await
+}
+
+/// A dies amid its load, B takes over amid the stream, and load goes on there: what had not come to B is on neither.
+#[tokio::test]
+async fn a_promotion_under_load_loses_and_doubles_nothing() -> Result<()> {
+    let replication = pgbench_replication(ChainOptions::default()).await?;
+    let Chain { a, b, c } = &replication.chain;
+    let load = start_load(&replication)?;
+    let engine = replication.spawn()?;
+    wait_progress(&replication).await?;
+    wait_progress(&replication).await?;
+    a.stop_immediate().await?;
+    b.sql(DATABASE, "SELECT pg_promote()").await?;
+    drop(load);
+    let load = Pgbench::start(b, DATABASE, 4, 3_600, &["--rate=300"])?;
+    wait_log(&engine, "the source was promoted, and the stream goes on", 1).await?;
+    wait_progress(&replication).await?;
+    load.kill().await?;
+    let position = b.scalar(DATABASE, "SELECT pg_current_wal_lsn()").await?;
+    let reached = format!("SELECT end_lsn >= '{position}' FROM pgsluice.progress");
+    wait_for("C at B's position", DEADLINE, || async {
+        ensure!(engine.is_running(), "the engine has ended:\n{}", engine.stderr());
+        Ok((c.scalar(DATABASE, &reached).await? == "t").then_some(()))
+    })
+    .await?;
+    assert_same(b, c, DATABASE, &PGBENCH_TABLES).await;
+    ensure!(!engine.stderr().contains("session ended"), "the stream was broken:\n{}", engine.stderr());
+    stop(&engine).await
+}
+
+/// A → B → B2, where the slot is. A keeps for it what it needs, as long as each of the standbys is connected: a B that comes
+/// back knows nothing of B2 until that is back too (`docs/limits.md`).
+#[tokio::test]
+async fn a_standby_of_a_standby_is_a_source_too() -> Result<()> {
+    let options = ChainOptions::default().autovacuum(false);
+    let replication = Replication::start_with(options.clone(), LOG_TABLE).await?;
+    let chain = &replication.chain;
+    let b2 = chain.start_cascaded(&options).await?;
+    let (primary, target) = (chain.a.dsn(DATABASE), chain.c.dsn(DATABASE));
+    replication.configure_servers(&b2.dsn(DATABASE), Some(&primary), &target, "")?;
+    replication.setup().await?;
+    let kept = "SELECT catalog_xmin IS NOT NULL FROM pg_replication_slots WHERE slot_name = 'b_slot'";
+    let wait_kept = async || {
+        let kept = || async { Ok((chain.a.scalar(DATABASE, kept).await? == "t").then_some(())) };
+        wait_for("feedback of B2 to come through to A", DEADLINE, kept).await
+    };
+    let engine = replication.spawn()?;
+    let changes = Changes::start(&replication, "INSERT INTO log SELECT generate_series(1, 3)");
+    wait_streaming(&engine, 1).await?;
+    for restarted in [&chain.b, &b2, &chain.b] {
+        wait_kept().await?;
+        restarted.restart().await?;
+        replication.wait_caught_up().await.with_context(|| engine.stderr())?;
+    }
+    // What the catalog says of tables that are gone stays until the slot has passed it.
+    wait_kept().await?;
+    for statement in ["CREATE TABLE gone (n int)", "DROP TABLE gone", "VACUUM pg_class, pg_attribute"] {
+        chain.a.sql(DATABASE, statement).await?;
+    }
+    changes.end().await?;
+    settle(&replication, &engine, &["public.log"]).await?;
+    assert_same(&b2, &chain.c, DATABASE, &["public.log"]).await;
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'logical'";
+    ensure!(chain.b.scalar(DATABASE, slots).await? == "0" && b2.scalar(DATABASE, slots).await? == "1");
     stop(&engine).await
 }
 

@@ -1,8 +1,10 @@
 //! Tables of every kind, and TRUNCATE of several.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use pgsluice_testkit::{ChainOptions, wait_for};
 
+use crate::bad_input::ensure_said;
+use crate::load::{assert_memory_is_bounded, expect_end, stop, wait_streaming};
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
 /// Rows travel under the name of the partitioned table, so that C may be partitioned otherwise, or not at all.
@@ -53,11 +55,16 @@ async fn partitioned_tables_are_partitioned_otherwise_on_the_target() -> Result<
         INSERT INTO later VALUES (92, '2028-03-03', 'by its own name')";
     replication.chain.a.sql(DATABASE, attach).await?;
     replication.catch_up().await?;
-    replication
-        .chain
-        .c
-        .sql(DATABASE, "DELETE FROM t WHERE day >= '2026-02-01' AND day < '2026-03-01' AND id <> 90")
-        .await?;
+    let [a, _, c] = replication.servers();
+    let february = "day >= '2026-02-01' AND day < '2026-03-01'";
+    let rows = |table: &str, id: u32| {
+        format!(
+            "SELECT string_agg(id || coalesce(note, ''), ' ' ORDER BY id) FROM {table} WHERE {february} AND id <> {id}"
+        )
+    };
+    // Those that went with the partition stay; what was written to it since does not come.
+    assert_eq!(c.scalar(DATABASE, &rows("t", 90)).await?, a.scalar(DATABASE, &rows("t_2", 999)).await?);
+    c.sql(DATABASE, &format!("DELETE FROM t WHERE {february} AND id <> 90")).await?;
     replication.assert_same(&tables).await?;
     replication.replicate("TRUNCATE t, whole, plain; INSERT INTO plain VALUES (1, 'after')", &tables).await
 }
@@ -116,6 +123,97 @@ async fn truncate_of_several_tables_is_one_statement() -> Result<()> {
     assert!(said.contains("\"public\".\"a\"") && said.contains("of_c_alone"), "{said}");
     c.sql(DATABASE, "DROP TABLE of_c_alone").await?;
     replication.replicate("INSERT INTO a VALUES (1)", &tables).await
+}
+
+/// What is not published is not emptied on C, whether it is named in the same statement or hangs on what is.
+#[tokio::test]
+async fn a_truncate_of_published_and_other_tables_empties_the_published_ones() -> Result<()> {
+    let ddl = "CREATE SCHEMA other; CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY);
+               CREATE TABLE other.plain (id int); CREATE TABLE other.child (t int REFERENCES t);";
+    let on_c = ddl.replace(" REFERENCES t", "");
+    let replication = Replication::start_differing(ChainOptions::default(), ddl, &on_c).await?;
+    replication.setup().await?;
+    let tables = ["public.t", "public.u"];
+    let c = &replication.chain.c;
+    c.sql(DATABASE, "INSERT INTO other.plain VALUES (1), (2); INSERT INTO other.child VALUES (1)").await?;
+    let rows = "INSERT INTO t VALUES (1), (2); INSERT INTO other.child VALUES (1); INSERT INTO other.plain VALUES (1);";
+    for truncate in
+        ["TRUNCATE t, other.plain, other.child, u", "TRUNCATE other.plain, t CASCADE", "TRUNCATE other.child, t"]
+    {
+        replication.replicate(rows, &tables).await?;
+        replication.replicate(&format!("{truncate}; INSERT INTO u VALUES (1) ON CONFLICT DO NOTHING"), &tables).await?;
+        assert_eq!(c.scalar(DATABASE, "SELECT count(*) FROM t").await?, "0", "{truncate}");
+        let others = "SELECT (SELECT count(*) FROM other.plain) || ' ' || (SELECT count(*) FROM other.child)";
+        assert_eq!(c.scalar(DATABASE, others).await?, "2 1", "{truncate}");
+    }
+    // None that is published: nothing comes.
+    replication.replicate("INSERT INTO t VALUES (5); TRUNCATE other.plain, other.child", &tables).await
+}
+
+/// Rows that come under the names of partitions are rows of tables that nobody selected and C need not have.
+#[tokio::test]
+async fn partitions_that_are_published_by_their_own_names_are_refused() -> Result<()> {
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
+               CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (10); CREATE TABLE t_2 PARTITION OF t DEFAULT;";
+    let on_c = "CREATE TABLE t (id int PRIMARY KEY, note text)";
+    let replication = Replication::start_differing(ChainOptions::default(), ddl, on_c).await?;
+    replication.configure("[snapshot]\n")?;
+    let [a, _, c] = replication.servers();
+    a.sql(DATABASE, "CREATE PUBLICATION pgsluice_test FOR TABLE t").await?;
+    replication.chain.wait_b_caught_up().await?;
+    let mend = "ALTER PUBLICATION \"pgsluice_test\" SET (publish_via_partition_root = true)";
+    let said = ["publishes partitions by their own names", mend];
+    ensure_said(&replication.command(&["setup"]).await?, 3, &said)?;
+    a.sql(DATABASE, mend).await?;
+    replication.chain.wait_b_caught_up().await?;
+    replication.setup().await?;
+    replication.replicate("INSERT INTO t SELECT n, 'note' FROM generate_series(1, 20) n", &["public.t"]).await?;
+
+    // Under an engine that runs, too; rows that were written meanwhile are named, and copied on demand.
+    let engine = replication.spawn()?;
+    wait_streaming(&engine, 1).await?;
+    a.sql(DATABASE, &mend.replace("true", "false")).await?;
+    a.sql(DATABASE, "UPDATE t SET note = 'by the partition' WHERE id IN (3, 13)").await?;
+    expect_end(&engine, 3, &[said[0], said[1], "`pgsluice resync`"]).await?;
+    assert_eq!(c.scalar(DATABASE, "SELECT count(*) FROM t WHERE note = 'note'").await?, "20");
+    a.sql(DATABASE, mend).await?;
+    a.sql(DATABASE, "UPDATE t SET note = 'by the whole' WHERE id = 4").await?;
+    replication.chain.wait_b_caught_up().await?;
+    replication.succeed(&["resync", "public.t"]).await?;
+    replication.catch_up().await?;
+    replication.assert_same(&["public.t"]).await
+}
+
+/// A row in each of so many tables, one table a transaction: 2,000, or as many as `PGSLUICE_TABLES` says.
+#[tokio::test]
+async fn thousands_of_tables() -> Result<()> {
+    let tables: u32 = std::env::var("PGSLUICE_TABLES").map_or(Ok(2_000), |text| text.parse())?;
+    // For what the test itself does in one transaction; C is as it is.
+    let options = ChainOptions::default().a_conf("max_locks_per_transaction", "1024");
+    let each = |statements: &str| format!("DO $$ BEGIN FOR i IN 1..{tables} LOOP {statements} END LOOP; END $$");
+    let ddl = each(
+        "EXECUTE format('CREATE TABLE t_%s (id int PRIMARY KEY, note text)', i); IF i % 100 = 0 THEN COMMIT; END IF;",
+    );
+    let replication = Replication::start_with(options, &ddl).await?;
+    replication.setup().await?;
+    // All of them at once, and one by one.
+    let row = "EXECUTE format('INSERT INTO t_%s VALUES (%s)', i, i); COMMIT;";
+    replication.chain.a.sql(DATABASE, &each(row)).await?;
+    replication.chain.wait_b_caught_up().await?;
+    let engine = replication.spawn()?;
+    wait_streaming(&engine, 1).await?;
+    let change = "EXECUTE format('UPDATE t_%s SET note = ''note %s''', i, i); COMMIT;";
+    replication.chain.a.sql(DATABASE, &each(change)).await?;
+    replication.wait_caught_up().await.with_context(|| engine.stderr())?;
+    assert_memory_is_bounded(&engine, 512)?;
+    stop(&engine).await?;
+    // Each has its row, and no other.
+    let check = each(
+        "EXECUTE format('SELECT count(*) FILTER (WHERE id = %s AND note = ''note %s'') * 2 - count(*) FROM t_%s', i, i, i) INTO here;
+         IF here <> 1 THEN RAISE EXCEPTION 'table % differs', i; END IF; COMMIT;",
+    )
+    .replace("DO $$ BEGIN", "DO $$ DECLARE here int; BEGIN");
+    replication.chain.c.sql(DATABASE, &check).await
 }
 
 #[tokio::test]

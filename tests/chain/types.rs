@@ -6,18 +6,18 @@ use pgsluice_testkit::{ChainOptions, Install};
 use crate::replication::{DATABASE, Replication};
 
 /// A type, and values of it as SQL expressions.
-struct Case {
+pub(crate) struct Case {
     type_name: &'static str,
     values: &'static [&'static str],
     /// It can be a primary key.
     is_key: bool,
 }
 
-const fn key(type_name: &'static str, values: &'static [&'static str]) -> Case {
+pub(crate) const fn key(type_name: &'static str, values: &'static [&'static str]) -> Case {
     Case { type_name, values, is_key: true }
 }
 
-const fn no_key(type_name: &'static str, values: &'static [&'static str]) -> Case {
+pub(crate) const fn no_key(type_name: &'static str, values: &'static [&'static str]) -> Case {
     Case { type_name, values, is_key: false }
 }
 
@@ -74,6 +74,9 @@ const BUILT_IN: &[Case] = &[
     key("int4multirange", &["{}", "{[1,2),[5,9)}", "{(,)}"]),
     key("nummultirange", &["{[1.0,1.10),(5,]}"]),
     key("datemultirange", &["{[2026-01-01,2026-01-05)}"]),
+    key("int8multirange", &["{[-9223372036854775808,9223372036854775807)}", "{}"]),
+    key("tsmultirange", &["{(2026-01-01 00:00,2026-01-02 24:00],[infinity,infinity]}"]),
+    key("tstzmultirange", &["{[2026-01-01 00:00+00,2026-01-01 01:00+00),[2026-02-01 00:00+00,)}"]),
     key("pg_lsn", &["0/0", "FFFFFFFF/FFFFFFFF"]),
     key("oid", &["0", "4294967295"]),
     no_key("xid", &["0", "4294967295"]),
@@ -91,6 +94,12 @@ const BUILT_IN_AS_TEXT: &[Case] = &[
     key("regtype", &["int4", "pg_catalog.\"char\"", "public.mood", "-"]),
     key("regclass", &["pg_class", "public.k_0", "-"]),
     no_key("regproc", &["pg_catalog.now"]),
+    no_key("regprocedure", &["pg_catalog.now()", "public.word_cmp(public.word,public.word)", "-"]),
+    no_key("regoper", &["pg_catalog.||/", "0"]),
+    no_key("regoperator", &["pg_catalog.+(integer,integer)", "public.<(public.word,public.word)", "-(NONE,bigint)"]),
+    no_key("regconfig", &["pg_catalog.simple"]),
+    no_key("regdictionary", &["pg_catalog.simple"]),
+    no_key("regcollation", &["pg_catalog.\"C\"", "-"]),
     no_key("regnamespace", &["pg_catalog", "public"]),
     no_key("regrole", &["postgres"]),
     key("oidvector", &["1 2 3", ""]),
@@ -143,6 +152,8 @@ const USER: &[Case] = &[
     no_key("odd", &["(\"{\"\"a\"\":  1}\",\"(1,2)\",\"(1,1),(0,0)\")", "(null,,)"]),
     key("numbers", &["[1.0,2.00)", "empty", "(,)"]),
     key("moods", &["[sad,ok]"]),
+    key("numbers_multirange", &["{[1.0,2.00),(3,)}", "{}"]),
+    no_key("moods_multirange", &["{[sad,ok]}"]),
     key("word", &["Straße", "", "Größe"]),
     key("nickname", &["Nick"]),
 ];
@@ -198,12 +209,54 @@ fn table_names(cases: &[&Case]) -> Vec<String> {
     cases.iter().enumerate().flat_map(tables).collect()
 }
 
+/// Digits that are all needed, in front of the point and behind it.
+#[tokio::test]
+async fn numbers_of_a_thousand_digits() -> Result<()> {
+    let digits = |from: u32, to: u32| {
+        format!(
+            "(SELECT string_agg((g * g * 7919 / 13 % 10)::text, '' ORDER BY g) FROM generate_series({from}::bigint, {to}) g)"
+        )
+    };
+    let rows = format!(
+        "INSERT INTO t SELECT 1, ('9' || {0} || '.' || {1} || '1')::numeric, ('-1' || {1})::numeric, ('0.' || {0} || '7')::numeric;
+         INSERT INTO keyed SELECT a FROM t; INSERT INTO whole SELECT b, c FROM t;",
+        digits(1, 500),
+        digits(501, 1000),
+    );
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY, a numeric, b numeric, c numeric); CREATE TABLE keyed (a numeric PRIMARY KEY);
+               CREATE TABLE whole (b numeric, c numeric); ALTER TABLE whole REPLICA IDENTITY FULL";
+    let tables = ["public.t", "public.keyed", "public.whole"];
+    for format in ["text", "binary"] {
+        let replication = Replication::start(ddl).await?;
+        replication.configure(&format!("[stream]\nformat = \"{format}\"\n"))?;
+        replication.setup().await?;
+        replication.replicate(&rows, &tables).await?;
+        let c = &replication.chain.c;
+        assert_eq!(c.scalar(DATABASE, "SELECT length(a::text) FROM t").await?, "1003", "{format}");
+        let changes = "UPDATE t SET a = a + 1, b = -b; UPDATE keyed SET a = a + 1; UPDATE whole SET c = -c; DELETE FROM t WHERE a < 0";
+        replication.replicate(changes, &tables).await?;
+    }
+    Ok(())
+}
+
 /// Replicates the values of all `cases`, and returns what the engine said.
 async fn replicate_all(options: ChainOptions, cases: &[&Case], format: &str) -> Result<String> {
+    replicate_with(options, USER_DDL, cases, format).await
+}
+
+/// The same with other definitions before the tables.
+pub(crate) async fn replicate_with(options: ChainOptions, ddl: &str, cases: &[&Case], format: &str) -> Result<String> {
+    let from_a = options.major_ab == Some(15);
     let tables = tables_sql(cases);
-    let on_a = format!("{USER_DDL}{tables}");
+    let on_a = format!("{ddl}{tables}");
     let replication = Replication::start_differing(options, &on_a, &format!("{JUNK_DDL}{on_a}")).await?;
-    replication.configure(&format!("[stream]\nformat = \"{format}\"\n"))?;
+    let more = format!("[stream]\nformat = \"{format}\"\n");
+    replication.configure(&more)?;
+    if from_a {
+        // Its standbys do not decode.
+        let [a, _, c] = replication.servers().map(|server| server.dsn(DATABASE));
+        replication.configure_servers(&a, None, &c, &more)?;
+    }
     replication.setup().await?;
     replication.chain.a.sql(DATABASE, &changes_sql(cases)).await?;
     let output = replication.command(&["run", "--stop-at", "current"]).await?;
@@ -365,5 +418,20 @@ async fn infinite_intervals_are_not_taken_for_finite_ones() -> Result<()> {
     let said = replication.halt().await?;
     assert!(said.contains("SQLSTATE 22"), "{said}");
     assert_eq!(replication.chain.c.scalar(DATABASE, "SELECT count(*) FROM t").await?, "1");
+    Ok(())
+}
+
+/// And from 17 on they are themselves.
+#[tokio::test]
+async fn infinite_intervals_travel_between_servers_that_have_them() -> Result<()> {
+    if Install::try_find(18).is_none() {
+        println!("skipped: there is no PostgreSQL 18");
+        return Ok(());
+    }
+    let infinite = key("interval", &["infinity", "-infinity", "1 day", "-178000000 years"]);
+    for format in ["text", "binary"] {
+        let options = ChainOptions::default().major_ab(18).major_c(18);
+        replicate_all(options, &[&infinite, &BUILT_IN[3]], format).await?;
+    }
     Ok(())
 }

@@ -27,8 +27,11 @@ async fn exceptions_are_recorded_once_however_often_the_engine_is_killed() -> Re
     );
     let mut random = Random::new();
     let recorded = "SELECT count(*) FROM pgsluice.exceptions";
-    for _ in 0..6 {
+    for round in 0..6 {
         let engine = replication.spawn()?;
+        if round == 0 {
+            wait_log(&engine, "changes are set aside in pgsluice.exceptions", 1).await?;
+        }
         let before: u64 = c.scalar(DATABASE, recorded).await?.parse()?;
         wait_for("more exceptions", DEADLINE, || async {
             let now: u64 = c.scalar(DATABASE, recorded).await?.parse()?;
@@ -257,6 +260,7 @@ async fn a_target_that_an_earlier_version_has_set_up_gets_what_it_lacks() -> Res
     replication.chain.a.sql(DATABASE, "INSERT INTO t VALUES (2, 'ours')").await?;
     replication.catch_up().await?;
     assert_eq!(counts(c, "t").await?, "0 1 0 0 0");
+    assert_eq!(c.scalar(DATABASE, "SELECT string_agg(id || note, ' ' ORDER BY id) FROM t").await?, "1one 2theirs");
     // And it is removed as a whole, also where some of it is missing.
     c.sql(DATABASE, "DROP TABLE pgsluice.skips; ALTER SCHEMA pgsluice OWNER TO writer").await?;
     replication.succeed(&["teardown", "--yes"]).await?;

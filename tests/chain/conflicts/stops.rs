@@ -134,11 +134,14 @@ async fn a_stop_says_what_it_is_about_and_what_to_do() -> Result<()> {
             ensure!(said.contains(named), "does not say {named}: {said}");
         }
         ensure!(!said.contains(CANARY), "{said}");
+        let rows = "SELECT string_agg(note, ' ') FROM t";
+        ensure!(c.scalar(DATABASE, rows).await? == "theirs", "C has changed");
         let output = replication.command(&["run", "--stop-at", "current", "--show-values"]).await?;
         let named = format!("key: (\"id\", \"Part\") = (4711, {CANARY}) (at LSN ");
         ensure!(output.code == Some(1) && output.stderr.contains(&named), "{}", output.stderr);
         c.sql(DATABASE, "DELETE FROM t").await?;
         replication.catch_up().await?;
+        replication.assert_same(&["public.t"]).await?;
 
         c.sql(DATABASE, "DELETE FROM t").await?;
         a.sql(DATABASE, "DELETE FROM t").await?;
@@ -147,6 +150,7 @@ async fn a_stop_says_what_it_is_about_and_what_to_do() -> Result<()> {
         ensure!(said.contains("on_missing_row") && !said.contains(CANARY), "{said}");
         c.sql(DATABASE, &format!("INSERT INTO t VALUES (4711, '{CANARY}')")).await?;
         replication.catch_up().await?;
+        replication.assert_same(&["public.t"]).await?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   Chain   A ──b_slot──► B        C        A: primary, wal_level=logical
 //!   Pair    A                      C        B: hot standby of A, decodes; C: shares no history with A
+//!           B ──b2_slot──► B2               B2: a standby of the standby, where a test asks for one
 //! ```
 //!
 //! Every server has a database `app`, trusts 127.0.0.1 and its Unix socket, and knows the roles `scram_user`, `md5_user`
@@ -130,13 +131,15 @@ impl ChainOptions {
         [self.base(), settings::settings(&[("wal_level", &self.wal_level)]), self.a_conf.clone()].concat()
     }
 
-    fn of_b(&self, a: &Server) -> Settings {
+    /// What a standby of `upstream` has, which streams from this slot of it.
+    fn of_standby(&self, upstream: &Server, slot: &str, application_name: &str) -> Settings {
         // Over TCP, as between two machines.
-        let conninfo = format!("host=127.0.0.1 port={} user=postgres application_name=b", a.port());
+        let port = upstream.port();
+        let conninfo = format!("host=127.0.0.1 port={port} user=postgres application_name={application_name}");
         let standby = settings::settings(&[
             ("wal_level", &self.wal_level),
             ("primary_conninfo", &conninfo),
-            ("primary_slot_name", if self.physical_slot { PHYSICAL_SLOT } else { "" }),
+            ("primary_slot_name", slot),
             ("hot_standby", "on"),
             ("hot_standby_feedback", if self.hot_standby_feedback { "on" } else { "off" }),
             ("wal_receiver_status_interval", "1s"),
@@ -164,14 +167,19 @@ impl ChainOptions {
     }
 
     fn make_b(&self, a: &Server) -> Result<Server> {
-        let install = a.install();
-        let b = Server::new("B", install, self.medium(), &Template::Source.data_dir(install)?, &self.of_b(a))?;
+        let slot = if self.physical_slot { PHYSICAL_SLOT } else { "" };
+        self.make_standby("B", a, &self.of_standby(a, slot, "b"))
+    }
+
+    fn make_standby(&self, name: &str, upstream: &Server, settings: &[(String, String)]) -> Result<Server> {
+        let install = upstream.install();
+        let standby = Server::new(name, install, self.medium(), &Template::Source.data_dir(install)?, settings)?;
         // A's own; here it would hold back WAL for nobody.
-        remove_slot(&b)?;
-        let signal = b.data_dir().join("standby.signal");
+        remove_slot(&standby)?;
+        let signal = standby.data_dir().join("standby.signal");
         fs::write(&signal, "")?;
         give_to_server_user(&signal)?;
-        Ok(b)
+        Ok(standby)
     }
 
     fn make_c(&self) -> Result<Server> {
@@ -209,6 +217,19 @@ impl Chain {
             Ok(chain)
         })
         .await
+    }
+
+    /// A running standby of B, of the options that the chain was started with. It begins where A and B began, so that their
+    /// first WAL must be there still.
+    pub async fn start_cascaded(&self, options: &ChainOptions) -> Result<Server> {
+        const SLOT: &str = "b2_slot";
+        self.b.sql("postgres", &format!("SELECT pg_create_physical_replication_slot('{SLOT}', true)")).await?;
+        let b2 = options.make_standby("B2", &self.b, &options.of_standby(&self.b, SLOT, "b2"))?;
+        b2.start().await?;
+        let streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name = 'b2'";
+        let streaming = || async { Ok((self.b.scalar("postgres", streams).await? == "1").then_some(())) };
+        wait_for("B2 to stream from B", CATCH_UP_DEADLINE, streaming).await?;
+        Ok(b2)
     }
 
     /// Waits until B streams from A.
