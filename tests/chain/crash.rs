@@ -20,7 +20,7 @@ const COMMIT: &[u8] = b"COMMIT\0";
 
 #[tokio::test]
 async fn an_engine_killed_at_any_moment_loses_and_doubles_nothing() -> Result<()> {
-    let own = Mode { netting: true, synchronous_commit: false, binary: true, streaming: true };
+    let own = Mode { netting: true, synchronous_commit: false, binary: true, streaming: true, workers: 2 };
     own.run(async |mode| {
         let kills: u32 = std::env::var("PGSLUICE_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(10);
         let mut random = Random::new();
@@ -60,7 +60,7 @@ async fn tpc_b_at_full_speed_comes_out_equal() -> Result<()> {
 
 #[tokio::test]
 async fn a_standby_that_crashes_under_load_loses_and_doubles_nothing() -> Result<()> {
-    let own = Mode { netting: false, synchronous_commit: false, binary: false, streaming: false };
+    let own = Mode { netting: false, synchronous_commit: false, binary: false, streaming: false, workers: 4 };
     own.run(async |mode| {
         let replication = pgbench_replication(mode.options()).await?;
         replication.configure(&mode.configuration())?;
@@ -83,7 +83,7 @@ async fn a_standby_that_crashes_under_load_loses_and_doubles_nothing() -> Result
 
 #[tokio::test]
 async fn a_primary_that_crashes_under_load_loses_and_doubles_nothing() -> Result<()> {
-    let own = Mode { netting: true, synchronous_commit: true, binary: false, streaming: true };
+    let own = Mode { netting: true, synchronous_commit: true, binary: false, streaming: true, workers: 1 };
     own.run(async |mode| {
         let replication = pgbench_replication(mode.options()).await?;
         replication.configure(&mode.configuration())?;
@@ -103,7 +103,7 @@ async fn a_primary_that_crashes_under_load_loses_and_doubles_nothing() -> Result
 
 #[tokio::test]
 async fn a_target_that_crashes_under_load_loses_and_doubles_nothing() -> Result<()> {
-    let own = Mode { netting: true, synchronous_commit: false, binary: false, streaming: false };
+    let own = Mode { netting: true, synchronous_commit: false, binary: false, streaming: false, workers: 2 };
     own.run(async |mode| {
         let replication = pgbench_replication(mode.options()).await?;
         replication.configure(&mode.configuration())?;
@@ -129,7 +129,7 @@ async fn a_target_that_crashes_under_load_loses_and_doubles_nothing() -> Result<
 
 #[tokio::test]
 async fn what_is_confirmed_survives_a_crash_of_a_target_that_commits_asynchronously() -> Result<()> {
-    let own = Mode { netting: true, synchronous_commit: false, binary: true, streaming: true };
+    let own = Mode { netting: true, synchronous_commit: false, binary: true, streaming: true, workers: 4 };
     own.run(async |mode| {
         let replication = Replication::start_with(mode.options(), LOG_TABLE).await?;
         // Without our doing, the last commits would be in memory for about this long.
@@ -159,7 +159,7 @@ async fn what_is_confirmed_survives_a_crash_of_a_target_that_commits_asynchronou
 
 #[tokio::test]
 async fn backends_of_the_target_that_are_terminated_under_load_lose_and_double_nothing() -> Result<()> {
-    let own = Mode { netting: false, synchronous_commit: true, binary: true, streaming: true };
+    let own = Mode { netting: false, synchronous_commit: true, binary: true, streaming: true, workers: 1 };
     own.run(async |mode| {
         let mut random = Random::new();
         let replication = pgbench_replication(mode.options()).await?;
@@ -187,7 +187,7 @@ async fn backends_of_the_target_that_are_terminated_under_load_lose_and_double_n
 
 #[tokio::test]
 async fn a_commit_whose_outcome_is_unknown_is_neither_lost_nor_doubled() -> Result<()> {
-    let own = Mode { netting: true, synchronous_commit: false, binary: true, streaming: false };
+    let own = Mode { netting: true, synchronous_commit: false, binary: true, streaming: false, workers: 2 };
     own.run(async |mode| {
         let replication = Replication::start_with(mode.options(), LOG_TABLE).await?;
         let proxy = through_proxy_to_target(&replication, mode).await?;
@@ -210,7 +210,7 @@ async fn a_commit_whose_outcome_is_unknown_is_neither_lost_nor_doubled() -> Resu
 
 #[tokio::test]
 async fn a_commit_that_is_still_at_work_when_the_engine_is_back_counts_once() -> Result<()> {
-    let own = Mode { netting: true, synchronous_commit: true, binary: false, streaming: true };
+    let own = Mode { netting: true, synchronous_commit: true, binary: false, streaming: true, workers: 4 };
     own.run(async |mode| {
         let replication = Replication::start_with(mode.options(), LOG_TABLE).await?;
         let proxy = through_proxy_to_target(&replication, mode).await?;
@@ -256,7 +256,7 @@ async fn through_proxy_to_target(replication: &Replication, mode: Mode) -> Resul
 
 #[tokio::test]
 async fn a_stream_that_is_cut_or_stalls_under_load_loses_and_doubles_nothing() -> Result<()> {
-    let own = Mode { netting: false, synchronous_commit: false, binary: true, streaming: true };
+    let own = Mode { netting: false, synchronous_commit: false, binary: true, streaming: true, workers: 2 };
     own.run(async |mode| {
         let mut random = Random::new();
         let replication = pgbench_replication(mode.options().b_conf("wal_sender_timeout", "2s")).await?;

@@ -16,7 +16,12 @@ pub struct Mode {
     pub binary: bool,
     /// Every transaction comes before it has committed.
     pub streaming: bool,
+    /// Sessions on C.
+    pub workers: usize,
 }
+
+/// In turn through all modes, so that each comes with streaming and without.
+const WORKERS: [usize; 3] = [1, 2, 4];
 
 impl Mode {
     /// Runs a test in this mode, or with `PGSLUICE_MATRIX=1` in all of them.
@@ -36,6 +41,7 @@ impl Mode {
             synchronous_commit: bits & 2 != 0,
             binary: bits & 4 != 0,
             streaming: bits & 8 != 0,
+            workers: WORKERS[usize::from(bits) % WORKERS.len()],
         };
         bits.map(mode).collect()
     }
@@ -51,9 +57,9 @@ impl Mode {
         let format = if self.binary { "binary" } else { "text" };
         let synchronous_commit = if self.synchronous_commit { "on" } else { "off" };
         format!(
-            "[apply]\nnetting = {}\nsynchronous_commit = \"{synchronous_commit}\"\n[stream]\nformat = \"{format}\"\n\
-             streaming = {}\n",
-            self.netting, self.streaming
+            "[apply]\nworkers = {}\nnetting = {}\nsynchronous_commit = \"{synchronous_commit}\"\n[stream]\n\
+             format = \"{format}\"\nstreaming = {}\n",
+            self.workers, self.netting, self.streaming
         )
     }
 }

@@ -122,7 +122,7 @@ async fn every_conflict_comes_out_as_its_policy_has_it() -> Result<()> {
     replication.setup().await?;
     for (netting, binary) in [(true, true), (true, false), (false, true), (false, false)] {
         for division in [Division::Apart, Division::OneOfManyBatches] {
-            let mode = Mode { netting, binary, synchronous_commit: false, streaming: true };
+            let mode = Mode { netting, binary, synchronous_commit: false, streaming: true, workers: 2 };
             round(&replication, mode, division).await.with_context(|| format!("{mode:?}, {division:?}"))?;
         }
     }

@@ -38,6 +38,7 @@ pub struct History {
     batch_rows: u64,
     format: &'static str,
     netting: bool,
+    workers: usize,
     streaming: bool,
     /// It is applied by a role that cannot turn foreign keys off.
     pub unprivileged: bool,
@@ -64,6 +65,7 @@ impl History {
         let batch_rows = random.pick(&[7, 20, 20, 50, 10_000, 10_000, 10_000]);
         let format = random.pick(&["text", "auto"]);
         let stops = random.below(3) > 0;
+        let workers = random.pick(&[1, 2, 4]);
         // Few without: they tell whether a failure is one of netting.
         let (netting, unprivileged) = (random.below(10) > 0, random.below(4) == 0);
         let streaming = random.below(2) > 0;
@@ -74,13 +76,14 @@ impl History {
         let stops_at = stops.then_some(transactions.len());
         let second = 1 + statements.random.below(TRANSACTIONS_MAX);
         transactions.extend((0..second).map(|_| Transaction::new(&mut statements)));
-        History { batch_rows, format, netting, streaming, unprivileged, transactions, stops_at }
+        History { batch_rows, format, netting, workers, streaming, unprivileged, transactions, stops_at }
     }
 
     pub fn configuration(&self) -> String {
-        let History { batch_rows, format, netting, streaming, .. } = self;
+        let History { batch_rows, format, netting, workers, streaming, .. } = self;
         format!(
-            "[stream]\nformat = \"{format}\"\nstreaming = {streaming}\n[apply]\nbatch_rows = {batch_rows}\nnetting = {netting}\n"
+            "[stream]\nformat = \"{format}\"\nstreaming = {streaming}\n\
+             [apply]\nbatch_rows = {batch_rows}\nnetting = {netting}\nworkers = {workers}\n"
         )
     }
 
