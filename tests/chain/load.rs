@@ -184,6 +184,7 @@ pub fn assert_memory_is_bounded(engine: &Engine, max_mib: u64) -> Result<()> {
     let status = fs::read_to_string(format!("/proc/{}/status", engine.pid()))?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("VmHWM of the engine")?;
     let peak_mib = line.split_whitespace().nth(1).context("a number")?.parse::<u64>()? / 1024;
+    println!("the engine has held {peak_mib} MiB");
     assert!(peak_mib < max_mib, "the engine has held {peak_mib} MiB");
     Ok(())
 }

@@ -86,11 +86,14 @@ async fn a_full_disk_of_the_spool_is_said_and_waited_for() -> Result<()> {
     a.sql(DATABASE, "INSERT INTO whole VALUES (1, 'behind it')").await?;
     wait_log(&engine, "the disk of the spool is full", 1).await?;
     ensure!(engine.stderr().contains(&disk.0.path().display().to_string()), "no directory:\n{}", engine.stderr());
+    // What had come before is still applied.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let end_lsn = replication.end_lsn().await?;
     // Longer than B's patience.
     tokio::time::sleep(Duration::from_secs(5)).await;
     ensure!(engine.is_running() && !engine.stderr().contains("session ended"), "it gave up:\n{}", engine.stderr());
     ensure!(replication.end_lsn().await? == end_lsn, "progress has moved");
+    ensure!(replication.chain.c.scalar(DATABASE, "SELECT count(*) FROM whole").await? == "0", "something was left out");
     disk.clear()?;
     wait_log(&engine, "the disk of the spool has room again", 1).await?;
     large.batch_execute("COMMIT").await?;
