@@ -16,6 +16,7 @@
 
 pub mod apply;
 pub mod batch;
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;

@@ -29,6 +29,7 @@ pub enum Stage {
     Apply,
     Checkpoint,
     Status,
+    Bench,
 }
 
 /// What the supervisor does.
@@ -152,6 +153,8 @@ pub enum Kind {
     /// A report in which what matters most is unknown.
     #[error("not all servers could be asked: {0}")]
     Incomplete(String),
+    #[error("interrupted before it was done")]
+    Interrupted,
     #[error("cannot write the output: {0}")]
     Output(io::Error),
     #[error("a worker thread panicked; this is a bug in pgsluice")]
@@ -255,6 +258,7 @@ impl Error {
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
             | Kind::Incomplete(_)
+            | Kind::Interrupted
             | Kind::Output(_)
             | Kind::Panicked => Disposition::Halt,
         }
@@ -288,6 +292,7 @@ impl Error {
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
             | Kind::Incomplete(_)
+            | Kind::Interrupted
             | Kind::Output(_)
             | Kind::Panicked => EXIT_FAILED,
         }
@@ -349,6 +354,7 @@ impl Error {
             | Kind::Deferred { .. }
             | Kind::GaveUp { .. }
             | Kind::Incomplete(_)
+            | Kind::Interrupted
             | Kind::Output(_)
             | Kind::Panicked => Cause::Other,
         }
