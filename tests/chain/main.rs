@@ -2,6 +2,7 @@
 //! holds, row for row against B.
 
 mod bad_input;
+mod bench;
 mod commands;
 mod conflicts;
 mod constraints;
