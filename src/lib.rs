@@ -17,6 +17,7 @@
 
 pub mod apply;
 pub mod batch;
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;

@@ -1,5 +1,6 @@
 //! The command line: one file a command, results on stdout, logs on stderr, exit codes as `error` gives them.
 
+mod bench;
 mod import_dms;
 mod output;
 mod resync;
@@ -69,6 +70,8 @@ enum Command {
     Run(run::RunArguments),
     /// Show slot, progress and the lag of every hop
     Status(status::StatusArguments),
+    /// Measure on the running chain how long rows take from the primary to the target, and how many pass
+    Bench(bench::BenchArguments),
     /// Have tables emptied on the target and copied again by `run`, while the others stream
     Resync(resync::ResyncArguments),
     /// Pass one transaction of the source over: nothing of it is applied
@@ -106,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(arguments, format),
         Command::Run(arguments) => run::run(arguments, format, &screen),
         Command::Status(arguments) => status::run(arguments, format),
+        Command::Bench(arguments) => bench::run(arguments, format, &screen),
         Command::Resync(arguments) => resync::run(arguments, format),
         Command::Skip(arguments) => skip::run(arguments, format),
         Command::Rules(arguments) => rules::run(arguments, format),

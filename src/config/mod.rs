@@ -34,6 +34,9 @@ pub use secret::Secret;
 pub use spool::{SpoolConfig, SpoolKey};
 pub use unknown_key::Suggestion;
 
+/// The schema that is ours, on whichever server: no pattern and no rule is about its tables.
+pub const OWN_SCHEMA: &str = "pgsluice";
+
 /// All that the engine is told before it starts.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -97,6 +100,11 @@ impl Name {
     /// The publication on the source, or on its primary.
     pub fn publication(&self) -> String {
         self.slot()
+    }
+
+    /// The table in [`OWN_SCHEMA`], on the primary and on the target, whose rows `pgsluice bench` follows.
+    pub fn bench_table(&self) -> String {
+        format!("bench_{}", self.0)
     }
 }
 
@@ -170,17 +178,25 @@ pub enum TlsMode {
     Disable,
 }
 
-/// Which tables are replicated: those that a pattern includes and none excludes.
+/// Which tables are replicated: those that a pattern includes and none excludes, and that of `pgsluice bench` as long as it is
+/// published.
 #[derive(Clone, Debug)]
 pub struct TableSelection {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
+    /// In [`OWN_SCHEMA`].
+    bench: String,
 }
 
 impl TableSelection {
     pub fn selects(&self, schema: &str, table: &str) -> bool {
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(schema, table));
-        any(&self.include) && !any(&self.exclude)
+        self.is_bench(schema, table) || any(&self.include) && !any(&self.exclude)
+    }
+
+    /// It is the table of `pgsluice bench`, which comes and goes without anybody's having selected it.
+    pub fn is_bench(&self, schema: &str, table: &str) -> bool {
+        schema == OWN_SCHEMA && table == self.bench
     }
 
     /// Never empty.

@@ -61,15 +61,17 @@ pub(super) fn resolve(
     let secret = file.mask_secret(raw.masks)?;
     let RawApply { on_duplicate, on_missing_row, on_error, .. } = raw.apply;
     let defaults = Policy { on_duplicate, on_missing_row, on_error };
+    let name = Name::new(&name).ok_or_else(|| file.value("", "name", &at, Problem::Name))?;
     Ok(Config {
-        name: Name::new(&name).ok_or_else(|| file.value("", "name", &at, Problem::Name))?,
         source: file.endpoint(Role::Source, raw.source)?,
         primary: raw.primary.map(|primary| file.endpoint(Role::Primary, primary)).transpose()?,
         target: file.endpoint(Role::Target, raw.target)?,
         tables: TableSelection {
             include: file.patterns("include", &include, &include_at)?,
             exclude: file.patterns("exclude", &exclude, &exclude_at)?,
+            bench: name.bench_table(),
         },
+        name,
         snapshot: SnapshotConfig {
             copy_data: raw.snapshot.copy_data.unwrap_or(true),
             jobs: file.count("snapshot", "jobs", raw.snapshot.jobs, JOBS_RANGE)?.unwrap_or(JOBS),
@@ -372,6 +374,7 @@ mod tests {
         assert!(format!("{config:?}").contains("Secret(…)"));
         assert!(config.tables.selects("shop", "orders") && config.tables.selects("A", "b"));
         assert!(!config.tables.selects("shop", "tmp_1") && !config.tables.selects("public", "orders"));
+        assert!(config.tables.selects("pgsluice", "bench_a_1") && !config.tables.selects("pgsluice", "bench_a_2"));
         assert_eq!(config.tables.includes().len(), 2);
         assert_eq!(config.stream.format, ValueFormat::Binary);
         assert_eq!(config.stream.status_interval, Duration::from_millis(250));

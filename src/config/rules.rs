@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::raw::{OneOrMore, RawMask, RawMaskTable, RawRenaming, RawRule, RawSteps, Text, line_of};
 use super::resolve::{File, text_of};
-use super::{ConfigError, NamePattern, Pattern, PatternError, Problem, Secret};
+use super::{ConfigError, NamePattern, OWN_SCHEMA, Pattern, PatternError, Problem, Secret};
 
 /// The table of the file.
 const RULE: &str = super::raw::RULE;
@@ -51,7 +51,7 @@ pub struct Rule {
 impl Rule {
     pub fn matches(&self, schema: &str, table: &str) -> bool {
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(schema, table));
-        any(&self.tables) && !any(&self.except)
+        schema != OWN_SCHEMA && any(&self.tables) && !any(&self.except)
     }
 
     /// The patterns of its tables; never empty.
@@ -446,6 +446,7 @@ mod tests {
         let [one, other] = rules.as_slice() else { panic!("{rules:?}") };
         assert_eq!((one.line, one.filter.as_deref()), (7, Some("region = 'EU'")));
         assert!(one.matches("s", "customers") && !one.matches("s", "x"));
+        assert!(!one.matches("pgsluice", "customers"));
         assert_eq!(one.rename_schema, Some(Renaming::To("crm".to_owned())));
         assert_eq!(one.rename_table, Some(Renaming::To("customers_eu".to_owned())));
         let renamed =

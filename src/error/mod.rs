@@ -30,6 +30,7 @@ pub enum Stage {
     Apply,
     Checkpoint,
     Status,
+    Bench,
 }
 
 /// What the supervisor does.
@@ -161,6 +162,8 @@ pub enum Kind {
     /// A report in which what matters most is unknown.
     #[error("not all servers could be asked: {0}")]
     Incomplete(String),
+    #[error("interrupted before it was done")]
+    Interrupted,
     #[error("cannot write the output: {0}")]
     Output(io::Error),
     #[error("a worker thread panicked; this is a bug in pgsluice")]
@@ -265,6 +268,7 @@ impl Error {
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
             | Kind::Incomplete(_)
+            | Kind::Interrupted
             | Kind::Output(_)
             | Kind::Panicked => Disposition::Halt,
         }
@@ -300,6 +304,7 @@ impl Error {
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
             | Kind::Incomplete(_)
+            | Kind::Interrupted
             | Kind::Output(_)
             | Kind::Panicked => EXIT_FAILED,
         }
@@ -375,6 +380,7 @@ impl Error {
             | Kind::Deferred { .. }
             | Kind::GaveUp { .. }
             | Kind::Incomplete(_)
+            | Kind::Interrupted
             | Kind::Output(_)
             | Kind::Panicked => Cause::Other,
         }

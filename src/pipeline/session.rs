@@ -27,9 +27,9 @@ use super::target::{Fires, check_kept, set_up_target_session, use_binary};
 use super::{conflicts, copy};
 use crate::apply::{Applier, Crew, Options, Policies};
 use crate::checkpoint::{self, Moves, Progress};
-use crate::config::{Config, Role, SynchronousCommit};
+use crate::config::{Config, OWN_SCHEMA, Role, SynchronousCommit};
 use crate::error::{Error, Kind, Stage};
-use crate::postgres;
+use crate::postgres::{self, quote_qualified};
 use crate::schema::compare::{self, Weight};
 use crate::skips;
 use crate::snapshot::{self, Copied, CopyOptions, Due, Ruled, State, TableCopy, Wanted};
@@ -206,6 +206,9 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let skips = skips::pending(&target, config.name.as_str(), progress.end_lsn).await?;
 
     let names = publication.tables.iter().map(|published| &published.table);
+    if !names.clone().any(|table| config.tables.is_bench(&table.schema, &table.name)) {
+        snapshot::forget(&target, config.name.as_str(), (OWN_SCHEMA, &config.name.bench_table())).await?;
+    }
     let states = snapshot::learn(&target, config.name.as_str(), &ruled, config.snapshot.copy_data).await?;
     for table in snapshot::mark_absent(&target, config.name.as_str(), names).await? {
         tracing::warn!("{table} is not replicated any more: if it comes again, it is emptied and copied again");
@@ -340,10 +343,13 @@ async fn known(
     // Under another name it would not be copied anew then, and what is still to come under this one is of its rows.
     let is_selected = |table: &TableName| config.tables.selects(&table.schema, &table.name);
     let is_of = |name: &String, state: &TableCopy| state.table.to_string() == *name && is_selected(&state.table);
-    let is_followed = |name: &String| !config.snapshot.copy_data && states.iter().any(|state| is_of(name, state));
+    // It comes again under the same name, and without a copy nothing but its changes would bring it.
+    let bench = quote_qualified(OWN_SCHEMA, &config.name.bench_table());
+    let is_known = |name: &String| *name == bench || states.iter().any(|state| is_of(name, state));
+    let is_followed = |name: &String| !config.snapshot.copy_data && is_known(name);
     let is_left_out = |name: &&String| !is_published(name) && !is_followed(name);
     let unpublished: Vec<_> = strange.iter().filter(is_left_out).cloned().collect();
-    for name in &unpublished {
+    for name in unpublished.iter().filter(|name| **name != bench) {
         tracing::warn!("{name} is not published any more: what of its changes is still to come is left out");
     }
     let mut copied = None;

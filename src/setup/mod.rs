@@ -260,7 +260,7 @@ async fn ensure_publication(
         }
         match Publication::read(client, facts.role, &name, STAGE).await? {
             Some(found) => {
-                found.check(tables, STAGE)?;
+                found.check(&config.tables, tables, STAGE)?;
                 if with_heartbeat && !found.has_heartbeat {
                     client.batch_execute(&publication::add_heartbeat_sql(&name)).await.map_err(failed)?;
                     present = false;
@@ -276,7 +276,7 @@ async fn ensure_publication(
     }
     match Publication::read(&servers.source, Role::Source, &name, STAGE).await? {
         Some(found) => {
-            found.check(tables, STAGE)?;
+            found.check(&config.tables, tables, STAGE)?;
             check_published_columns(config, &found)?;
         }
         None => {

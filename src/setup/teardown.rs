@@ -3,8 +3,9 @@
 use tokio_postgres::Client;
 
 use super::{STAGE, Step, StepState, slot};
+use crate::bench;
 use crate::checkpoint;
-use crate::config::{Config, Role};
+use crate::config::{Config, OWN_SCHEMA, Role};
 use crate::error::Error;
 use crate::postgres::{self, quote_ident, quote_literal};
 use crate::snapshot;
@@ -50,6 +51,7 @@ pub async fn tear_down(config: &Config) -> Result<Vec<Step>, Error> {
         } else {
             publisher.batch_execute(&format!("DROP PUBLICATION {}", quote_ident(&name))).await.map_err(failed)?;
             steps.push(removed(format!("publication {name}"), true));
+            remove_bench(config, (&publisher, role), &mut steps).await?;
             if config.stream.heartbeat.is_some() {
                 let dropped = drop_heartbeat(config, &publisher).await.map_err(failed)?;
                 steps.push(removed(format!("heartbeat of {} on the {role}", config.name), dropped));
@@ -58,6 +60,7 @@ pub async fn tear_down(config: &Config) -> Result<Vec<Step>, Error> {
     } else {
         steps.push(removed(format!("publication {name}"), false));
     }
+    remove_bench(config, (&target, Role::Target), &mut steps).await?;
     let (row, schema) = checkpoint::remove(&target, config.name.as_str()).await?;
     steps.push(removed(format!("progress row {} on the target", config.name), row));
     steps.push(removed("schema pgsluice on the target".to_owned(), schema));
@@ -77,11 +80,17 @@ async fn drop_heartbeat(config: &Config, publisher: &Client) -> Result<bool, tok
         return Ok(rows > 0);
     }
     publisher.batch_execute("DROP TABLE pgsluice.heartbeat").await?;
-    let is_empty = "SELECT NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'pgsluice'::regnamespace)";
-    if publisher.query_one(is_empty, &[]).await?.try_get(0)? {
-        publisher.batch_execute("DROP SCHEMA pgsluice").await?;
-    }
+    bench::drop_empty_schema(publisher).await?;
     Ok(rows > 0)
+}
+
+/// What a bench that was killed has left; there is a step of it only where there was something.
+async fn remove_bench(config: &Config, (client, role): (&Client, Role), steps: &mut Vec<Step>) -> Result<(), Error> {
+    if bench::remove_leftovers(config, client, role, STAGE).await? {
+        let object = format!("table {OWN_SCHEMA}.{} on the {role}", config.name.bench_table());
+        steps.push(Step { object, state: StepState::Removed });
+    }
+    Ok(())
 }
 
 /// # Errors

@@ -48,7 +48,7 @@ pub use self::deferred::{Deferred, DeferredKind, Due, Selected, check_rights, re
 use self::job::Job;
 use self::parts::{Queue, Xids};
 use self::progress::Progress;
-pub use self::state::{Ruled, State, TableCopy, foresee, learn, mark_absent, read, resync};
+pub use self::state::{Ruled, State, TableCopy, foresee, forget, learn, mark_absent, read, resync};
 use self::view::View;
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};

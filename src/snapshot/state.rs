@@ -251,6 +251,15 @@ pub async fn mark_absent<'a>(
     Ok(absent)
 }
 
+/// Knows nothing of a table, by its schema and name, any more: whatever comes under that name is another table.
+pub async fn forget(target: &Client, name: &str, (schema, table): (&str, &str)) -> Result<(), Error> {
+    for known in ["chunk_state", "table_state"] {
+        let sql = format!("DELETE FROM pgsluice.{known} WHERE name = $1 AND schema_name = $2 AND table_name = $3");
+        target.execute(&sql, &[&name, &schema, &table]).await.map_err(target_failed)?;
+    }
+    Ok(())
+}
+
 /// As tables whose copy was interrupted before its first chunk.
 async fn mark(target: &Client, name: &str, tables: &[TableName]) -> Result<(), Error> {
     let (schemas, names): (Vec<_>, Vec<_>) =

@@ -2,6 +2,7 @@
 //! holds, row for row against B.
 
 mod bad_input;
+mod bench;
 mod beside;
 mod builds;
 mod commands;
