@@ -19,12 +19,13 @@ use tokio_postgres::{Client, Row, Statement};
 use crate::batch::Skipped;
 use crate::config::Role;
 use crate::error::{Error, Kind, Stage};
+use crate::shards::SHARDS_SQL;
 
 /// The schema, for `setup` and for whoever runs the SQL by hand. Safe to run again.
 pub const SCHEMA_SQL: &str = "CREATE SCHEMA IF NOT EXISTS pgsluice;";
 
 /// Its tables by their names, likewise.
-pub const TABLES: [(&str, &str); 7] = [
+pub const TABLES: [(&str, &str); 8] = [
     ("progress", PROGRESS_SQL),
     ("table_state", TABLE_STATE_SQL),
     ("chunk_state", CHUNK_STATE_SQL),
@@ -32,6 +33,7 @@ pub const TABLES: [(&str, &str); 7] = [
     ("exceptions", EXCEPTIONS_SQL),
     ("conflicts", CONFLICTS_SQL),
     ("skips", SKIPS_SQL),
+    ("shards", SHARDS_SQL),
 ];
 
 const PROGRESS_SQL: &str = "\

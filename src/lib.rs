@@ -29,6 +29,7 @@ pub mod records;
 pub mod schema;
 pub mod screen;
 pub mod setup;
+pub mod shards;
 pub mod skips;
 pub mod snapshot;
 pub mod source;

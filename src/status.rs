@@ -308,7 +308,7 @@ async fn read_target(config: &Config) -> Result<TargetView, Error> {
         tables: snapshot::read(&client, name).await?,
         deferred: snapshot::read_deferred(&client, name).await?,
         conflicts: records::read_conflicts(&client, name).await?,
-        skips: skips::list(&client, name).await?,
+        skips: skips::list(&client, config).await?,
     })
 }
 
