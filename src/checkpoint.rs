@@ -19,7 +19,6 @@ use tokio_postgres::{Client, Row, Statement};
 use crate::batch::Skipped;
 use crate::config::Role;
 use crate::error::{Error, Kind, Stage};
-use crate::shards::SHARDS_SQL;
 
 /// The schema, for `setup` and for whoever runs the SQL by hand. Safe to run again.
 pub const SCHEMA_SQL: &str = "CREATE SCHEMA IF NOT EXISTS pgsluice;";
@@ -33,7 +32,7 @@ pub const TABLES: [(&str, &str); 8] = [
     ("exceptions", EXCEPTIONS_SQL),
     ("conflicts", CONFLICTS_SQL),
     ("skips", SKIPS_SQL),
-    ("shards", SHARDS_SQL),
+    ("shards", crate::shards::SHARDS_SQL),
 ];
 
 const PROGRESS_SQL: &str = "\

@@ -17,12 +17,14 @@
 //!   so are tables of several shards that share one of the target.
 
 mod run;
+mod status;
 
 use std::collections::BTreeMap;
 
 use tokio_postgres::{Client, Row};
 
 pub use self::run::run;
+pub use self::status::status;
 use crate::checkpoint;
 use crate::config::{Config, Role, Shard, number_of};
 use crate::error::{Error, Stage};
