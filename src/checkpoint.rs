@@ -25,7 +25,7 @@ use crate::error::{Error, Kind, Stage};
 pub const SCHEMA_SQL: &str = "CREATE SCHEMA IF NOT EXISTS pgsluice;";
 
 /// Its tables by their names, likewise.
-pub const TABLES: [(&str, &str); 7] = [
+pub const TABLES: [(&str, &str); 8] = [
     ("progress", PROGRESS_SQL),
     ("table_state", TABLE_STATE_SQL),
     ("chunk_state", CHUNK_STATE_SQL),
@@ -33,6 +33,7 @@ pub const TABLES: [(&str, &str); 7] = [
     ("exceptions", EXCEPTIONS_SQL),
     ("conflicts", CONFLICTS_SQL),
     ("skips", SKIPS_SQL),
+    ("shards", crate::shards::SHARDS_SQL),
 ];
 
 const PROGRESS_SQL: &str = "\

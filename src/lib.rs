@@ -31,6 +31,7 @@ pub mod records;
 pub mod schema;
 pub mod screen;
 pub mod setup;
+pub mod shards;
 pub mod skips;
 pub mod snapshot;
 pub mod source;

@@ -5,6 +5,9 @@
 //!
 //! **Always holds:** what is asked for lies at or behind progress at that moment, and progress cannot pass it unseen: the
 //! statement that moves it looks for such rows, and takes its snapshot when it has the lock that we hold meanwhile.
+//!
+//! With shards it is asked of each that has not passed it. One that has no such transaction settles that with a row that is done
+//! and has no `xid`, as long as another may have it; the last of them refuses.
 
 use pgsluice_proto::Lsn;
 use serde::Serialize;
@@ -14,8 +17,9 @@ use tokio_postgres::{Client, Row};
 
 use crate::checkpoint;
 use crate::config::{Config, Role};
-use crate::error::{Error, Stage};
+use crate::error::{Error, Kind, Stage};
 use crate::postgres;
+use crate::shards;
 
 const STAGE: Stage = Stage::Checkpoint;
 
@@ -27,6 +31,9 @@ const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '5s'; LOCK TABLE pgsluice.p
 pub struct Skip {
     /// Of its commit record.
     pub commit_lsn: String,
+    /// That is to pass it over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<usize>,
     pub requested_by: String,
     pub requested_at: String,
     /// When the target was past it.
@@ -44,57 +51,107 @@ pub enum Asked {
     Before,
 }
 
-/// Asks for the transaction whose commit record is at `lsn` to be passed over.
+/// Asks for the transaction whose commit record is at `lsn` to be passed over, by all shards or the one that there is.
 ///
 /// # Errors
 /// A refusal if it is on the target already.
-pub async fn ask(config: &Config, lsn: Lsn) -> Result<Asked, Error> {
-    let client = connect(config).await?;
-    let (name, commit_lsn) = (config.name.as_str(), PgLsn::from(lsn.as_u64()));
+pub async fn ask(shards: &[Config], lsn: Lsn) -> Result<Asked, Error> {
+    let client = connect(shards).await?;
+    let commit_lsn = PgLsn::from(lsn.as_u64());
     client.batch_execute(BEGIN).await.map_err(|error| match error.code() {
         Some(&SqlState::LOCK_NOT_AVAILABLE) => busy(),
         Some(_) | None => failed(error),
     })?;
-    let Some(progress) = checkpoint::read(&client, name).await? else { return Err(no_progress(config)) };
-    if lsn < progress.end_lsn {
-        return Err(passed(&list(&client, name).await?, lsn, progress.end_lsn));
+    let (mut names, mut past) = (Vec::new(), Vec::new());
+    for config in shards {
+        let name = config.name.as_str();
+        let Some(progress) = checkpoint::read(&client, name).await? else { return Err(no_progress(config)) };
+        if lsn < progress.end_lsn { past.push((name, progress.end_lsn)) } else { names.push(name) }
     }
-    let sql = "INSERT INTO pgsluice.skips (name, commit_lsn) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    let added = client.execute(sql, &[&name, &commit_lsn]).await.map_err(failed)?;
+    if names.is_empty() {
+        let known = list_all(&client, shards).await?;
+        let end_lsn = past.iter().map(|(_, end_lsn)| *end_lsn).min().unwrap_or(lsn);
+        return Err(passed(&known, lsn, end_lsn));
+    }
+    let sql =
+        "INSERT INTO pgsluice.skips (name, commit_lsn) SELECT n, $2 FROM unnest($1::text[]) n ON CONFLICT DO NOTHING";
+    let added = client.execute(sql, &[&names, &commit_lsn]).await.map_err(failed)?;
     client.batch_execute("COMMIT").await.map_err(failed)?;
-    Ok(if added == 1 { Asked::Now } else { Asked::Before })
+    for (name, end_lsn) in past {
+        tracing::warn!(
+            "what the transaction at {lsn} changed in tables of \"{name}\" is on the target, up to {end_lsn}, and stays"
+        );
+    }
+    Ok(if added > 0 { Asked::Now } else { Asked::Before })
 }
 
 /// Takes it back.
 ///
 /// # Errors
 /// A refusal if it is not pending.
-pub async fn take_back(config: &Config, lsn: Lsn) -> Result<(), Error> {
-    let client = connect(config).await?;
-    let sql = "DELETE FROM pgsluice.skips WHERE name = $1 AND commit_lsn = $2 AND done_at IS NULL";
+pub async fn take_back(shards: &[Config], lsn: Lsn) -> Result<(), Error> {
+    let client = connect(shards).await?;
+    let names: Vec<_> = shards.iter().map(|config| config.name.as_str()).collect();
+    // That a shard did not have it is of no use without the others.
+    let sql = "WITH removed AS (DELETE FROM pgsluice.skips WHERE name = ANY ($1) AND commit_lsn = $2 \
+                                AND (done_at IS NULL OR xid IS NULL) RETURNING done_at) \
+               SELECT count(*) FROM removed WHERE done_at IS NULL";
     let commit_lsn = PgLsn::from(lsn.as_u64());
-    let removed = client.execute(sql, &[&config.name.as_str(), &commit_lsn]).await.map_err(failed)?;
-    if removed == 1 {
+    let row = client.query_one(sql, &[&names, &commit_lsn]).await.map_err(failed)?;
+    if row.try_get::<_, i64>(0).map_err(failed)? > 0 {
         return Ok(());
     }
     Err(Error::refused(STAGE, format!("no skip of {lsn} is pending"), "`pgsluice skip --list` shows those that are"))
 }
 
+/// The stream of a shard has passed `lsn`, and has no transaction with its commit record there. True where that is settled, since
+/// another shard may have it.
+pub async fn settle_missed(config: &Config, lsn: Lsn) -> Result<bool, Error> {
+    let Some(shard) = config.shard() else { return Ok(false) };
+    let client = postgres::connect(&config.target, STAGE).await?;
+    let (name, commit_lsn) = (config.name.as_str(), PgLsn::from(lsn.as_u64()));
+    client.batch_execute("BEGIN").await.map_err(failed)?;
+    // All of them, in one order: of two shards that come at once, the second sees what the first has settled.
+    let sql = "SELECT k.name <> $1 AND (k.done_at IS NULL OR k.xid IS NOT NULL) FROM pgsluice.skips k \
+               JOIN pgsluice.shards s USING (name) WHERE s.whole = $2 AND k.commit_lsn = $3 ORDER BY k.name FOR UPDATE OF k";
+    let rows = client.query(sql, &[&name, &shard.whole.as_str(), &commit_lsn]).await.map_err(failed)?;
+    let may_have: Vec<bool> = rows.iter().map(|row| row.try_get(0).map_err(failed)).collect::<Result<_, _>>()?;
+    if !may_have.contains(&true) {
+        return Ok(false);
+    }
+    let settle = "UPDATE pgsluice.skips SET done_at = now(), changes = 0 \
+                  WHERE name = $1 AND commit_lsn = $2 AND done_at IS NULL";
+    client.execute(settle, &[&name, &commit_lsn]).await.map_err(failed)?;
+    client.batch_execute("COMMIT").await.map_err(failed)?;
+    Ok(true)
+}
+
 /// All that were asked for, in the order of the source.
-pub async fn all(config: &Config) -> Result<Vec<Skip>, Error> {
-    let client = connect(config).await?;
-    list(&client, config.name.as_str()).await
+pub async fn all(shards: &[Config]) -> Result<Vec<Skip>, Error> {
+    let client = connect(shards).await?;
+    list_all(&client, shards).await
+}
+
+async fn list_all(client: &Client, shards: &[Config]) -> Result<Vec<Skip>, Error> {
+    let mut skips = Vec::new();
+    for config in shards {
+        skips.extend(list(client, config).await?);
+    }
+    // The sort is stable, and each shard's are in their order already.
+    skips.sort_by_key(|skip| skip.commit_lsn.parse::<Lsn>().ok());
+    Ok(skips)
 }
 
 /// The same over a session that is there; none where there is no table of them.
-pub async fn list(client: &Client, name: &str) -> Result<Vec<Skip>, Error> {
+pub async fn list(client: &Client, config: &Config) -> Result<Vec<Skip>, Error> {
     if !exists(client).await? {
         return Ok(Vec::new());
     }
     let sql = "SELECT commit_lsn::text, requested_by, requested_at::text, done_at::text, xid, commit_time::text, changes \
                FROM pgsluice.skips s WHERE name = $1 ORDER BY s.commit_lsn";
-    let rows = client.query(sql, &[&name]).await.map_err(failed)?;
-    rows.iter().map(|row| skip(row).map_err(failed)).collect()
+    let rows = client.query(sql, &[&config.name.as_str()]).await.map_err(failed)?;
+    let shard = config.shard().map(|shard| shard.number);
+    rows.iter().map(|row| skip(row, shard).map_err(failed)).collect()
 }
 
 /// Those that the engine has yet to meet, in their order.
@@ -115,10 +172,15 @@ pub async fn pending(client: &Client, name: &str, progress: Lsn) -> Result<Vec<L
     }
 }
 
-async fn connect(config: &Config) -> Result<Client, Error> {
-    let client = postgres::connect(&config.target, STAGE).await?;
-    if checkpoint::read(&client, config.name.as_str()).await?.is_none() {
-        return Err(no_progress(config));
+/// To the target, which is the same of all shards.
+async fn connect(shards: &[Config]) -> Result<Client, Error> {
+    let Some(first) = shards.first() else { return Err(Error::new(STAGE, Kind::Panicked)) };
+    let client = postgres::connect(&first.target, STAGE).await?;
+    for config in shards {
+        shards::check_split(&client, config, STAGE).await?;
+        if checkpoint::read(&client, config.name.as_str()).await?.is_none() {
+            return Err(no_progress(config));
+        }
     }
     checkpoint::complete(&client).await?;
     if exists(&client).await? {
@@ -136,9 +198,10 @@ async fn exists(client: &Client) -> Result<bool, Error> {
     row.try_get(0).map_err(failed)
 }
 
-fn skip(row: &Row) -> Result<Skip, tokio_postgres::Error> {
+fn skip(row: &Row, shard: Option<usize>) -> Result<Skip, tokio_postgres::Error> {
     Ok(Skip {
         commit_lsn: row.try_get(0)?,
+        shard,
         requested_by: row.try_get(1)?,
         requested_at: row.try_get(2)?,
         done_at: row.try_get(3)?,
@@ -150,7 +213,7 @@ fn skip(row: &Row) -> Result<Skip, tokio_postgres::Error> {
 
 /// `known` are those that were asked for before.
 fn passed(known: &[Skip], lsn: Lsn, progress: Lsn) -> Error {
-    let is_it = |skip: &&Skip| skip.commit_lsn == lsn.to_string();
+    let is_it = |skip: &&Skip| skip.commit_lsn == lsn.to_string() && skip.xid.is_some();
     match known.iter().find(is_it).and_then(|skip| skip.done_at.as_ref()) {
         Some(done_at) => Error::refused(
             STAGE,

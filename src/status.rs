@@ -41,6 +41,39 @@ pub struct Status {
     pub skips: Vec<Skip>,
     /// Servers that could not be asked, and why.
     pub errors: Vec<String>,
+    /// Each by itself, where the replication has shards.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shards: Vec<ShardStatus>,
+}
+
+impl Status {
+    /// Of which nothing is known.
+    pub fn unknown(name: String) -> Status {
+        Status {
+            name,
+            state: State::Unknown,
+            slot: None,
+            primary_slot: None,
+            progress: None,
+            lag: Lags::default(),
+            tables: Vec::new(),
+            conflicts: Vec::new(),
+            skips: Vec::new(),
+            errors: Vec::new(),
+            shards: Vec::new(),
+        }
+    }
+}
+
+/// One of the replications that are one together.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShardStatus {
+    pub number: usize,
+    pub name: String,
+    pub state: State,
+    pub slot: Option<SlotStatus>,
+    pub progress: Option<ProgressStatus>,
+    pub lag: Lags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -209,6 +242,7 @@ pub async fn read(config: &Config) -> Status {
         conflicts,
         skips,
         errors,
+        shards: Vec::new(),
     }
 }
 
@@ -308,7 +342,7 @@ async fn read_target(config: &Config) -> Result<TargetView, Error> {
         tables: snapshot::read(&client, name).await?,
         deferred: snapshot::read_deferred(&client, name).await?,
         conflicts: records::read_conflicts(&client, name).await?,
-        skips: skips::list(&client, name).await?,
+        skips: skips::list(&client, config).await?,
     })
 }
 

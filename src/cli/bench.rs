@@ -48,7 +48,8 @@ enum Measure {
 }
 
 pub fn run(arguments: &BenchArguments, format: Format, screen: &Screen) -> Result<(), Error> {
-    let config = arguments.config.load()?;
+    // Of shards the first is measured: each is a replication of its own.
+    let config = arguments.config.load()?.split().swap_remove(0);
     let outcome = bench::run(&config, &plan(arguments), screen, stop_signals()?);
     screen.close().map_err(output::failed)?;
     let Outcome { report, removed } = outcome.map_err(|error| error.shown(&config.log))?;

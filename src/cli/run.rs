@@ -10,8 +10,9 @@ use signal_hook::iterator::Signals;
 
 use super::{ConfigArgument, Format, output};
 use crate::error::Error;
-use crate::pipeline::{self, StopAt};
+use crate::pipeline::StopAt;
 use crate::screen::Screen;
+use crate::shards;
 use crate::snapshot::{CopyOptions, OnExisting};
 
 #[derive(Debug, Args)]
@@ -56,7 +57,7 @@ pub fn run(arguments: &RunArguments, format: Format, screen: &Screen) -> Result<
     let stop = stop_signals()?;
     let RunArguments { stop_at, on_existing, defer_indexes, .. } = *arguments;
     let options = CopyOptions { on_existing, defer_indexes, screen: screen.clone() };
-    let outcome = pipeline::run(&config, stop_at, options, &stop);
+    let outcome = shards::run(&config, stop_at, options, &stop);
     // A copy that was left alone by a stop draws until the process ends.
     screen.close().map_err(output::failed)?;
     let summary = outcome?;

@@ -57,18 +57,19 @@ impl State {
 /// Records what is to be skipped, which a `run` that is at work notices, or the next one does.
 pub fn run(arguments: &SkipArguments, format: Format) -> Result<(), Error> {
     let config = arguments.config.load()?;
+    let shards = config.split();
     let runtime = postgres::new_runtime(STAGE)?;
     let Some(lsn) = arguments.lsn else {
-        return print_list(&runtime.block_on(skips::all(&config))?, format);
+        return print_list(&runtime.block_on(skips::all(&shards))?, format);
     };
     let state = if arguments.cancel {
-        runtime.block_on(skips::take_back(&config, lsn))?;
+        runtime.block_on(skips::take_back(&shards, lsn))?;
         State::Cancelled
     } else {
         if !arguments.yes {
             confirm(&config, lsn)?;
         }
-        match runtime.block_on(skips::ask(&config, lsn))? {
+        match runtime.block_on(skips::ask(&shards, lsn))? {
             Asked::Now => State::Pending,
             Asked::Before => State::PendingAlready,
         }
@@ -81,9 +82,13 @@ pub fn run(arguments: &SkipArguments, format: Format) -> Result<(), Error> {
 }
 
 fn print_list(skips: &[Skip], format: Format) -> Result<(), Error> {
-    let state = |skip: &Skip| match (&skip.done_at, skip.changes) {
-        (Some(done_at), changes) => format!("skipped at {done_at}, {} changes", changes.unwrap_or(0)),
-        (None, _) => format!("pending, asked for by {} at {}", skip.requested_by, skip.requested_at),
+    let state = |skip: &Skip| {
+        let shard = skip.shard.map_or(String::new(), |number| format!("shard {number}: "));
+        match (&skip.done_at, skip.xid) {
+            (Some(_), None) => format!("{shard}has nothing of it"),
+            (Some(done_at), Some(_)) => format!("{shard}skipped at {done_at}, {} changes", skip.changes.unwrap_or(0)),
+            (None, _) => format!("{shard}pending, asked for by {} at {}", skip.requested_by, skip.requested_at),
+        }
     };
     match format {
         Format::Json => output::json(&skips),

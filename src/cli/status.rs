@@ -9,9 +9,10 @@ use crate::config::Config;
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
 use crate::records::TableConflicts;
+use crate::shards;
 use crate::skips::Skip;
 use crate::snapshot;
-use crate::status::{self, Lag, SlotStatus, State, Status, TableStatus};
+use crate::status::{Lag, ShardStatus, SlotStatus, State, Status, TableStatus};
 
 #[derive(Debug, Args)]
 pub struct StatusArguments {
@@ -43,7 +44,7 @@ pub fn run(arguments: &StatusArguments, format: Format) -> Result<(), Error> {
 }
 
 fn print_one(config: &Config, format: Format) -> Result<Status, Error> {
-    let status = postgres::new_runtime(Stage::Status)?.block_on(status::read(config));
+    let status = postgres::new_runtime(Stage::Status)?.block_on(shards::status(config));
     match format {
         Format::Json => output::json(&status)?,
         Format::Table => output::pairs(&table(&status))?,
@@ -70,6 +71,7 @@ fn table(status: &Status) -> Vec<(String, String)> {
         ("lag: total", lag.total),
     ];
     rows.extend(hops.map(|(label, lag)| row(label, lag_text(lag))));
+    rows.extend(status.shards.iter().map(|shard| row(&format!("shard {}", shard.number), shard_text(shard))));
     rows.extend(status.tables.iter().map(|table| row(&table.table, copy_text(table))));
     rows.extend(status.conflicts.iter().map(|conflicts| row("conflicts", conflicts_text(conflicts))));
     if !status.skips.is_empty() {
@@ -117,6 +119,14 @@ fn state_text(state: State) -> &'static str {
         State::NotSetUp => "not set up",
         State::Unknown => UNKNOWN,
     }
+}
+
+/// What of a shard may differ from the others'.
+fn shard_text(shard: &ShardStatus) -> String {
+    let (state, lag) = (state_text(shard.state), lag_text(shard.lag.total));
+    let end_lsn = known(shard.progress.as_ref().and_then(|progress| progress.end_lsn));
+    let retained = shard.slot.as_ref().and_then(|slot| slot.retained_bytes).map_or(UNKNOWN.to_owned(), bytes_text);
+    format!("{state}; progress {end_lsn}, lag {lag}, retained WAL {retained}")
 }
 
 fn copy_text(table: &TableStatus) -> String {

@@ -4,6 +4,8 @@
 
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -20,9 +22,10 @@ use super::{ConfigArgument, output, run::stop_signals};
 use crate::batch::{Batch, BatchedOperation, Limits, OldRow};
 use crate::config::{Config, Role};
 use crate::decode::{Decoded, Decoder, PartialTruncate, Truncate};
-use crate::error::{Error, Stage};
+use crate::error::{Error, Kind, Stage};
 use crate::pipeline::stream_options;
 use crate::postgres;
+use crate::shards;
 use crate::source::publication::{HEARTBEAT, Publication};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
@@ -49,17 +52,32 @@ pub struct TailArguments {
 pub fn run(arguments: &TailArguments) -> Result<(), Error> {
     let config = arguments.config.load()?;
     let stop = stop_signals()?;
-    let (stream, position, mapping) = open(&config)?;
-    let mut tail = Tail {
-        decoder: Decoder::new(Lsn::INVALID),
-        transform: Transform::new(Arc::new(mapping), false),
-        batch: Batch::default(),
-        begin: None,
-        left: arguments.limit.unwrap_or(u64::MAX),
-        stop_at: arguments.no_follow.then_some(position),
-        out: BufWriter::new(io::stdout().lock()),
+    let left = AtomicU64::new(arguments.limit.unwrap_or(u64::MAX));
+    let tail = |config: &Config| {
+        let (stream, position, mapping) = open(config)?;
+        let mut tail = Tail {
+            decoder: Decoder::new(Lsn::INVALID),
+            transform: Transform::new(Arc::new(mapping), false),
+            batch: Batch::default(),
+            begin: None,
+            left: &left,
+            stop_at: arguments.no_follow.then_some(position),
+            out: BufWriter::new(io::stdout()),
+        };
+        let outcome = tail.follow(stream, &stop);
+        if outcome.is_err() {
+            // Nobody is to wait for the others then.
+            left.store(0, Ordering::Relaxed);
+        }
+        outcome
     };
-    tail.follow(stream, &stop)
+    let shards = config.split();
+    thread::scope(|scope| {
+        let running: Vec<_> = shards.iter().map(|config| scope.spawn(|| tail(config))).collect();
+        let panicked = |_| Err(Error::new(Stage::Source, Kind::Panicked));
+        let outcomes = running.into_iter().map(|one| one.join().unwrap_or_else(panicked));
+        outcomes.collect::<Vec<_>>().into_iter().collect()
+    })
 }
 
 /// The stream from where the slot stands, where the source is now, and the rules for what is published.
@@ -91,6 +109,7 @@ fn open(config: &Config) -> Result<(ReplicationStream, Lsn, Mapping), Error> {
     Ok((stream, server.position, mapping))
 }
 
+/// For the tables of all shards, as in a session.
 async fn read_rules(config: &Config, client: &Client) -> Result<Mapping, Error> {
     if config.rules.is_empty() {
         return Ok(Mapping::default());
@@ -100,21 +119,23 @@ async fn read_rules(config: &Config, client: &Client) -> Result<Mapping, Error> 
         let what = format!("publication \"{name}\" does not exist on the source");
         return Err(Error::refused(Stage::Source, what, "run `pgsluice setup` first"));
     };
-    Mapping::of(&config.rules, &publication.tables, Stage::Transform)
+    let tables = shards::with_others(client, config, &publication.tables, Stage::Source).await?;
+    Mapping::of(&config.rules, &tables, Stage::Transform)
 }
 
-struct Tail<W: Write> {
+struct Tail<'a, W: Write> {
     decoder: Decoder,
     transform: Transform,
     /// What one change comes to.
     batch: Batch,
     begin: Option<Begin>,
-    left: u64,
+    /// Changes that are still to be printed, by all shards.
+    left: &'a AtomicU64,
     stop_at: Option<Lsn>,
     out: W,
 }
 
-impl<W: Write> Tail<W> {
+impl<W: Write> Tail<'_, W> {
     fn follow(&mut self, mut stream: ReplicationStream, stop: &Receiver<()>) -> Result<(), Error> {
         let waker = Waker::new().map_err(output::failed)?;
         while stop.is_empty() {
@@ -124,6 +145,9 @@ impl<W: Write> Tail<W> {
                 break;
             }
             self.out.flush().map_err(output::failed)?;
+            if self.is_done() {
+                break;
+            }
             if filled == Filled::Drained {
                 stream.wait_after_drain(&waker, STOP_CHECK_INTERVAL, Instant::now())?;
             }
@@ -134,7 +158,7 @@ impl<W: Write> Tail<W> {
     /// Prints what was read; true once that is all that was asked for.
     fn take_frames(&mut self, stream: &mut ReplicationStream) -> Result<bool, Error> {
         loop {
-            if self.left == 0 {
+            if self.is_done() {
                 return Ok(true);
             }
             match stream.next_frame()? {
@@ -187,12 +211,17 @@ impl<W: Write> Tail<W> {
             self.batch.resume(transaction);
         }
         for line in lines {
-            if self.left == 0 {
+            let take = |left: u64| left.checked_sub(1);
+            if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
                 return Ok(true);
             }
             self.print(line)?;
         }
         Ok(false)
+    }
+
+    fn is_done(&self) -> bool {
+        self.left.load(Ordering::Relaxed) == 0
     }
 
     fn print(&mut self, mut line: Map<String, Value>) -> Result<(), Error> {
@@ -202,8 +231,9 @@ impl<W: Write> Tail<W> {
             line.insert("commit_time".to_owned(), json!(time.map(|t| humantime::format_rfc3339_micros(t).to_string())));
             line.insert("xid".to_owned(), begin.xid.0.into());
         }
-        self.left -= 1;
-        writeln!(self.out, "{}", Value::Object(line)).map_err(output::failed)
+        // In one piece, as the lines of other shards come between.
+        let text = format!("{}\n", Value::Object(line));
+        self.out.write_all(text.as_bytes()).map_err(output::failed)
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::{DsnError, Name, PatternError, Suggestion};
+use super::{DsnError, PatternError, Suggestion};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -51,8 +51,8 @@ impl fmt::Display for Key {
 pub enum Problem {
     #[error("{0}")]
     Type(String),
-    #[error("a name is 1 to {} of the characters a-z, 0-9 and _, since it names a replication slot", Name::BYTES_MAX)]
-    Name,
+    #[error("a name is 1 to {bytes_max} of the characters a-z, 0-9 and _, since it names a replication slot")]
+    Name { bytes_max: usize },
     #[error(transparent)]
     Dsn(DsnError),
     #[error(transparent)]

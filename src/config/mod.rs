@@ -1,7 +1,7 @@
 //! The configuration: TOML text comes in, a [`Config`] goes out, and nothing past it is checked a second time.
 //!
 //! ```text
-//! text ──raw──► RawConfig ──resolve──► Config
+//! text ──raw──► RawConfig ──resolve──► Config ──split──► one Config a shard
 //!        keys,            values, DSNs (libpq's),
 //!        types            patterns, passwords
 //! ```
@@ -18,6 +18,7 @@ mod raw;
 mod resolve;
 mod rules;
 mod secret;
+mod shard;
 mod spool;
 mod unknown_key;
 
@@ -31,6 +32,7 @@ pub use error::{ConfigError, Key, Problem};
 pub use pattern::{NamePattern, Pattern, PatternError};
 pub use rules::{LetterCase, Mask, NameStep, Renaming, Rule};
 pub use secret::Secret;
+pub use shard::{Shard, number_of};
 pub use spool::{SpoolConfig, SpoolKey};
 pub use unknown_key::Suggestion;
 
@@ -41,6 +43,8 @@ pub const OWN_SCHEMA: &str = "pgsluice";
 #[derive(Clone, Debug)]
 pub struct Config {
     pub name: Name,
+    /// Replications that the tables are divided among; see [`Config::split`].
+    pub shards: usize,
     pub source: Endpoint,
     /// The server that a standby source replays from: asked for what a standby cannot do.
     pub primary: Option<Endpoint>,
@@ -178,25 +182,37 @@ pub enum TlsMode {
     Disable,
 }
 
-/// Which tables are replicated: those that a pattern includes and none excludes, and that of `pgsluice bench` as long as it is
-/// published.
+/// Which tables are replicated: those that a pattern includes and none excludes, as far as they are in the shard, and that of
+/// `pgsluice bench` as long as it is published.
 #[derive(Clone, Debug)]
 pub struct TableSelection {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
     /// In [`OWN_SCHEMA`].
     bench: String,
+    /// Of what the patterns select, only what is in this shard.
+    shard: Option<Shard>,
 }
 
 impl TableSelection {
     pub fn selects(&self, schema: &str, table: &str) -> bool {
+        self.is_bench(schema, table)
+            || self.covers(schema, table) && self.shard.as_ref().is_none_or(|shard| shard.holds(schema, table))
+    }
+
+    /// The same, whichever shard the table is in.
+    pub fn covers(&self, schema: &str, table: &str) -> bool {
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(schema, table));
-        self.is_bench(schema, table) || any(&self.include) && !any(&self.exclude)
+        any(&self.include) && !any(&self.exclude)
     }
 
     /// It is the table of `pgsluice bench`, which comes and goes without anybody's having selected it.
     pub fn is_bench(&self, schema: &str, table: &str) -> bool {
         schema == OWN_SCHEMA && table == self.bench
+    }
+
+    pub fn shard(&self) -> Option<&Shard> {
+        self.shard.as_ref()
     }
 
     /// Never empty.

@@ -19,6 +19,7 @@ use super::{
 #[serde(deny_unknown_fields)]
 pub(super) struct RawConfig {
     pub name: Option<Spanned<Text>>,
+    pub shards: Option<Spanned<Count>>,
     #[serde(default)]
     pub source: RawEndpoint,
     pub primary: Option<RawEndpoint>,
@@ -238,7 +239,8 @@ pub(super) const CONFLICT: &str = "conflict";
 pub(super) fn keys_of(table: &str) -> Option<&'static [&'static str]> {
     Some(match table {
         "" => &[
-            "name", "source", "primary", "target", "tables", "snapshot", "stream", "spool", "apply", "log", "masks",
+            "name", "shards", "source", "primary", "target", "tables", "snapshot", "stream", "spool", "apply", "log",
+            "masks",
             RULE, CONFLICT,
         ],
         "source" | "primary" | "target" => &["dsn", "password_file", "password_env"],

@@ -32,6 +32,10 @@ const JOBS: usize = 4;
 /// Each is a session on two servers.
 const JOBS_RANGE: RangeInclusive<usize> = 1..=64;
 
+const SHARDS: usize = 1;
+/// Each is a walsender of the source, and two slots of it while tables are copied.
+const SHARDS_RANGE: RangeInclusive<usize> = 1..=16;
+
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -51,7 +55,8 @@ pub(super) fn resolve(
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Config, ConfigError> {
     let file = File { text, path, env };
-    let (name, at) = text_of(file.required(raw.name, "", "name", "name = \"shop\"")?);
+    let shards = file.count("", "shards", raw.shards, SHARDS_RANGE)?.unwrap_or(SHARDS);
+    let name = file.name(raw.name, shards)?;
     let (include, include_at) =
         list_of(file.required(raw.tables.include, "tables", "include", "include = [\"public.*\"] under [tables]")?);
     if include.is_empty() {
@@ -61,8 +66,8 @@ pub(super) fn resolve(
     let secret = file.mask_secret(raw.masks)?;
     let RawApply { on_duplicate, on_missing_row, on_error, .. } = raw.apply;
     let defaults = Policy { on_duplicate, on_missing_row, on_error };
-    let name = Name::new(&name).ok_or_else(|| file.value("", "name", &at, Problem::Name))?;
     Ok(Config {
+        shards,
         source: file.endpoint(Role::Source, raw.source)?,
         primary: raw.primary.map(|primary| file.endpoint(Role::Primary, primary)).transpose()?,
         target: file.endpoint(Role::Target, raw.target)?,
@@ -70,6 +75,7 @@ pub(super) fn resolve(
             include: file.patterns("include", &include, &include_at)?,
             exclude: file.patterns("exclude", &exclude, &exclude_at)?,
             bench: name.bench_table(),
+            shard: None,
         },
         name,
         snapshot: SnapshotConfig {
@@ -125,6 +131,14 @@ impl File<'_> {
 
     fn required<T>(&self, value: Option<T>, table: &str, key: &str, example: &'static str) -> Result<T, ConfigError> {
         value.ok_or_else(|| ConfigError::MissingKey { path: self.path.to_owned(), key: Key::new(table, key), example })
+    }
+
+    /// Short enough that those of all shards are names too.
+    fn name(&self, raw: Option<Spanned<Text>>, shards: usize) -> Result<Name, ConfigError> {
+        let (name, at) = text_of(self.required(raw, "", "name", "name = \"shop\"")?);
+        let bytes_max = Name::BYTES_MAX - Name::shard_suffix_bytes(shards);
+        let fits = Name::new(&name).filter(|name| name.as_str().len() <= bytes_max);
+        fits.ok_or_else(|| self.value("", "name", &at, Problem::Name { bytes_max }))
     }
 
     fn endpoint(&self, role: Role, raw: RawEndpoint) -> Result<Endpoint, ConfigError> {

@@ -137,6 +137,9 @@ pub enum Kind {
     /// Somebody has asked for a transaction to be passed over, or has taken that back: the next session knows.
     #[error("the transactions that are to be skipped have changed")]
     SkipsChanged,
+    /// The stream has no transaction where one is to be passed over.
+    #[error("{what}\n  to mend it: {mend}")]
+    SkipMissed { lsn: Lsn, what: String, mend: String },
     /// A standby that crashed replays again what it had replayed before, and shows an older state meanwhile.
     #[error("the source has replayed WAL up to {replayed} only, and the target's progress is {progress}")]
     Behind { replayed: Lsn, progress: Lsn },
@@ -255,6 +258,7 @@ impl Error {
             Kind::Config(_)
             | Kind::Usage(_)
             | Kind::Refused { .. }
+            | Kind::SkipMissed { .. }
             | Kind::Authentication { .. }
             | Kind::Statement { .. }
             | Kind::Program { .. }
@@ -277,7 +281,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match &self.0.kind {
             Kind::Config(_) | Kind::Usage(_) => EXIT_USAGE,
-            Kind::Refused { .. } | Kind::Fenced { .. } => EXIT_REFUSED,
+            Kind::Refused { .. } | Kind::SkipMissed { .. } | Kind::Fenced { .. } => EXIT_REFUSED,
             Kind::Deferred { last, .. } => last.exit_code(),
             Kind::Unreachable { .. }
             | Kind::Lost { .. }
@@ -359,6 +363,7 @@ impl Error {
             | Kind::Config(_)
             | Kind::Usage(_)
             | Kind::Refused { .. }
+            | Kind::SkipMissed { .. }
             | Kind::Unreachable { .. }
             | Kind::Lost { .. }
             | Kind::Authentication { .. }

@@ -153,7 +153,8 @@ pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiv
         if matches!(error.kind(), Kind::SpoolOutgrown { .. }) {
             opening.config.stream.streaming = false;
         }
-        let Some(error) = schema_change::meet(config, opening.epoch, error) else { continue };
+        let met = schema_change::meet(config, opening.epoch, error).and_then(|error| skips::meet(config, error));
+        let Some(error) = met else { continue };
         let pause = retry.after(error.shown(&config.log))?;
         if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
             return Ok(summary);
@@ -210,8 +211,9 @@ impl Opening {
 /// with the process.
 fn open_session(opening: &mut Opening, stop: &Receiver<()>) -> Result<Option<Result<Session, Error>>, Error> {
     let (report, opened) = crossbeam_channel::bounded(1);
-    let mut own = opening.clone();
+    let (mut own, span) = (opening.clone(), tracing::Span::current());
     let open = move || {
+        let _span = span.entered();
         let session = own.open();
         // Nobody listens after a stop.
         drop(report.send((session, own)));

@@ -31,6 +31,7 @@ use crate::config::{Config, OWN_SCHEMA, Role, SynchronousCommit};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres::{self, quote_qualified};
 use crate::schema::compare::{self, Weight};
+use crate::shards;
 use crate::skips;
 use crate::snapshot::{self, Copied, CopyOptions, Due, Ruled, State, TableCopy, Wanted};
 use crate::source::publication::{Publication, PublishedTable, TableName};
@@ -146,6 +147,7 @@ enum Prepared {
 async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let Attempt { config, options, epoch, beside, strange } = attempt;
     let target = postgres::connect(&config.target, Stage::Apply).await?;
+    shards::check_split(&target, config, STAGE).await?;
     let Some(before) = checkpoint::read(&target, config.name.as_str()).await? else {
         return Err(no_progress(config));
     };
@@ -165,7 +167,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
         Spool::check(&config.spool)?;
     }
     let publication = read_publication(config, &source).await?;
-    let mapping = Mapping::of(&config.rules, &publication.tables, STAGE)?;
+    let mapping = mapping(config, &source, &publication).await?;
     let mut connection = Connection::connect(&config.source)?;
     let identity = connection.identify_system()?;
     if identity.timeline != before.timeline {
@@ -192,6 +194,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
 
     let fires = set_up_target_session(&target, &publication.tables, &mapping).await?;
     let constraints_fire = fires.constraints;
+    shards::check_order(config, constraints_fire, STAGE)?;
     let (source_major, is_at_work) = (server.major(), epoch.is_some());
     let published =
         Published { name, source_major, is_at_work, publication: &publication, states: &foreseen, mapping: &mapping };
@@ -448,7 +451,12 @@ pub fn check_heartbeat(config: &Config, source: &Server, stage: Stage) -> Result
 
 /// What the rules make of the tables as they are now.
 pub(super) async fn read_mapping(config: &Config, source: &Client) -> Result<Mapping, Error> {
-    Mapping::of(&config.rules, &read_publication(config, source).await?.tables, STAGE)
+    mapping(config, source, &read_publication(config, source).await?).await
+}
+
+async fn mapping(config: &Config, source: &Client, publication: &Publication) -> Result<Mapping, Error> {
+    let tables = shards::with_others(source, config, &publication.tables, STAGE).await?;
+    shards::mapping(config, &tables, STAGE)
 }
 
 fn no_progress(config: &Config) -> Error {

@@ -9,7 +9,10 @@ use std::collections::VecDeque;
 
 use pgsluice_proto::Lsn;
 
-use crate::error::{Error, Stage};
+use crate::config::Config;
+use crate::error::{Error, Kind, Stage};
+use crate::postgres;
+use crate::skips;
 
 #[derive(Debug)]
 pub(super) struct Skips {
@@ -87,16 +90,32 @@ impl Skips {
 
 fn no_commit(lsn: Lsn, next: Option<Lsn>) -> Error {
     let next = next.map_or(String::new(), |next| format!("; the next one is at {next}"));
-    Error::refused(
-        Stage::Source,
-        format!(
+    let kind = Kind::SkipMissed {
+        lsn,
+        what: format!(
             "{lsn} is to be skipped, and no transaction of the replicated tables has its commit record there{next}"
         ),
-        format!(
+        mend: format!(
             "`pgsluice skip --cancel --lsn {lsn}`, and give the LSN that the message of a stop has behind `at LSN`; nothing from \
              there on was applied"
         ),
-    )
+    };
+    Error::new(Stage::Source, kind)
+}
+
+/// What is left of the error; `None` where another shard may have the transaction that this one does not have.
+pub(super) fn meet(config: &Config, error: Error) -> Option<Error> {
+    let Kind::SkipMissed { lsn, .. } = error.kind() else { return Some(error) };
+    let settled = postgres::new_runtime(Stage::Source).and_then(|it| it.block_on(skips::settle_missed(config, *lsn)));
+    match settled {
+        Ok(true) => {
+            tracing::info!(commit_lsn = %lsn, "the transaction that is to be skipped has changed nothing in tables of this shard");
+            None
+        }
+        Ok(false) => Some(error),
+        // The next session meets the same.
+        Err(why) => Some(why.shown(&config.log)),
+    }
 }
 
 #[cfg(test)]

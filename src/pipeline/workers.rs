@@ -97,6 +97,8 @@ impl Workers {
                 shared.writer_ended();
             }
         };
+        let span = tracing::Span::current();
+        let run = move || span.in_scope(run);
         thread::Builder::new().name(name.to_owned()).spawn(run).map(drop).map_err(no_resources)
     }
 

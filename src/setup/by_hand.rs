@@ -2,17 +2,32 @@
 
 use super::{STAGE, on_replication_connection};
 use crate::checkpoint::{SCHEMA_SQL, TABLES};
-use crate::config::{Config, Role};
+use crate::config::{Config, Role, Shard};
 use crate::error::Error;
 use crate::postgres::{self, quote_ident, quote_literal};
+use crate::shards::record_sql;
 use crate::source::publication::{self, Heartbeat};
 use crate::source::server::Server;
 
-/// The SQL that a DBA would run instead of [`set_up`](super::set_up), for the tables that the source has now.
+/// The SQL that a DBA would run instead of [`set_up`](super::set_up), for the tables that the source has now; that of each
+/// shard by itself.
 pub async fn sql(config: &Config) -> Result<String, Error> {
+    let mut statements = String::new();
+    for config in &config.split() {
+        if let Some(Shard { number, count, .. }) = config.shard() {
+            statements.push_str(&format!("-- Shard {number} of {count}\n\n"));
+        }
+        statements.push_str(&sql_of_one(config).await?);
+        statements.push('\n');
+    }
+    Ok(statements)
+}
+
+async fn sql_of_one(config: &Config) -> Result<String, Error> {
     let source = postgres::connect(&config.source, STAGE).await?;
     let facts = Server::inspect(&source, Role::Source, STAGE).await?;
-    let tables = publication::select_tables(&source, Role::Source, &config.tables, STAGE).await?;
+    let mut tables = publication::select_tables(&source, Role::Source, &config.tables, STAGE).await?;
+    tables.retain(|published| config.tables.selects(&published.table.schema, &published.table.name));
     let identity = on_replication_connection(config, |connection| connection.identify_system()).await?;
     let name = config.name.slot();
     let heartbeat = config.stream.heartbeat.map_or(Heartbeat::None, |_| Heartbeat::By(&config.publisher().user));
@@ -28,6 +43,8 @@ pub async fn sql(config: &Config) -> Result<String, Error> {
         ("", "")
     };
     let identifier = quote_literal(&facts.system_identifier);
+    let record =
+        config.shard().map_or(String::new(), |shard| format!("{};\n", record_sql(shard, config.name.as_str())));
     Ok(format!(
         "-- 1. On the primary, database {database}, as the owner of the tables:\n{create};\n\n\
          -- 2. On the source, as a role with REPLICATION.{snapshot}{standby_note}\n\
@@ -36,7 +53,7 @@ pub async fn sql(config: &Config) -> Result<String, Error> {
          -- With the lsn of step 2 in place of <LSN>:\n\
          INSERT INTO pgsluice.progress (name, system_identifier, timeline, slot, consistent_point, end_lsn)\n\
          VALUES ({progress_name}, {identifier}, {timeline}, {slot}, '<LSN>', '<LSN>');\n\
-         GRANT USAGE ON SCHEMA pgsluice TO {user};\n\
+         {record}GRANT USAGE ON SCHEMA pgsluice TO {user};\n\
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA pgsluice TO {user};\n",
         tables = TABLES.map(|(_, create)| create).concat(),
         database = quote_ident(&facts.database),

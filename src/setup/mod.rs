@@ -27,6 +27,7 @@ use crate::error::{Error, Kind, Stage};
 use crate::pipeline;
 use crate::postgres;
 use crate::schema::compare::{self, Weight};
+use crate::shards;
 use crate::source::publication::{self, Heartbeat, Publication, PublishedTable};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
@@ -113,30 +114,69 @@ fn check_primary(primary: &Server, source: &Server) -> Result<(), Error> {
     primary.check_wal_level(STAGE)
 }
 
-/// Makes whatever is missing; what is there already is checked.
+/// Makes whatever is missing, shard by shard; what is there already is checked.
 ///
 /// # Errors
-/// A refusal before anything is made; [`Kind::TimedOut`] if another server does not get there within `limit`.
+/// A refusal before anything is made; [`Kind::TimedOut`] if another server does not get there within `limit`, which each shard
+/// has for itself.
 pub async fn set_up(config: &Config, limit: Duration) -> Result<Vec<Step>, Error> {
-    let deadline = Instant::now() + limit;
+    let shards = config.split();
+    let mut prepared = Vec::new();
+    for config in &shards {
+        prepared.push(prepare(config).await?);
+    }
+    let mut steps: Vec<Step> = Vec::new();
+    for (config, prepared) in shards.iter().zip(prepared) {
+        for step in make(config, prepared, limit).await? {
+            // Of what several have, the first one says whether it was there.
+            if !steps.iter().any(|known| known.object == step.object) {
+                steps.push(step);
+            }
+        }
+    }
+    Ok(steps)
+}
+
+/// What can be made, since every check has passed.
+struct Prepared {
+    servers: Servers,
+    /// Those of this shard.
+    tables: Vec<PublishedTable>,
+    /// The slot is there.
+    is_present: bool,
+}
+
+async fn prepare(config: &Config) -> Result<Prepared, Error> {
     let servers = Servers::connect(config).await?;
-    let tables = publication::select_tables(&servers.source, Role::Source, &config.tables, STAGE).await?;
+    shards::check_split(&servers.target, config, STAGE).await?;
+    let all = publication::select_tables(&servers.source, Role::Source, &config.tables, STAGE).await?;
+    let mapping = shards::mapping(config, &all, STAGE)?;
+    let mut tables = all;
+    tables.retain(|published| config.tables.selects(&published.table.schema, &published.table.name));
     warn_of_missing_identity(&tables);
     warn_of_partitions(&tables);
-    let mapping = Mapping::of(&config.rules, &tables, STAGE)?;
     check_target_tables(&servers.source, &servers.target, &tables, &mapping).await?;
     pipeline::check_conflicts(&servers.target, config, &tables, &mapping).await?;
+    if config.shard().is_some() {
+        let constraints_fire = postgres::prepare_target(&servers.target, STAGE).await?;
+        shards::check_order(config, constraints_fire, STAGE)?;
+    }
     let existing = SlotState::read(&servers.source, Role::Source, &config.name.slot(), STAGE).await?;
     let progress = checkpoint::read(&servers.target, config.name.as_str()).await?;
     check_slot_and_progress(config, &servers, existing.as_ref(), progress.as_ref())?;
+    Ok(Prepared { servers, tables, is_present: existing.is_some() })
+}
 
+async fn make(config: &Config, prepared: Prepared, limit: Duration) -> Result<Vec<Step>, Error> {
+    let Prepared { servers, tables, is_present } = prepared;
+    let deadline = Instant::now() + limit;
     let mut steps = Vec::new();
     steps.push(ensure_publication(config, &servers, &tables, deadline, limit).await?);
     let schema_present = checkpoint::create_schema(&servers.target).await?;
     steps.push(step("schema pgsluice on the target", schema_present));
     let slot_name = format!("slot {} on the source", config.name.slot());
     let row_name = format!("progress row {} on the target", config.name.as_str());
-    if existing.is_some() {
+    if is_present {
         steps.extend([step(slot_name, true), step(row_name, true)]);
         return Ok(steps);
     }
@@ -277,7 +317,7 @@ async fn ensure_publication(
     match Publication::read(&servers.source, Role::Source, &name, STAGE).await? {
         Some(found) => {
             found.check(&config.tables, tables, STAGE)?;
-            check_published_columns(config, &found)?;
+            check_published_columns(config, &servers.source, &found).await?;
         }
         None => {
             return Err(Error::refused(
@@ -291,8 +331,14 @@ async fn ensure_publication(
 }
 
 /// Rules that fit the tables must fit what of them is published too.
-fn check_published_columns(config: &Config, publication: &Publication) -> Result<(), Error> {
-    let Err(errors) = Mapping::new(&config.rules, &publication.tables) else { return Ok(()) };
+async fn check_published_columns(config: &Config, source: &Client, publication: &Publication) -> Result<(), Error> {
+    let mut tables = publication.tables.clone();
+    if config.shard().is_some() {
+        // What other shards publish is theirs to check, and rules may be about nothing else.
+        let all = publication::select_tables(source, Role::Source, &config.tables, STAGE).await?;
+        tables.extend(all.into_iter().filter(|one| !publication.tables.iter().any(|own| own.table == one.table)));
+    }
+    let Err(errors) = Mapping::new(&config.rules, &tables) else { return Ok(()) };
     let what: Vec<_> = errors.iter().map(ToString::to_string).collect();
     Err(Error::refused(
         STAGE,
@@ -351,5 +397,12 @@ async fn create_progress(
         epoch: 0,
         fallbacks: 0,
     };
-    checkpoint::create(&servers.target, config.name.as_str(), &progress).await
+    let failed = |error| Error::from_postgres(STAGE, Role::Target, error);
+    servers.target.batch_execute("BEGIN").await.map_err(failed)?;
+    if let Some(shard) = config.shard() {
+        let record = shards::record_sql(shard, config.name.as_str());
+        servers.target.batch_execute(&record).await.map_err(failed)?;
+    }
+    checkpoint::create(&servers.target, config.name.as_str(), &progress).await?;
+    servers.target.batch_execute("COMMIT").await.map_err(failed)
 }

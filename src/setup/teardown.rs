@@ -8,11 +8,29 @@ use crate::checkpoint;
 use crate::config::{Config, OWN_SCHEMA, Role};
 use crate::error::Error;
 use crate::postgres::{self, quote_ident, quote_literal};
+use crate::shards;
 use crate::snapshot;
 use crate::source::slot::SlotState;
 
-/// Removes slot, publication and progress; the schema too where nothing else is in it.
+/// Removes slot, publication and progress, those of all shards that there are, however many the configuration has; the schema
+/// too where nothing else is in it.
 pub async fn tear_down(config: &Config) -> Result<Vec<Step>, Error> {
+    let target = postgres::connect(&config.target, STAGE).await?;
+    let shards = config.split_into(shards::present(&target, config).await?);
+    for config in &shards {
+        check_deferred(config, &target).await?;
+    }
+    let mut steps: Vec<Step> = Vec::new();
+    for config in &shards {
+        let removed = tear_down_one(config).await?;
+        // Of what several have, the last one says what has become of it.
+        steps.retain(|known| !removed.iter().any(|step| step.object == known.object));
+        steps.extend(removed);
+    }
+    Ok(steps)
+}
+
+async fn tear_down_one(config: &Config) -> Result<Vec<Step>, Error> {
     let removed = |object: String, present: bool| Step {
         object,
         state: if present { StepState::Removed } else { StepState::Absent },
@@ -22,7 +40,6 @@ pub async fn tear_down(config: &Config) -> Result<Vec<Step>, Error> {
     let target = postgres::connect(&config.target, STAGE).await?;
     let publisher = postgres::connect(config.publisher(), STAGE).await?;
     let role = config.publisher().role;
-    check_deferred(config, &target).await?;
 
     // The slot goes first: a slot whose publication is gone fails, a publication without a slot costs nothing.
     let existing = SlotState::read(&source, Role::Source, &config.name.slot(), STAGE).await?;

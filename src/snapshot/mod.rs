@@ -212,7 +212,9 @@ pub fn copy(config: &Config, order: Order) -> Result<Option<SnapshotSlot>, Error
     let name = slot.name.clone();
     thread::scope(|scope| {
         let (_working, is_working) = crossbeam_channel::bounded(0);
+        let span = tracing::Span::current();
         scope.spawn(move || {
+            let _span = span.entered();
             // It says more in the log, and nothing else depends on it.
             if let Err(error) = retention::watch(config, &name, &is_working) {
                 tracing::warn!(%error, "how much WAL is retained is not known");
@@ -319,7 +321,9 @@ fn adoption(snapshot: &str) -> String {
 
 /// Runs so many jobs, each on a thread of its own, until all have ended.
 fn run_jobs(jobs: usize, over: &AtomicBool, job: impl AsyncFn() -> Result<(), Error> + Sync) -> Result<(), Error> {
+    let span = tracing::Span::current();
     let run = || {
+        let _span = span.enter();
         let result = postgres::new_runtime(STAGE).and_then(|runtime| runtime.block_on(job()));
         if result.is_err() {
             over.store(true, Ordering::Release);

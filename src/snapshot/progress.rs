@@ -136,7 +136,8 @@ impl Progress {
     pub fn during<T>(&self, screen: &Screen, work: impl FnOnce() -> T) -> T {
         thread::scope(|scope| {
             let (end, ended) = crossbeam_channel::bounded::<()>(0);
-            scope.spawn(move || self.show(screen, &ended));
+            let span = tracing::Span::current();
+            scope.spawn(move || span.in_scope(|| self.show(screen, &ended)));
             let outcome = work();
             drop(end);
             outcome

@@ -216,25 +216,31 @@ fn check_rules(states: &[TableCopy], tables: &[Ruled<'_>]) -> Result<(), Error> 
 /// # Errors
 /// A refusal, before anything is marked, if a pattern matches no table that is known.
 pub async fn resync(config: &Config, patterns: &[Pattern]) -> Result<Vec<TableName>, Error> {
-    let (target, name) = (postgres::connect(&config.target, STAGE).await?, config.name.as_str());
-    let known: Vec<_> = read(&target, name).await?.into_iter().map(|state| state.table).collect();
+    let target = postgres::connect(&config.target, STAGE).await?;
+    let mut known = Vec::new();
+    for shard in config.split() {
+        let states = read(&target, shard.name.as_str()).await?;
+        known.push((shard.name, states.into_iter().map(|state| state.table).collect::<Vec<_>>()));
+    }
     let matches = |pattern: &Pattern, table: &TableName| pattern.matches(&table.schema, &table.name);
-    let strange: Vec<_> = patterns
-        .iter()
-        .filter(|pattern| !known.iter().any(|table| matches(pattern, table)))
-        .map(|pattern| format!("\"{pattern}\""))
-        .collect();
+    let is_known =
+        |pattern: &Pattern| known.iter().any(|(_, tables)| tables.iter().any(|table| matches(pattern, table)));
+    let strange: Vec<_> =
+        patterns.iter().filter(|pattern| !is_known(pattern)).map(|pattern| format!("\"{pattern}\"")).collect();
     if !strange.is_empty() {
         return Err(Error::refused(
             STAGE,
-            format!("no table of \"{name}\" matches {}", strange.join(", ")),
+            format!("no table of \"{}\" matches {}", config.name, strange.join(", ")),
             "`pgsluice status` lists the tables; one that is new is copied by `pgsluice run` once it is published",
         ));
     }
-    let tables: Vec<_> =
-        known.into_iter().filter(|table| patterns.iter().any(|pattern| matches(pattern, table))).collect();
-    mark(&target, name, &tables).await?;
-    Ok(tables)
+    let mut marked = Vec::new();
+    for (name, mut tables) in known {
+        tables.retain(|table| patterns.iter().any(|pattern| matches(pattern, table)));
+        mark(&target, name.as_str(), &tables).await?;
+        marked.append(&mut tables);
+    }
+    Ok(marked)
 }
 
 /// Marks tables that are on the target and not among `present`, so that they are copied again if they come back: what

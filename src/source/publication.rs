@@ -120,8 +120,8 @@ LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisd
 GROUP BY n.nspname, c.relname, c.relreplident, c.relkind, c.oid
 ORDER BY 1, 2";
 
-/// The tables that the configuration selects, of those that can be published. A partitioned table stands for its
-/// partitions, so that the target may be partitioned otherwise.
+/// The tables that the configuration selects, of those that can be published, whichever shard they are in. A partitioned table
+/// stands for its partitions, so that the target may be partitioned otherwise.
 ///
 /// # Errors
 /// A refusal if a pattern selects nothing: it is misspelt, or too early.
@@ -136,7 +136,7 @@ pub async fn select_tables(
     let filter = "WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition \
                   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_toast'";
     let mut tables = query_tables(client, role, from, filter, &[], stage).await?;
-    tables.retain(|published| selection.selects(&published.table.schema, &published.table.name));
+    tables.retain(|published| selection.covers(&published.table.schema, &published.table.name));
     let matched = |pattern: &&Pattern| {
         tables.iter().any(|published| pattern.matches(&published.table.schema, &published.table.name))
     };
@@ -235,20 +235,25 @@ impl Publication {
     /// A refusal that names the tables that are published and that the configuration does not select.
     pub fn check_selection(&self, selection: &TableSelection, stage: Stage) -> Result<(), Error> {
         let is_extra = |table: &&TableName| !selection.selects(&table.schema, &table.name);
-        let extra: Vec<_> =
-            self.tables.iter().map(|one| &one.table).filter(is_extra).map(TableName::to_string).collect();
-        if extra.is_empty() {
-            return Ok(());
-        }
-        let (name, extra) = (&self.name, extra.join(", "));
-        Err(Error::refused(
-            stage,
-            format!("publication \"{name}\" holds {extra}, which [tables] does not select"),
-            format!(
-                "select them in [tables], or on the primary: ALTER PUBLICATION {} DROP TABLE {extra}",
-                quote_ident(name)
+        let extra: Vec<_> = self.tables.iter().map(|one| &one.table).filter(is_extra).collect();
+        let Some(first) = extra.first() else { return Ok(()) };
+        let (name, publication) = (&self.name, quote_ident(&self.name));
+        let list = extra.iter().map(|table| table.to_string()).collect::<Vec<_>>().join(", ");
+        let drop = format!("ALTER PUBLICATION {publication} DROP TABLE {list}");
+        let TableName { schema, name: table } = first;
+        Err(match selection.shard().filter(|_| selection.covers(schema, table)) {
+            Some(shard) => {
+                let other = shard.publication_of(schema, table);
+                let what = format!("publication \"{name}\" holds {list}, and {first} is in the shard of \"{other}\"");
+                let add = format!("ALTER PUBLICATION {} ADD TABLE {first}", quote_ident(&other));
+                Error::refused(stage, what, format!("on the primary: {drop}; {add}"))
+            }
+            None => Error::refused(
+                stage,
+                format!("publication \"{name}\" holds {list}, which [tables] does not select"),
+                format!("select them in [tables], or on the primary: {drop}"),
             ),
-        ))
+        })
     }
 
     /// # Errors
@@ -348,11 +353,9 @@ pub fn create_sql(publication: &str, tables: &[PublishedTable], heartbeat: Heart
              GRANT SELECT, INSERT, UPDATE ON pgsluice.heartbeat TO {role};\n"
         );
     }
-    format!(
-        "{before}CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)",
-        quote_ident(publication),
-        list.join(", ")
-    )
+    // A shard may have no table yet.
+    let list = if list.is_empty() { String::new() } else { format!(" FOR TABLE {}", list.join(", ")) };
+    format!("{before}CREATE PUBLICATION {}{list} WITH (publish_via_partition_root = true)", quote_ident(publication))
 }
 
 /// The statement that has a publication hold heartbeats too.

@@ -77,9 +77,14 @@ impl Mapping {
         self.plan(table).map_or_else(|| table.clone(), |plan| name_of(plan.target()))
     }
 
+    /// All tables of the source that it is about.
+    pub fn tables(&self) -> impl Iterator<Item = &TableName> + Clone {
+        self.tables.iter().map(|(table, _)| table)
+    }
+
     /// The tables whose rows go to one of the target.
     pub fn sources(&self, target: &TableName) -> impl Iterator<Item = &TableName> {
-        self.tables.iter().map(|(table, _)| table).filter(move |table| self.target(table) == *target)
+        self.tables().filter(move |table| self.target(table) == *target)
     }
 
     /// The columns of the source, with their tables, whose values one of the target gets unchanged.

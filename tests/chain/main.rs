@@ -37,6 +37,7 @@ mod rules_shared;
 mod schema;
 mod schema_copy;
 mod setup;
+mod shards;
 mod skip;
 mod slots;
 mod snapshot;

@@ -115,10 +115,13 @@ impl Replication {
         self.succeed(&["run", "--stop-at", "current"]).await
     }
 
-    /// Waits until an engine that runs has brought C to where A is now.
+    /// Waits until an engine that runs has brought C to where A is now, all its shards included.
     pub async fn wait_caught_up(&self) -> Result<()> {
         let position = self.chain.a.scalar(DATABASE, "SELECT pg_current_wal_lsn()").await?;
-        let sql = format!("SELECT end_lsn >= '{position}' FROM pgsluice.progress WHERE name = 'test'");
+        let sql = format!(
+            "SELECT coalesce(bool_and(end_lsn >= '{position}'), false) FROM pgsluice.progress \
+             WHERE name = 'test' OR name LIKE 'test\\_%'"
+        );
         wait_for("C at A's position", DEADLINE, || async {
             let reached = self.chain.c.scalar(DATABASE, &sql).await?;
             Ok((reached == "t").then_some(()))
