@@ -41,8 +41,7 @@ fn set_shards(replication: &Replication, shards: usize) -> Result<()> {
 /// Two shards, set up, with the rows on A alone, or on both ends.
 async fn start(ddl: &str, on_a: &str, on_c: &str, more: &str) -> Result<Replication> {
     let options = ChainOptions::default();
-    let replication =
-        Replication::start_differing(options, &format!("{ddl}{on_a}"), &format!("{ddl}{on_c}")).await?;
+    let replication = Replication::start_differing(options, &format!("{ddl}{on_a}"), &format!("{ddl}{on_c}")).await?;
     configure(&replication, 2, more)?;
     replication.setup().await?;
     Ok(replication)
