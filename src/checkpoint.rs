@@ -221,7 +221,8 @@ pub async fn create_schema(client: &Client) -> Result<bool, Error> {
 
 /// Makes the tables that a setup of an earlier version has not made. False where the role may not.
 pub async fn complete(client: &Client) -> Result<bool, Error> {
-    for (table, create) in missing(client).await? {
+    // Without shards their table is not needed, and setup makes it for those that have any.
+    for (table, create) in missing(client).await?.into_iter().filter(|(table, _)| *table != "shards") {
         match client.batch_execute(create).await {
             Ok(()) => tracing::info!("table pgsluice.{table} is made on the target"),
             Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => return Ok(false),

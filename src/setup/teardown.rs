@@ -18,6 +18,7 @@ pub async fn tear_down(config: &Config) -> Result<Vec<Step>, Error> {
     let target = postgres::connect(&config.target, STAGE).await?;
     let shards = config.split_into(shards::present(&target, config).await?);
     for config in &shards {
+        shards::check_split(&target, config, STAGE).await?;
         check_deferred(config, &target).await?;
     }
     let mut steps: Vec<Step> = Vec::new();

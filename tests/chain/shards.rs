@@ -41,8 +41,7 @@ fn set_shards(replication: &Replication, shards: usize) -> Result<()> {
 /// Two shards, set up, with the rows on A alone, or on both ends.
 async fn start(ddl: &str, on_a: &str, on_c: &str, more: &str) -> Result<Replication> {
     let options = ChainOptions::default();
-    let replication =
-        Replication::start_differing(options, &format!("{ddl}{on_a}"), &format!("{ddl}{on_c}")).await?;
+    let replication = Replication::start_differing(options, &format!("{ddl}{on_a}"), &format!("{ddl}{on_c}")).await?;
     configure(&replication, 2, more)?;
     replication.setup().await?;
     Ok(replication)
@@ -176,7 +175,10 @@ async fn another_number_of_shards_is_refused() -> Result<()> {
     replication.setup().await?;
     let text = std::fs::read_to_string(replication.config())?;
     std::fs::write(replication.config(), text.replace("name = \"test\"\nshards = 2\n", "name = \"test_1\"\n"))?;
-    ensure_said(&replication.command(&["setup"]).await?, 3, &["is of shard 1 of \"test\""])
+    for command in [["setup"].as_slice(), &["teardown", "--yes"]] {
+        ensure_said(&replication.command(command).await?, 3, &["is of shard 1 of \"test\""])?;
+    }
+    Ok(())
 }
 
 /// What is about tables of one shard alone does not disturb the others, and what is about none is refused as ever.
