@@ -300,7 +300,7 @@ mod tests {
             Report::new(&plan, Clocks { primary: offset, target: offset }, Some(latency), Some(drain)).unwrap();
         let text = report.text();
         for part in [
-            "visible on C          1.00      2.20     40.03     40.03     40.03",
+            "visible on C          1.00      2.20      2.20     40.03     40.03",
             "       1 – 1.5      ████████████████████████████████████████ 1000\n",
             "      30 – 50       ▍                                        10\n",
             "written on A          4.00      250000      20.0",
