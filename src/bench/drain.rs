@@ -12,7 +12,6 @@ use tokio_postgres::types::ToSql;
 
 use crate::config::Role;
 use crate::error::{Error, Kind};
-use crate::postgres;
 
 use super::engine::timed_out;
 use super::gauge::Gauge;
@@ -121,8 +120,7 @@ fn write(load: Load<'_>) -> Result<Option<i64>, Error> {
 /// Looks at C until the last row of each writer is there. Returns when that was, and how many rows there are.
 fn watch(load: Load<'_>, start: Instant, told: &Receiver<Written>, gauge: &Gauge) -> Result<(Instant, u64), Error> {
     let failed = |error| Error::from_postgres(STAGE, Role::Target, error);
-    let runtime = postgres::new_runtime(STAGE)?;
-    let client = runtime.block_on(postgres::connect(&load.run.config.target, STAGE))?;
+    let (runtime, client) = load.run.watcher()?;
     let table = &load.table.name;
     let sql = format!("SELECT (SELECT max(id) FROM {table}), (SELECT count(*) FROM {table} WHERE id = ANY ($1))");
     let look = runtime.block_on(client.prepare(&sql)).map_err(failed)?;

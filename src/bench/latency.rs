@@ -18,7 +18,6 @@ use tokio_postgres::Row;
 
 use crate::config::Role;
 use crate::error::{Error, Kind};
-use crate::postgres;
 
 use super::clock::Clock;
 use super::engine::timed_out;
@@ -207,8 +206,7 @@ impl SeenKeys {
 /// Asks for rows that are new until all are there.
 fn watch(load: Load<'_>, gauge: &Gauge) -> Result<(Differences, Histogram<u64>), Error> {
     let failed = |error| Error::from_postgres(STAGE, Role::Target, error);
-    let runtime = postgres::new_runtime(STAGE)?;
-    let client = runtime.block_on(postgres::connect(&load.run.config.target, STAGE))?;
+    let (runtime, client) = load.run.watcher()?;
     let sql = format!(
         "SELECT id, due_us, (extract(epoch FROM applied_at) * 1000000)::bigint FROM {} WHERE id > $1 ORDER BY id",
         load.table.name

@@ -50,6 +50,9 @@ use crate::screen::Screen;
 const STAGE: Stage = Stage::Bench;
 /// Whoever waits hears of the end this soon.
 const NAP_MAX: Duration = Duration::from_millis(100);
+/// Rows are found by their keys. What the planner knows of the table is from when it was copied, with a single row.
+const WATCHER_SETTINGS: &str =
+    "SET enable_seqscan = off; SET enable_bitmapscan = off; SET plan_cache_mode = 'force_generic_plan'";
 
 /// What is to be measured. All numbers are within the bounds of the command line.
 #[derive(Clone, Copy, Debug)]
@@ -156,20 +159,29 @@ impl Run {
 
     /// A session that writes to A. One that is left amid a statement ends soon, and nothing waits for its locks.
     fn writer(&self) -> Result<(Runtime, Client), Error> {
-        let endpoint = self.config.publisher();
-        let runtime = postgres::new_runtime(STAGE)?;
-        let client = runtime.block_on(async {
-            let client = postgres::connect(endpoint, STAGE).await?;
-            let noticed = client.batch_execute(NOTICE_LOST_CLIENT).await;
-            noticed.map(|()| client).map_err(|error| Error::from_postgres(STAGE, endpoint.role, error))
-        })?;
-        Ok((runtime, client))
+        session(self.config.publisher(), NOTICE_LOST_CLIENT)
+    }
+
+    /// A session that looks at C.
+    fn watcher(&self) -> Result<(Runtime, Client), Error> {
+        session(&self.config.target, WATCHER_SETTINGS)
     }
 
     fn clocks(&self, clock: Clock) -> Result<Clocks, Error> {
         let of = |endpoint: &Endpoint| clock.offset_of(endpoint);
         Ok(Clocks { primary: of(self.config.publisher())?, target: of(&self.config.target)? })
     }
+}
+
+/// A session, on a runtime that does nothing else.
+fn session(endpoint: &Endpoint, settings: &str) -> Result<(Runtime, Client), Error> {
+    let runtime = postgres::new_runtime(STAGE)?;
+    let client = runtime.block_on(async {
+        let client = postgres::connect(endpoint, STAGE).await?;
+        let set = client.batch_execute(settings).await;
+        set.map(|()| client).map_err(|error| Error::from_postgres(STAGE, endpoint.role, error))
+    })?;
+    Ok((runtime, client))
 }
 
 /// How far the servers' clocks are ahead of this host's.
