@@ -132,8 +132,8 @@ impl Spool {
     pub fn take(&mut self, xid: Xid, lsn: Lsn, arrival: Arrival, part: &StreamedPart<'_>) -> Result<(), Error> {
         let Spool { config, transactions, blocks_in_memory, subtransactions, scratch, .. } = self;
         let Some(Transaction { log, subtransactions: of_it }) = transactions.get_mut(&xid.0) else {
-            debug_assert!(false, "whoever calls has begun it");
-            return Ok(());
+            // Whoever calls has begun it.
+            return Err(Error::new(Stage::Source, Kind::Panicked));
         };
         if let Some(subxid) = part.xid.filter(|subxid| *subxid != xid) {
             let before = of_it.len();
