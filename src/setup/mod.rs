@@ -149,6 +149,10 @@ struct Prepared {
 async fn prepare(config: &Config) -> Result<Prepared, Error> {
     let servers = Servers::connect(config).await?;
     shards::check_split(&servers.target, config, STAGE).await?;
+    if config.shard().is_some() {
+        let constraints_fire = postgres::prepare_target(&servers.target, STAGE).await?;
+        shards::check_order(config, constraints_fire, STAGE)?;
+    }
     let all = publication::select_tables(&servers.source, Role::Source, &config.tables, STAGE).await?;
     let mapping = shards::mapping(config, &all, STAGE)?;
     let mut tables = all;
@@ -157,10 +161,6 @@ async fn prepare(config: &Config) -> Result<Prepared, Error> {
     warn_of_partitions(&tables);
     check_target_tables(&servers.source, &servers.target, &tables, &mapping).await?;
     pipeline::check_conflicts(&servers.target, config, &tables, &mapping).await?;
-    if config.shard().is_some() {
-        let constraints_fire = postgres::prepare_target(&servers.target, STAGE).await?;
-        shards::check_order(config, constraints_fire, STAGE)?;
-    }
     let existing = SlotState::read(&servers.source, Role::Source, &config.name.slot(), STAGE).await?;
     let progress = checkpoint::read(&servers.target, config.name.as_str()).await?;
     check_slot_and_progress(config, &servers, existing.as_ref(), progress.as_ref())?;

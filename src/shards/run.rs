@@ -89,7 +89,7 @@ impl Running {
     fn wait(self, stop: &Receiver<()>) -> Result<Ended, Error> {
         let never = crossbeam_channel::never();
         let (mut was_asked, mut is_ending) = (false, false);
-        let (mut summary, mut first) = (None, None);
+        let (mut summary, mut first): (_, Option<Error>) = (None, None);
         let mut left = self.stops.len();
         while left > 0 {
             select! {
@@ -98,13 +98,14 @@ impl Running {
                     match ended.unwrap_or_else(|_| (0, Err(panicked()))) {
                         (_, Ok(one)) => summary = Some(join(summary, one)),
                         (number, Err(error)) => {
-                            if first.is_none() && left > 0 {
-                                tracing::warn!(shard = number, "ended with an error, which ends the other shards too");
-                            } else if first.is_some() {
-                                tracing::error!(shard = number, %error, "ended with an error too");
+                            self.stop(&mut is_ending);
+                            match &first {
+                                None => tracing::warn!(shard = number, "ended with an error, which ends the other shards too"),
+                                // What all of them refuse is said once.
+                                Some(first) if first.to_string() == error.to_string() => {}
+                                Some(_) => tracing::error!(shard = number, %error, "ended with an error too"),
                             }
                             first.get_or_insert(error);
-                            self.stop(&mut is_ending);
                         }
                     }
                 }
