@@ -240,8 +240,7 @@ pub(super) fn keys_of(table: &str) -> Option<&'static [&'static str]> {
     Some(match table {
         "" => &[
             "name", "shards", "source", "primary", "target", "tables", "snapshot", "stream", "spool", "apply", "log",
-            "masks",
-            RULE, CONFLICT,
+            "masks", RULE, CONFLICT,
         ],
         "source" | "primary" | "target" => &["dsn", "password_file", "password_env"],
         "tables" => &["include", "exclude"],
