@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn tables_are_called_tables() {
         assert_eq!(complaint("\n[targte]"), "p.toml: unknown table [targte], line 2; did you mean `target`?");
-        let known = "known here: `name`, `source`, `primary`, `target`, `tables`, `snapshot`, `stream`, `apply`, `log`, `masks`, \
+        let known = "known here: `name`, `shards`, `source`, `primary`, `target`, `tables`, `snapshot`, `stream`, `apply`, `log`, `masks`, \
                      `rule`, `conflict`";
         for text in ["[[zzz]]\ntable = 1", "[trail]", "[http]", "http = { listen = 1 }"] {
             let complaint = complaint(text);
