@@ -373,12 +373,14 @@ impl Reader {
     fn keepalive(&mut self, keepalive: &PrimaryKeepalive) -> Result<(), Error> {
         self.intake.stream().feedback().handle_keepalive(keepalive);
         self.reply_requested |= keepalive.reply_requested;
+        // What ends at a position ends there, however far the source is: several of us are to stand at the same.
+        let wal_end = self.stop_at.map_or(keepalive.wal_end, |stop| keepalive.wal_end.min(stop));
         // In the midst of a transaction its position says nothing about what is whole.
-        if !self.decoder.in_transaction() && !self.intake.in_segment() && keepalive.wal_end > self.received {
-            self.skips.pass(keepalive.wal_end)?;
-            self.received = keepalive.wal_end;
+        if !self.decoder.in_transaction() && !self.intake.in_segment() && wal_end > self.received {
+            self.skips.pass(wal_end)?;
+            self.received = wal_end;
             if let Some(batch) = &mut self.batch {
-                batch.advance(keepalive.wal_end);
+                batch.advance(wal_end);
             }
         }
         Ok(())
