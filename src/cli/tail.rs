@@ -64,16 +64,19 @@ pub fn run(arguments: &TailArguments) -> Result<(), Error> {
             stop_at: arguments.no_follow.then_some(position),
             out: BufWriter::new(io::stdout()),
         };
-        let outcome = tail.follow(stream, &stop);
+        tail.follow(stream, &stop)
+    };
+    let run = |config: &Config| {
+        let outcome = tail(config);
         if outcome.is_err() {
-            // Nobody is to wait for the others then.
+            // The others are not to go on without it.
             left.store(0, Ordering::Relaxed);
         }
         outcome
     };
     let shards = config.split();
     thread::scope(|scope| {
-        let running: Vec<_> = shards.iter().map(|config| scope.spawn(|| tail(config))).collect();
+        let running: Vec<_> = shards.iter().map(|config| scope.spawn(|| run(config))).collect();
         let panicked = |_| Err(Error::new(Stage::Source, Kind::Panicked));
         let outcomes = running.into_iter().map(|one| one.join().unwrap_or_else(panicked));
         outcomes.collect::<Vec<_>>().into_iter().collect()
