@@ -33,7 +33,7 @@ use self::store::Seen;
 use self::trace::Trace;
 use self::world::World;
 
-/// As many as take about twenty seconds on two cores.
+/// As many as take less than a minute on two cores.
 const SEEDS_DEFAULT: u64 = 2_000;
 /// Tests that share the seeds.
 const SHARDS: u64 = 4;
