@@ -20,6 +20,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Instant;
 
 use tokio::sync::Notify;
@@ -30,7 +32,7 @@ use crate::batch::Batch;
 use crate::error::Error;
 
 /// The order in which the batches of an engine commit, by numbers without gaps.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct CommitOrder {
     /// Whose turn it is.
     next: Cell<u64>,
@@ -41,6 +43,8 @@ pub(super) struct CommitOrder {
     /// The one whose turn it is has asked all others to let go.
     yields: Cell<u64>,
     changed: Notify,
+    /// The process of a session that applies a large transaction before its turn: it waits for nobody's turn but its own.
+    early: Option<Arc<AtomicI32>>,
 }
 
 /// What came of a batch before its turn.
@@ -61,6 +65,17 @@ enum Waited {
 }
 
 impl CommitOrder {
+    pub fn new(early: Option<Arc<AtomicI32>>) -> CommitOrder {
+        CommitOrder {
+            next: Cell::default(),
+            at_work: RefCell::default(),
+            looks: Cell::default(),
+            yields: Cell::default(),
+            changed: Notify::default(),
+            early,
+        }
+    }
+
     pub fn begun(&self, number: u64, pid: i32) {
         self.at_work.borrow_mut().insert(number, pid);
     }
@@ -94,7 +109,8 @@ impl CommitOrder {
     }
 
     fn earlier(&self, number: u64) -> Vec<i32> {
-        self.at_work.borrow().range(..number).map(|(_, pid)| *pid).collect()
+        let early = self.early.as_ref().map(|pid| pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0);
+        self.at_work.borrow().range(..number).map(|(_, pid)| *pid).chain(early).collect()
     }
 
     async fn wait(&self, number: u64, yields: u64) -> Waited {

@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 use std::time::Instant;
 
 use futures_util::stream::{FuturesOrdered, StreamExt};
@@ -21,7 +23,7 @@ use pgsluice_proto::Lsn;
 
 use super::beside::CommitOrder;
 use super::claims::{Claims, KeyBook};
-use super::{Applied, Applier, failed};
+use super::{Applied, Applier, Orders};
 use crate::batch::Batch;
 use crate::error::Error;
 
@@ -33,6 +35,15 @@ pub struct Crew {
     size: usize,
     constraints_fire: bool,
     durable: Option<Lsn>,
+    early: Option<Early>,
+}
+
+/// The session that applies a large transaction before its turn.
+#[derive(Clone, Debug)]
+pub struct Early {
+    pub orders: Orders,
+    /// Its process on the target, once there is one.
+    pub pid: Arc<AtomicI32>,
 }
 
 #[derive(Debug)]
@@ -80,12 +91,16 @@ impl Crew {
         for applier in appliers {
             let mut pid = 0;
             if size > 1 {
-                let row = applier.client.query_one("SELECT pg_backend_pid()", &[]).await.map_err(failed)?;
-                pid = row.try_get(0).map_err(failed)?;
+                pid = applier.pid().await?;
             }
             idle.push(Member { applier: Box::new(applier), pid });
         }
-        Ok(Crew { idle, size, constraints_fire, durable: None })
+        Ok(Crew { idle, size, constraints_fire, durable: None, early: None })
+    }
+
+    /// There is a session beside them that applies a large transaction before its turn.
+    pub fn set_early(&mut self, early: Early) {
+        self.early = Some(early);
     }
 
     /// How many batches can be under way.
@@ -98,7 +113,7 @@ impl Crew {
             jobs: FuturesOrdered::new(),
             under_way: VecDeque::new(),
             waiting: None,
-            order: Rc::default(),
+            order: Rc::new(CommitOrder::new(self.early.as_ref().map(|early| early.pid.clone()))),
             book: KeyBook::new(self.constraints_fire),
             numbers: 0,
         }
@@ -122,7 +137,7 @@ impl Crew {
             && let Some(waiting) = flight.waiting.take()
         {
             match self.idle.pop() {
-                Some(member) => flight.push(member, waiting, now),
+                Some(member) => flight.push(member, waiting, now, self.early.clone()),
                 None => flight.waiting = Some(waiting),
             }
         }
@@ -217,12 +232,19 @@ impl Flight {
         })
     }
 
-    fn push(&mut self, member: Member, Waiting { batch, claims, is_exclusive }: Waiting, now: Instant) {
+    fn push(
+        &mut self,
+        member: Member,
+        Waiting { batch, claims, is_exclusive }: Waiting,
+        now: Instant,
+        early: Option<Early>,
+    ) {
         let number = self.numbers;
         self.numbers += 1;
         self.order.begun(number, member.pid);
         let batch: Rc<Batch> = Rc::from(batch);
-        let job = job(member, Rc::clone(&batch), number, now, (self.order.clone(), self.book.clone(), is_exclusive));
+        let job =
+            job(member, Rc::clone(&batch), number, now, (self.order.clone(), self.book.clone(), is_exclusive), early);
         self.jobs.push_back(Box::pin(job));
         self.under_way.push_back(UnderWay { batch, claims, is_exclusive });
     }
@@ -240,11 +262,15 @@ async fn job(
     number: u64,
     now: Instant,
     (order, book, is_exclusive): (Rc<CommitOrder>, KeyBook, bool),
+    early: Option<Early>,
 ) -> Landing {
     let applier = &mut member.applier;
     let apply = async {
         if batch.is_empty() {
             return applier.check_fence().await.map(|()| Applied::default());
+        }
+        if let Some(number) = batch.early() {
+            return applier.have_committed(&batch, now, (early.as_ref().map(|early| &early.orders), number)).await;
         }
         if is_exclusive {
             return applier.apply(&batch, now).await;

@@ -25,6 +25,7 @@ mod claims;
 mod crew;
 mod divide;
 mod durability;
+mod early;
 mod exceptions;
 mod flight;
 mod heal;
@@ -45,8 +46,9 @@ use pgsluice_proto::Lsn;
 use tokio_postgres::Client;
 
 pub use self::catalog::{TargetColumn, TargetTable, is_stable_in_binary, load as load_tables};
-pub use self::crew::{Crew, Flight};
+pub use self::crew::{Crew, Early, Flight};
 use self::durability::Durability;
+pub use self::early::{Order, Orders};
 use self::plan::Plans;
 pub use self::plan::{check_columns, row_key_columns};
 pub use self::policy::Policies;

@@ -138,6 +138,8 @@ pub struct Batch {
     /// A transaction has begun and not committed.
     open: bool,
     end_lsn: Option<Lsn>,
+    /// The number of the transaction in it, whose changes another session has made already.
+    early: Option<u64>,
 }
 
 impl Batch {
@@ -153,6 +155,7 @@ impl Batch {
         self.resumed = false;
         self.open = false;
         self.end_lsn = None;
+        self.early = None;
     }
 
     pub fn begin(&mut self, begin: Begin) {
@@ -208,6 +211,17 @@ impl Batch {
     pub fn skip(&mut self, changes: u64) {
         debug_assert!(self.open, "only what has begun can be passed over");
         self.skipped.extend(self.transactions.last().map(|&transaction| Skipped { transaction, changes }));
+    }
+
+    /// The changes of the transaction that has begun, which is the only one, are made already, under this number.
+    pub fn set_early(&mut self, number: u64) {
+        debug_assert!(self.transactions.len() == 1 && self.entries.is_empty(), "nothing stands beside it");
+        self.early = Some(number);
+    }
+
+    /// The number of the transaction that it only has to commit.
+    pub fn early(&self) -> Option<u64> {
+        self.early
     }
 
     pub fn commit(&mut self, commit: Commit) {
@@ -273,6 +287,7 @@ impl Batch {
         self.resumed
             || self.open
             || self.is_empty()
+            || self.early.is_some()
             || !self.skipped.is_empty()
             || !self.truncates.is_empty()
             || is_described_twice()

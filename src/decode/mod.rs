@@ -102,6 +102,16 @@ impl Decoder {
         }
     }
 
+    /// In a transaction in progress, whose commit is not known: only its changes are to come, with what they are of.
+    pub fn amid(xid: Xid) -> Decoder {
+        Decoder { state: State::Inside { xid, commit_lsn: Lsn::MAX }, ..Decoder::new(Lsn::INVALID) }
+    }
+
+    /// The target has a transaction with this commit record.
+    pub fn is_behind(&self, commit_lsn: Lsn) -> bool {
+        commit_lsn < self.progress
+    }
+
     /// Whether the next message belongs to a transaction that has begun, skipped or not.
     pub fn in_transaction(&self) -> bool {
         self.state != State::Outside

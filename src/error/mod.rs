@@ -152,6 +152,9 @@ pub enum Kind {
         "transactions in progress have {subtransactions} subtransactions, too many to be streamed before they commit"
     )]
     SpoolOutgrown { subtransactions: usize },
+    /// The next session waits for its commit before it applies anything of it.
+    #[error("a large transaction was being applied before its commit, and could not be committed")]
+    EarlyGivenUp,
     /// Something that has to happen elsewhere did not happen in time. Nothing half-made was left.
     #[error("{what} did not happen within {limit}\n  to mend it: {mend}")]
     TimedOut { what: String, limit: String, mend: String },
@@ -252,6 +255,7 @@ impl Error {
             | Kind::DeferredDue
             | Kind::SkipsChanged
             | Kind::SpoolOutgrown { .. }
+            | Kind::EarlyGivenUp
             | Kind::Behind { .. } => Disposition::Retry,
             Kind::Server { error, .. } => server_disposition(error),
             Kind::Deferred { last, .. } => last.disposition(),
@@ -305,6 +309,7 @@ impl Error {
             | Kind::SkipsChanged
             | Kind::Spool { .. }
             | Kind::SpoolOutgrown { .. }
+            | Kind::EarlyGivenUp
             | Kind::Behind { .. }
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
@@ -381,6 +386,7 @@ impl Error {
             | Kind::SkipsChanged
             | Kind::Spool { .. }
             | Kind::SpoolOutgrown { .. }
+            | Kind::EarlyGivenUp
             | Kind::Behind { .. }
             | Kind::TimedOut { .. }
             | Kind::Deferred { .. }

@@ -1,4 +1,5 @@
-//! What the reader reads: the messages of ordinary transactions, and of streamed ones once they have committed.
+//! What the reader reads: the messages of ordinary transactions, and of streamed ones once they have committed. One of those may
+//! be followed before.
 //!
 //! In: the frames of the socket. Out: messages in the order in which they are to be decoded, and keepalives.
 //!
@@ -8,6 +9,7 @@
 //!   parts go to the   ──────────►    ▲      ◄──────────────────   messages come from the spool,
 //!   spool            Stream Stop     │        after its Commit    and the socket is left alone
 //!                                    └── ordinary messages pass; Stream Abort cuts or drops
+//!   Followed: one that is followed has committed, and its rest is read; the socket is left alone here too
 //! ```
 //!
 //! **Always holds:** the messages of a transaction come together, between its Begin and its Commit, and transactions come
@@ -22,7 +24,7 @@ use pgsluice_proto::{DecodeError, DecodeErrorKind, Lsn, Xid};
 use crate::decode::Arrival;
 use crate::error::{Error, Kind, Stage};
 use crate::source::{Filled, ReplicationStream};
-use crate::spool::{Replay, Replayed, Room, Spool};
+use crate::spool::{Followed, Replay, Replayed, Room, Spool};
 
 /// A full disk is looked at again this often.
 pub(super) const ROOM_LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -45,6 +47,8 @@ pub(super) enum Next<'a> {
     Message(Message<'a>),
     /// A message that has its effect later, if at all.
     Kept,
+    /// The transaction that is followed has committed, and nothing can be read before that is dealt with.
+    Followed,
     /// The spool's disk is full, and nothing can be read.
     NoRoom,
 }
@@ -63,6 +67,8 @@ struct InProgress {
     state: State,
     /// That have begun.
     segment_count: u64,
+    /// A transaction that is read before its commit.
+    followed: Option<Xid>,
     /// When it was said last that the disk is full; `None` while it is not.
     full_said_at: Option<Instant>,
 }
@@ -72,6 +78,7 @@ enum State {
     Between,
     InSegment { xid: Xid },
     Replaying(Replay),
+    Followed(StreamCommit),
 }
 
 impl Intake {
@@ -79,7 +86,8 @@ impl Intake {
     pub fn new(stream: ReplicationStream, spool: Option<Spool>) -> Intake {
         let in_progress = spool.map(|spool| {
             let state = State::Between;
-            Box::new(InProgress { segments: Segments::new(), spool, state, segment_count: 0, full_said_at: None })
+            let segments = Segments::new();
+            Box::new(InProgress { segments, spool, state, segment_count: 0, followed: None, full_said_at: None })
         });
         Intake { stream, in_progress }
     }
@@ -97,6 +105,50 @@ impl Intake {
         self.in_progress.as_ref().is_some_and(|in_progress| matches!(in_progress.state, State::InSegment { .. }))
     }
 
+    /// Begins to read the largest transaction in progress, if it has so many bytes and is not the one to be left alone.
+    pub fn follow_largest(&mut self, bytes_min: u64, but: Option<Xid>) -> Option<Xid> {
+        let in_progress = self.in_progress.as_mut().filter(|it| !matches!(it.state, State::Replaying(_)))?;
+        let xid = in_progress.spool.largest(bytes_min).filter(|xid| Some(*xid) != but)?;
+        in_progress.spool.follow(xid);
+        in_progress.followed = Some(xid);
+        Some(xid)
+    }
+
+    /// The next message of the transaction that is followed.
+    pub fn followed(&mut self, xid: Xid) -> Result<Followed<'_>, Error> {
+        match &mut self.in_progress {
+            Some(in_progress) => in_progress.spool.followed(xid),
+            None => Ok(Followed::Undone),
+        }
+    }
+
+    /// The one that is followed has committed: nothing else is read until that is dealt with.
+    pub fn followed_commit(&self) -> Option<StreamCommit> {
+        match &self.in_progress.as_ref()?.state {
+            State::Followed(commit) => Some(*commit),
+            State::Between | State::InSegment { .. } | State::Replaying(_) => None,
+        }
+    }
+
+    /// The transaction is not followed any more: it comes with its commit.
+    pub fn wait_for_commit(&mut self, xid: Xid) {
+        let Some(in_progress) = &mut self.in_progress else { return };
+        in_progress.spool.unfollow(xid);
+        in_progress.followed = None;
+        if let State::Followed(commit) = in_progress.state {
+            let replay = in_progress.spool.commit(commit);
+            in_progress.state = replay.map_or(State::Between, State::Replaying);
+        }
+    }
+
+    /// What was followed to its commit is taken, and not kept any longer.
+    pub fn forget_followed(&mut self, xid: Xid) {
+        let Some(in_progress) = &mut self.in_progress else { return };
+        in_progress.spool.forget(xid);
+        in_progress.followed = None;
+        in_progress.state = State::Between;
+    }
+
     /// Reads what the socket has, unless there is enough to do without it.
     pub fn fill(&mut self) -> Result<Filled, Error> {
         if self.is_replaying() { Ok(Filled::More) } else { self.stream.fill() }
@@ -112,6 +164,9 @@ impl Intake {
         {
             return Ok(Next::NoRoom);
         }
+        if self.followed_commit().is_some() {
+            return Ok(Next::Followed);
+        }
         let frame = match self.stream.next_frame()? {
             None => return Ok(Next::Drained),
             Some(Frame::PrimaryKeepalive(keepalive)) => return Ok(Next::Keepalive(keepalive)),
@@ -125,7 +180,7 @@ impl Intake {
         if in_transaction || in_progress.take(lsn, payload)? == Passes::ToDecoder {
             return Ok(Next::Message(Message { arrival, lsn, payload }));
         }
-        Ok(Next::Kept)
+        Ok(if matches!(in_progress.state, State::Followed(_)) { Next::Followed } else { Next::Kept })
     }
 
     /// Whether messages come from a replay. One that has ended is forgotten.
@@ -138,7 +193,7 @@ impl Intake {
                 false
             }
             State::Replaying(_) => true,
-            State::Between | State::InSegment { .. } => false,
+            State::Between | State::InSegment { .. } | State::Followed(_) => false,
         }
     }
 
@@ -195,6 +250,10 @@ impl InProgress {
     /// What the target has already is replayed as well: it is skipped like any other, and what it says of relations is
     /// not said again.
     fn commit(&mut self, lsn: Lsn, commit: StreamCommit) -> Result<(), Error> {
+        if self.followed == Some(commit.xid) {
+            self.state = State::Followed(commit);
+            return Ok(());
+        }
         let replay = self.spool.commit(commit).ok_or_else(|| out_of_sequence(lsn, "Stream Commit"))?;
         self.state = State::Replaying(replay);
         Ok(())
@@ -202,6 +261,7 @@ impl InProgress {
 
     fn abort(&mut self, abort: StreamAbort) -> Result<(), Error> {
         if abort.subxid == abort.xid {
+            self.followed.take_if(|followed| *followed == abort.xid);
             self.spool.forget(abort.xid);
             return Ok(());
         }

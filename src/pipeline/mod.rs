@@ -17,6 +17,7 @@
 
 mod conflicts;
 mod copy;
+mod early;
 mod handover;
 mod heartbeat;
 mod history;
@@ -46,19 +47,23 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use pgsluice_proto::Lsn;
 
 pub use self::conflicts::check as check_conflicts;
+use self::early::Early;
 pub use self::history::{check_gap, check_identity};
 use self::newcomers::Newcomers;
 use self::promotion::Promotion;
 use self::reader::Start;
 use self::retry::Retry;
 use self::selection::{Beside, Selection};
+use self::session::apply_options;
 use self::session::{Attempt, Opened, Session, Stages};
 pub use self::session::{check_heartbeat, read_position, stream_options};
 use self::shared::{Phase, Shared};
 use self::skips::Skips;
 use self::workers::{Ends, Workers, no_resources};
+use crate::apply::Crew;
 use crate::config::{Config, ValueFormat};
 use crate::error::{Error, Kind, Stage};
+use crate::postgres;
 use crate::snapshot::{self, CopyOptions, Follows, Order};
 use crate::spool::Spool;
 use crate::transform::Transform;
@@ -103,6 +108,7 @@ pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiv
         chunks: Arc::default(),
         copied: false,
         strange: Vec::new(),
+        early: true,
     };
     loop {
         let chunks = opening.chunks.load(Ordering::Relaxed);
@@ -150,6 +156,8 @@ pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiv
             // The catalogs are of now, and what is still to come may be of then: in text it fits whatever the type is.
             opening.config.stream.format = ValueFormat::Text;
         }
+        // One that it met with now is met with again.
+        opening.early = !matches!(error.kind(), Kind::EarlyGivenUp) && !error.is_deadlock();
         if matches!(error.kind(), Kind::SpoolOutgrown { .. }) {
             opening.config.stream.streaming = false;
         }
@@ -175,14 +183,16 @@ struct Opening {
     copied: bool,
     /// Tables, quoted, that a session found it had to have copied.
     strange: Vec<String>,
+    /// Large transactions may be applied before they commit.
+    early: bool,
 }
 
 impl Opening {
     fn open(&mut self) -> Result<Session, Error> {
         loop {
             let beside = self.stop_at == StopAt::Never;
-            let Opening { config, options, epoch, strange, .. } = self;
-            match session::open(Attempt { config, options, epoch, beside, strange })? {
+            let Opening { config, options, epoch, strange, early, .. } = self;
+            match session::open(Attempt { config, options, epoch, beside, strange, early: *early })? {
                 Opened::Session(session) => return Ok(*session),
                 Opened::Missing(_) if matches!(self.stop_at, StopAt::Lsn(_)) => {
                     let what = "there are tables to copy, and a copy is of the source as it is now, not as it was";
@@ -239,7 +249,8 @@ fn run_session(
     stop: &Receiver<()>,
 ) -> Result<(Result<(), Error>, Arc<Shared>), Error> {
     let Session { runtime, stages } = session;
-    let Stages { crew, stream, progress, copied, missing, known, terms, mapping, skips, restart_at: _ } = stages;
+    let Stages { mut crew, early, stream, progress, copied, missing, known, terms, mapping, skips, restart_at: _ } =
+        stages;
     let shared = Arc::new(Shared::new(progress.end_lsn).map_err(no_resources)?);
     // It lasts as long as the session, and whoever works for it hears of its end.
     let (_session, ended) = crossbeam_channel::bounded(0);
@@ -252,7 +263,11 @@ fn run_session(
     let selection = Selection::new(copied, beside, known);
     let skips = Skips::new(skips);
     let spool = config.stream.streaming.then(|| Spool::new(config.spool.clone()));
-    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: stop_lsn, spool };
+    let early = match early {
+        Some(reads) => Some(start_early(&config, progress.epoch, reads, (&mut crew, shared.clone()))?),
+        None => None,
+    };
+    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: stop_lsn, spool, early };
     let workers = Workers::start(&opening.config, Ends { stream, start, crew, runtime }, shared.clone())?;
     workers.help("pgsluice-promotion", move || promotion.watch(&is_over_too))?;
     if opening.stop_at == StopAt::Never {
@@ -262,4 +277,28 @@ fn run_session(
         }
     }
     Ok((workers.wait("streaming", stop), shared))
+}
+
+/// Has a thread of its own apply large transactions before they commit. It ends with the session, whose reader and crew order.
+fn start_early(
+    config: &Config,
+    epoch: i64,
+    reads: early::Reads,
+    (crew, shared): (&mut Crew, Arc<Shared>),
+) -> Result<Early, Error> {
+    let (early, target, for_crew) = early::early(reads, shared)?;
+    crew.set_early(for_crew);
+    let (config, span) = (config.clone(), tracing::Span::current());
+    let run = move || {
+        let _span = span.entered();
+        let connect = async || session::connect_applier(&config, epoch, apply_options(&config, false)).await;
+        let runtime = match postgres::new_runtime(Stage::Apply) {
+            Ok(runtime) => runtime,
+            // Whoever orders finds nobody, and its transactions are as lost as with a connection that is.
+            Err(error) => return tracing::warn!("{}", error.shown(&config.log)),
+        };
+        runtime.block_on(target.run(connect, || tokio::time::sleep(early::LOOK_INTERVAL)));
+    };
+    thread::Builder::new().name("pgsluice-early".to_owned()).spawn(run).map_err(no_resources)?;
+    Ok(early)
 }

@@ -183,7 +183,8 @@ impl Newcomers {
         let selection = Selection::new(Copied::default(), Beside::Only(handover.clone()), Known::Any);
         let transform = Transform::new(self.mapping.clone(), self.terms.binary);
         let skips = Skips::unrecorded(self.skips.clone());
-        let start = Start { progress: consistent_point, selection, transform, skips, stop_at: None, spool: None };
+        let start =
+            Start { progress: consistent_point, selection, transform, skips, stop_at: None, spool: None, early: None };
         shared.committed(Some(consistent_point), 0, 0);
         let workers = Workers::start(&self.config, Ends { stream, start, crew, runtime }, shared.clone())?;
         workers.wait("catching up", &self.session)?;

@@ -9,6 +9,8 @@
 //!
 //! A batch is handed over when it is full, or when the input is idle and so is the target. No timer closes a batch.
 
+mod early;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use pgsluice_proto::Lsn;
 use pgsluice_proto::frame::PrimaryKeepalive;
 
+use super::early::Early;
 use super::handover::Next as Agreed;
 use super::intake::{Intake, Next, ROOM_LOOK_INTERVAL};
 use super::selection::{Beside, Selection};
@@ -57,6 +60,10 @@ pub(super) struct Reader {
     selection: Selection,
     transform: Transform,
     skips: Skips,
+    /// Applies a large transaction before it commits.
+    early: Option<Early>,
+    /// It has more to do at once.
+    has_more_early: bool,
     /// All before this was received, with no transaction open.
     received: Lsn,
     handed_over_at: Instant,
@@ -74,6 +81,8 @@ pub(super) struct Start {
     pub stop_at: Option<Lsn>,
     /// Where the stream has transactions in progress.
     pub spool: Option<Spool>,
+    /// Where a large one of them may be applied before it commits.
+    pub early: Option<Early>,
 }
 
 /// What a step came to.
@@ -120,7 +129,7 @@ impl Reader {
         shared: Arc<Shared>,
         now: Instant,
     ) -> Reader {
-        let Start { progress, selection, transform, skips, stop_at, spool } = start;
+        let Start { progress, selection, transform, skips, stop_at, spool, early } = start;
         // All are there, until the first is taken.
         let batches = empty.len();
         Reader {
@@ -137,6 +146,8 @@ impl Reader {
             selection,
             transform,
             skips,
+            early,
+            has_more_early: false,
             received: progress,
             handed_over_at: now,
             reply_requested: false,
@@ -177,6 +188,9 @@ impl Reader {
             }
             None => {}
         }
+        if let Some(step) = self.serve_early(now)? {
+            return Ok(step);
+        }
         if self.batch.is_none() && !self.take_batch() {
             return Ok(Step::Wait(Wait::ForWaker));
         }
@@ -190,6 +204,9 @@ impl Reader {
             }
             (Taken::All, Filled::Drained) => {
                 self.hand_over_if_idle(now);
+                if self.has_more_early {
+                    return Ok(Step::Again);
+                }
                 Step::Wait(Wait::AfterDrain { at_most: self.until_idle_work(now) })
             }
         })
@@ -254,6 +271,8 @@ impl Reader {
             let message = match self.intake.next(self.decoder.in_transaction(), now)? {
                 Next::Drained => return Ok(Taken::All),
                 Next::NoRoom => return Ok(Taken::NoRoom),
+                // Looked after first in the next step.
+                Next::Followed => return Ok(Taken::NoBatch),
                 Next::Kept => continue,
                 Next::Keepalive(keepalive) => {
                     self.keepalive(&keepalive)?;

@@ -44,7 +44,7 @@ pub(super) enum Beside {
 }
 
 /// The tables that may come.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Known {
     /// Whichever.
     Any,

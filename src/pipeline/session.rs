@@ -21,6 +21,7 @@ use pgsluice_proto::{Lsn, TimelineId};
 use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 
+use super::early::Reads;
 use super::history::{check_gap, check_identity, check_position, check_timeline};
 use super::selection::Known;
 use super::target::{Fires, check_kept, set_up_target_session, use_binary};
@@ -57,6 +58,8 @@ pub(super) struct Session {
 #[derive(Debug)]
 pub(super) struct Stages {
     pub crew: Crew,
+    /// Where large transactions may be applied before they commit.
+    pub early: Option<Reads>,
     pub stream: ReplicationStream,
     pub progress: Progress,
     /// What of the stream is on the target already.
@@ -125,6 +128,8 @@ pub(super) struct Attempt<'a> {
     pub beside: bool,
     /// Relations of the stream, quoted, that an earlier session did not know.
     pub strange: &'a [String],
+    /// Large transactions may be applied before they commit.
+    pub early: bool,
 }
 
 /// # Errors
@@ -145,7 +150,7 @@ enum Prepared {
 }
 
 async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
-    let Attempt { config, options, epoch, beside, strange } = attempt;
+    let Attempt { config, options, epoch, beside, strange, early } = attempt;
     let target = postgres::connect(&config.target, Stage::Apply).await?;
     shards::check_split(&target, config, STAGE).await?;
     let Some(before) = checkpoint::read(&target, config.name.as_str()).await? else {
@@ -242,7 +247,12 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let crew = crew(config, target, progress.epoch, (options, fires)).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
     let mapping = Arc::new(mapping);
-    let stages = Stages { crew, stream, progress, copied, missing, known, terms, mapping, skips, restart_at };
+    // Nothing may be needed that only its commit tells: what a copy has already, what is passed over, what rules make of the commit.
+    let is_plain = copied.ends_at().is_none() && missing.is_empty() && skips.is_empty() && mapping.is_empty();
+    let may_be_early = early && is_plain && config.stream.streaming && crew.size() > 1 && config.conflicts.only_stop();
+    let reads = Reads { mapping: mapping.clone(), binary, known: known.clone() };
+    let early = (may_be_early && !constraints_fire && restart_at.is_none()).then_some(reads);
+    let stages = Stages { crew, early, stream, progress, copied, missing, known, terms, mapping, skips, restart_at };
     Ok(Prepared::Ready(Box::new(stages)))
 }
 
@@ -255,18 +265,20 @@ async fn crew(config: &Config, target: Client, epoch: i64, (options, fires): (Op
         );
         workers = 1;
     }
-    let mut clients = vec![target];
-    while clients.len() < workers {
-        let client = postgres::connect(&config.target, Stage::Apply).await?;
-        postgres::prepare_target(&client, Stage::Apply).await?;
-        clients.push(client);
-    }
-    let mut appliers = Vec::with_capacity(clients.len());
-    for client in clients {
-        let policies = Policies::of(config);
-        appliers.push(Applier::new(client, config.name.as_str(), epoch, Moves::Progress, options, policies).await?);
+    let policies = Policies::of(config);
+    let mut appliers =
+        vec![Applier::new(target, config.name.as_str(), epoch, Moves::Progress, options, policies).await?];
+    while appliers.len() < workers {
+        appliers.push(connect_applier(config, epoch, options).await?);
     }
     Crew::new(appliers).await
+}
+
+/// A further session that applies.
+pub(super) async fn connect_applier(config: &Config, epoch: i64, options: Options) -> Result<Applier, Error> {
+    let client = postgres::connect(&config.target, Stage::Apply).await?;
+    postgres::prepare_target(&client, Stage::Apply).await?;
+    Applier::new(client, config.name.as_str(), epoch, Moves::Progress, options, Policies::of(config)).await
 }
 
 fn ruled<'a>(tables: &'a [PublishedTable], mapping: &Mapping) -> Vec<Ruled<'a>> {

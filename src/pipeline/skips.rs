@@ -35,6 +35,11 @@ impl Skips {
         Skips { is_recorded: false, ..Skips::new(pending) }
     }
 
+    /// There is none to pass over any more.
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// A transaction begins.
     ///
     /// # Errors

@@ -135,8 +135,20 @@ impl Log {
         Ok(())
     }
 
-    pub fn blocks(&self) -> u64 {
-        self.length.div_ceil(self.block_bytes as u64)
+    /// Appends to `out` what lies at `position`, and behind it in its block. It stays where it is.
+    pub fn copy(&self, position: u64, out: &mut Vec<u8>, scratch: &mut Vec<u8>) -> io::Result<()> {
+        let (place, within) = (position / self.block_bytes as u64, (position % self.block_bytes as u64) as usize);
+        if let Some(in_memory) = place.checked_sub(self.on_disk) {
+            let block = self.memory.get(in_memory as usize).ok_or_else(lost)?;
+            out.extend_from_slice(block.get(within..).ok_or_else(lost)?);
+            return Ok(());
+        }
+        let start = out.len();
+        self.file.as_ref().ok_or_else(lost)?.read(place, out, scratch)?;
+        let count = (self.length - place * self.block_bytes as u64).min(self.block_bytes as u64);
+        out.truncate(start + count as usize);
+        out.drain(start..start + within);
+        Ok(())
     }
 
     #[cfg(test)]

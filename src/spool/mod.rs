@@ -6,7 +6,8 @@
 //! ```text
 //!                            ┌─ subtransaction aborts: cut off where it began
 //!  part ──► log of its transaction ──commit──► Replay: Begin, the messages, Commit ──► decode
-//!              │             └─ abort: dropped
+//!              │        │    └─ abort: dropped
+//!              │        └─ followed: the messages as they come, which stay all the same
 //!              └─ too much in memory: the first block of the largest log goes to its file
 //! ```
 //!
@@ -23,6 +24,7 @@ mod cipher;
 mod file;
 mod log;
 mod record;
+mod records;
 mod replay;
 mod subtransactions;
 #[cfg(test)]
@@ -37,6 +39,7 @@ use pgsluice_proto::{Lsn, Xid};
 
 use self::log::Log;
 use self::record::Header;
+use self::records::Records;
 pub use self::replay::{Replay, Replayed};
 use self::subtransactions::Subtransactions;
 use crate::config::SpoolConfig;
@@ -75,6 +78,18 @@ pub struct Spool {
 struct Transaction {
     log: Log,
     subtransactions: Subtransactions,
+    /// Somebody reads what comes of it before it commits.
+    follower: Option<Records>,
+}
+
+/// What whoever follows a transaction reads next.
+#[derive(Debug)]
+pub enum Followed<'a> {
+    Message(Replayed<'a>),
+    /// All that has come is read.
+    UpToDate,
+    /// Something that was read is undone.
+    Undone,
 }
 
 impl Spool {
@@ -119,7 +134,8 @@ impl Spool {
 
     /// A transaction begins, of which there is nothing yet.
     pub fn begin(&mut self, xid: Xid) {
-        let transaction = Transaction { log: Log::new(self.block_bytes), subtransactions: Subtransactions::default() };
+        let (log, subtransactions) = (Log::new(self.block_bytes), Subtransactions::default());
+        let transaction = Transaction { log, subtransactions, follower: None };
         let before = self.transactions.insert(xid.0, transaction);
         debug_assert!(before.is_none(), "whoever calls has looked");
     }
@@ -131,7 +147,7 @@ impl Spool {
     #[inline]
     pub fn take(&mut self, xid: Xid, lsn: Lsn, arrival: Arrival, part: &StreamedPart<'_>) -> Result<(), Error> {
         let Spool { config, transactions, blocks_in_memory, subtransactions, scratch, .. } = self;
-        let Some(Transaction { log, subtransactions: of_it }) = transactions.get_mut(&xid.0) else {
+        let Some(Transaction { log, subtransactions: of_it, .. }) = transactions.get_mut(&xid.0) else {
             // Whoever calls has begun it.
             return Err(Error::new(Stage::Source, Kind::Panicked));
         };
@@ -192,10 +208,55 @@ impl Spool {
         let (blocks, subtransactions) = (transaction.log.blocks_in_memory(), transaction.subtransactions.len());
         if let Some(place) = transaction.subtransactions.undo(subxid) {
             transaction.log.truncate(place).map_err(|error| failed(&self.config.dir, "truncate", error))?;
+            match &mut transaction.follower {
+                Some(records) if records.position() <= place => records.forget_behind(place),
+                Some(_) | None => transaction.follower = None,
+            }
         }
         self.blocks_in_memory -= blocks - transaction.log.blocks_in_memory();
         self.subtransactions -= subtransactions - transaction.subtransactions.len();
         Ok(())
+    }
+
+    /// The largest transaction, if its messages take so many bytes.
+    pub fn largest(&self, bytes_min: u64) -> Option<Xid> {
+        let (xid, largest) = self.transactions.iter().max_by_key(|(_, transaction)| transaction.log.length())?;
+        (largest.log.length() >= bytes_min).then_some(Xid(*xid))
+    }
+
+    /// Begins to read this transaction from its first message on, while it goes on.
+    pub fn follow(&mut self, xid: Xid) {
+        if let Some(transaction) = self.transactions.get_mut(&xid.0) {
+            transaction.follower = Some(Records::new(self.block_bytes));
+        }
+    }
+
+    /// The transaction is not followed any more.
+    pub fn unfollow(&mut self, xid: Xid) {
+        if let Some(transaction) = self.transactions.get_mut(&xid.0) {
+            transaction.follower = None;
+        }
+    }
+
+    /// The next message of a transaction that is followed.
+    ///
+    /// # Errors
+    /// [`Kind::Spool`].
+    pub fn followed(&mut self, xid: Xid) -> Result<Followed<'_>, Error> {
+        let Spool { config, transactions, scratch, .. } = self;
+        let Some(Transaction { log, follower: Some(records), .. }) = transactions.get_mut(&xid.0) else {
+            return Ok(Followed::Undone);
+        };
+        let record = records
+            .next(log.length(), |position, out| log.copy(position, out, scratch))
+            .map_err(|error| failed(&config.dir, "read", error))?;
+        Ok(match record {
+            None => Followed::UpToDate,
+            Some(record) => {
+                let (lsn, arrival) = (record.header.lsn, record.header.arrival);
+                Followed::Message(Replayed { lsn, arrival, payload: records.bytes(record) })
+            }
+        })
     }
 
     /// The transaction is undone.

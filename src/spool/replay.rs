@@ -1,7 +1,6 @@
 //! A streamed transaction that has committed, message by message, as if it had just arrived: Begin, what was kept, Commit.
 //!
-//! **Always holds:** in memory are a block and a message, whatever the transaction's size; and those of its blocks that never
-//! went to disk, which are given back as they are read.
+//! **Always holds:** those of its blocks that never went to disk are given back as they are read.
 
 use std::io;
 
@@ -9,22 +8,16 @@ use pgsluice_proto::Lsn;
 use pgsluice_proto::pgoutput::StreamCommit;
 
 use super::log::Log;
-use super::record::{Header, Record};
+use super::records::Records;
 use crate::decode::Arrival;
-
-/// The buffer is given back above this multiple of a block, so that one large row does not stay allocated.
-const KEEP_CAPACITY_FACTOR: usize = 4;
 
 #[derive(Debug)]
 pub struct Replay {
     commit: StreamCommit,
     stage: Stage,
     log: Log,
-    block_bytes: usize,
-    next_block: u64,
-    /// `buffer[at..]` has been read and not returned yet.
-    buffer: Vec<u8>,
-    at: usize,
+    block_bytes: u64,
+    records: Records,
     scratch: Vec<u8>,
 }
 
@@ -51,10 +44,8 @@ impl Replay {
             commit,
             stage: Stage::Begin,
             log,
-            block_bytes,
-            next_block: 0,
-            buffer: Vec::new(),
-            at: 0,
+            block_bytes: block_bytes as u64,
+            records: Records::new(block_bytes),
             scratch: Vec::new(),
         }
     }
@@ -76,66 +67,24 @@ impl Replay {
                 self.commit.begin().encode(&mut self.scratch);
                 Ok(self.made())
             }
-            Stage::Messages => match self.next_record()? {
-                Some(record) => Ok(Replayed {
-                    lsn: record.header.lsn,
-                    arrival: record.header.arrival,
-                    payload: &self.buffer[record.payload],
-                }),
-                None => {
+            Stage::Messages => {
+                let Replay { log, block_bytes, records, scratch, .. } = self;
+                let end = log.length();
+                let take = |position: u64, out: &mut Vec<u8>| log.take(position / *block_bytes, out, scratch);
+                let Some(record) = records.next(end, take)? else {
                     self.stage = Stage::Ended;
                     self.scratch.clear();
                     self.commit.commit().encode(&mut self.scratch);
-                    Ok(self.made())
-                }
-            },
+                    return Ok(self.made());
+                };
+                let (lsn, arrival) = (record.header.lsn, record.header.arrival);
+                Ok(Replayed { lsn, arrival, payload: self.records.bytes(record) })
+            }
             Stage::Ended => Ok(Replayed { lsn: self.commit.commit_lsn, arrival: None, payload: &[] }),
         }
     }
 
     fn made(&self) -> Replayed<'_> {
         Replayed { lsn: self.commit.commit_lsn, arrival: None, payload: &self.scratch }
-    }
-
-    #[inline]
-    fn next_record(&mut self) -> io::Result<Option<Record>> {
-        loop {
-            let unread = &self.buffer[self.at..];
-            let needed = match Header::read(unread) {
-                Some((header, header_bytes)) => {
-                    let start = self.at + header_bytes;
-                    let end = start + header.payload_bytes;
-                    if end <= self.buffer.len() {
-                        self.at = end;
-                        return Ok(Some(Record { header, payload: start..end }));
-                    }
-                    end - self.at
-                }
-                None if unread.is_empty() && self.next_block == self.log.blocks() => return Ok(None),
-                None => 0,
-            };
-            self.load(needed)?;
-        }
-    }
-
-    /// Appends the next block to the buffer, which comes to need so many bytes from where it is read.
-    #[cold]
-    fn load(&mut self, needed: usize) -> io::Result<()> {
-        if self.next_block == self.log.blocks() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a message ends amid it; this is a bug in pgsluice",
-            ));
-        }
-        self.buffer.drain(..self.at);
-        self.at = 0;
-        if self.buffer.capacity() > KEEP_CAPACITY_FACTOR * self.block_bytes && needed <= self.block_bytes {
-            self.buffer.shrink_to(KEEP_CAPACITY_FACTOR * self.block_bytes);
-        }
-        let wanted = needed.max(self.buffer.len()) + self.block_bytes;
-        self.buffer.reserve_exact(wanted - self.buffer.len());
-        self.log.take(self.next_block, &mut self.buffer, &mut self.scratch)?;
-        self.next_block += 1;
-        Ok(())
     }
 }

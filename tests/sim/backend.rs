@@ -54,6 +54,8 @@ pub struct Backend {
     copied: Option<Vec<u8>>,
     /// The role may not have foreign keys and triggers rest.
     constraints_fire: bool,
+    /// It applies large transactions before they commit.
+    pub is_early: bool,
     /// The next statement that changes something fails with this.
     pub fault: Option<&'static str>,
     pub has_ended: bool,
@@ -75,6 +77,7 @@ impl Backend {
             portal: None,
             copied: None,
             constraints_fire,
+            is_early: false,
             fault: None,
             has_ended: false,
         }
@@ -324,7 +327,9 @@ impl Backend {
             }
             Statement::Commit => self.commit(store),
             Statement::Rollback => {
-                if store.is_beside(self.id) {
+                if self.is_early {
+                    store.saw("a large transaction that is given up");
+                } else if store.is_beside(self.id) {
                     store.saw("a batch that is done again in its turn");
                 }
                 self.leave(store);
@@ -383,6 +388,9 @@ impl Backend {
         }
         if self.stream.is_none() {
             store.saw("a COMMIT whose answer nobody hears");
+        }
+        if self.is_early {
+            store.saw("a large transaction that was applied early");
         }
         store.commit(self.id, self.is_synchronous || self.is_local_synchronous);
         self.leave(store);

@@ -23,6 +23,7 @@ use crate::batch::{Batch, Limits, pool_batches};
 use crate::checkpoint::{self, Moves};
 use crate::config::{Config, Role, SpoolConfig};
 use crate::error::{Error, Kind, ServerError, Stage};
+use crate::pipeline::early::{self, LOOK_INTERVAL, Reads};
 use crate::pipeline::history::check_gap;
 use crate::pipeline::reader::{Reader, Start, Step};
 use crate::pipeline::selection::{Beside, Known, Selection};
@@ -61,6 +62,8 @@ pub struct Engine {
     around: Rc<Surroundings>,
     /// The epoch that it holds, as `pipeline::Opening` does.
     epoch: Rc<Cell<Option<i64>>>,
+    /// Large transactions may be applied before they commit.
+    is_early: bool,
     /// Of the client library, which moves bytes when it is polled.
     connections: Connections,
     session: Session,
@@ -74,6 +77,8 @@ enum Session {
 
 struct Opened {
     crew: Crew,
+    /// The session that applies large transactions early.
+    early: Option<LocalFuture<Result<Applier, Error>>>,
     stream: ReplicationStream,
     start: Start,
 }
@@ -81,6 +86,7 @@ struct Opened {
 struct Running {
     reader: Option<Reader>,
     writer: Option<LocalFuture<Result<(), Error>>>,
+    early: Option<LocalFuture<()>>,
     shared: Arc<Shared>,
     outcome: Result<(), Error>,
     /// It was told to end.
@@ -89,7 +95,14 @@ struct Running {
 
 impl Engine {
     pub fn new(number: usize, around: Rc<Surroundings>) -> Engine {
-        Engine { number, around, epoch: Rc::default(), connections: Rc::default(), session: Session::None }
+        Engine {
+            number,
+            around,
+            epoch: Rc::default(),
+            is_early: true,
+            connections: Rc::default(),
+            session: Session::None,
+        }
     }
 
     pub fn has_session(&self) -> bool {
@@ -107,7 +120,7 @@ impl Engine {
     /// Begins a session over new connections to the target.
     pub fn open(&mut self, targets: Vec<DuplexStream>) {
         self.connections = Rc::default();
-        let opening = open(targets, self.connections.clone(), self.around.clone(), self.epoch.clone());
+        let opening = open(targets, self.connections.clone(), self.around.clone(), (self.epoch.clone(), self.is_early));
         self.session = Session::Opening(Box::pin(opening));
     }
 
@@ -142,6 +155,7 @@ impl Engine {
             Session::Running(running) => {
                 running.supervise(self.around.now.get());
                 running.poll_writer();
+                running.poll_early();
             }
         }
         self.ended()
@@ -166,6 +180,11 @@ impl Engine {
     }
 
     fn end(&mut self, outcome: Result<(), Error>) -> Option<Result<(), Error>> {
+        // As the supervisor does.
+        self.is_early = outcome
+            .as_ref()
+            .err()
+            .is_none_or(|error| !matches!(error.kind(), Kind::EarlyGivenUp) && !error.is_deadlock());
         self.session = Session::None;
         self.connections.borrow_mut().clear();
         Some(outcome)
@@ -191,6 +210,10 @@ impl Running {
             self.note(result);
             self.shared.writer_ended();
         }
+    }
+
+    fn poll_early(&mut self) {
+        self.early.take_if(|early| early.as_mut().poll(&mut context()).is_ready());
     }
 
     fn step_reader(&mut self, around: &Surroundings) {
@@ -229,7 +252,7 @@ async fn open(
     targets: Vec<DuplexStream>,
     connections: Connections,
     around: Rc<Surroundings>,
-    epoch: Rc<Cell<Option<i64>>>,
+    (epoch, is_early): (Rc<Cell<Option<i64>>>, bool),
 ) -> Result<Opened, Error> {
     let name = around.config.name.as_str();
     let mut targets = targets.into_iter();
@@ -249,25 +272,40 @@ async fn open(
     let options = StreamOptions { status_interval: around.status_interval };
     let stream = ReplicationStream::begun(socket, progress.end_lsn, options, around.now.get());
     let stream = stream.map_err(|source| Error::new(Stage::Source, Kind::Lost { role: Role::Source, source }))?;
-    let mut clients = vec![client];
-    for target in targets {
-        let client = connect(target, &connections).await?;
-        postgres::prepare_target(&client, Stage::Apply).await?;
-        clients.push(client);
-    }
+    let mut targets: Vec<_> = targets.collect();
+    let early = targets.split_off(around.workers - 1).pop();
     let options = Options { constraints_fire, ..around.options };
-    let mut appliers = Vec::new();
-    for client in clients {
-        let policies = Policies::of(&around.config);
-        appliers.push(Applier::new(client, name, progress.epoch, Moves::Progress, options, policies).await?);
+    let policies = Policies::of(&around.config);
+    let mut appliers = vec![Applier::new(client, name, progress.epoch, Moves::Progress, options, policies).await?];
+    for target in targets {
+        appliers.push(applier(target, &connections, (&around, options), progress.epoch).await?);
     }
     let crew = Crew::new(appliers).await?;
     let selection = Selection::new(Copied::default(), Beside::None, Known::Any);
     let transform = Transform::new(Arc::new(Mapping::default()), false);
     let skips = Skips::new(Vec::new());
     let spool = around.source.borrow().streams.then(|| Spool::with_blocks(around.spool.clone(), SPOOL_BLOCK_BYTES));
-    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: None, spool };
-    Ok(Opened { crew, stream, start })
+    let is_early = is_early && spool.is_some() && around.workers > 1 && !constraints_fire;
+    let early = early.filter(|_| is_early).map(|target| {
+        let (connections, around) = (connections.clone(), around.clone());
+        let applier = async move { applier(target, &connections, (&around, options), progress.epoch).await };
+        Box::pin(applier) as LocalFuture<_>
+    });
+    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: None, spool, early: None };
+    Ok(Opened { crew, early, stream, start })
+}
+
+/// A further session that applies.
+async fn applier(
+    target: DuplexStream,
+    connections: &Connections,
+    (around, options): (&Surroundings, Options),
+    epoch: i64,
+) -> Result<Applier, Error> {
+    let client = connect(target, connections).await?;
+    postgres::prepare_target(&client, Stage::Apply).await?;
+    let policies = Policies::of(&around.config);
+    Applier::new(client, around.config.name.as_str(), epoch, Moves::Progress, options, policies).await
 }
 
 async fn connect(target: DuplexStream, connections: &Connections) -> Result<Client, Error> {
@@ -287,15 +325,24 @@ fn in_use() -> Error {
 
 /// As `Workers::start` does.
 fn run(opened: Opened, around: &Rc<Surroundings>) -> Running {
-    let Opened { crew, stream, start } = opened;
+    let Opened { mut crew, early, stream, mut start } = opened;
     let batches = pool_batches(crew.size());
     let shared = Arc::new(Shared::new(start.progress).expect("a file descriptor"));
+    let early = early.map(|applier| {
+        let reads = Reads { mapping: Arc::new(Mapping::default()), binary: false, known: Known::Any };
+        let (early, target, for_crew) = early::early(reads, shared.clone()).expect("room for all batches");
+        crew.set_early(for_crew);
+        start.early = Some(early);
+        let around = around.clone();
+        Box::pin(async move { target.run(async || applier.await, || pass(&around, LOOK_INTERVAL)).await })
+            as LocalFuture<_>
+    });
     let (full, filled) = crossbeam_channel::bounded(batches);
     let (give_back, empty) = empty_batches(batches).expect("room for all batches");
     let reader = Reader::new(stream, start, around.limits, full, empty, shared.clone(), around.now.get());
     let target = TargetSide::new(crew, give_back, shared.clone());
     let writer = Some(Box::pin(write(target, filled, around.clone())) as LocalFuture<_>);
-    Running { reader: Some(reader), writer, shared, outcome: Ok(()), ending_since: None }
+    Running { reader: Some(reader), writer, early, shared, outcome: Ok(()), ending_since: None }
 }
 
 /// As `Writer::run` does.
@@ -303,12 +350,7 @@ async fn write(mut target: TargetSide, full: Receiver<Box<Batch>>, around: Rc<Su
     let mut looked_at = around.now.get();
     let mut flight = target.new_flight();
     let now = || around.now.get();
-    let tick = || async {
-        let end = now() + WAY_LOOK_INTERVAL;
-        while now() < end {
-            pause().await;
-        }
-    };
+    let tick = || pass(&around, WAY_LOOK_INTERVAL);
     loop {
         let at = now();
         match full.try_recv() {
@@ -331,6 +373,14 @@ async fn write(mut target: TargetSide, full: Receiver<Box<Batch>>, around: Rc<Su
         }
     }
     target.finish(around.now.get()).await
+}
+
+/// Ends when so much time has passed.
+async fn pass(around: &Surroundings, time: Duration) {
+    let end = around.now.get() + time;
+    while around.now.get() < end {
+        pause().await;
+    }
 }
 
 /// Lets others have their turn.

@@ -38,6 +38,7 @@ pub fn describe(statement: &Statement) -> (Vec<u32>, Option<Vec<u32>>) {
         Statement::Catalog => (vec![TEXT_ARRAY], Some(CATALOG_TYPES.to_vec())),
         Statement::Keys => (vec![TEXT_ARRAY, BOOL], Some(vec![INT8, OID, OID, TEXT, TEXT_ARRAY, TEXT_ARRAY, BOOL])),
         Statement::Process => (Vec::new(), Some(vec![INT4])),
+        Statement::WaitedFor => (Vec::new(), Some(vec![BOOL])),
         Statement::InTheWay => (vec![INT4_ARRAY], Some(vec![BOOL])),
         Statement::Positions => (Vec::new(), Some(vec![PG_LSN, PG_LSN])),
         Statement::Missing => (Vec::new(), Some(vec![BOOL; checkpoint::TABLES.len()])),
@@ -73,6 +74,13 @@ pub fn execute(
         Statement::Catalog => Ok(catalog(parameters)),
         Statement::Keys => Ok(keys(parameters, store.tells_all_keys)),
         Statement::Process => Ok(answer("SELECT", vec![vec![Some((session as i32).to_be_bytes().to_vec())]])),
+        Statement::WaitedFor => {
+            let is_waited_for = store.is_waited_for(session);
+            if is_waited_for {
+                store.saw("a large transaction that somebody waits for");
+            }
+            Ok(answer("SELECT", vec![vec![Some(vec![u8::from(is_waited_for)])]]))
+        }
         Statement::InTheWay => {
             let pid = |pid: Value| i32::from_be_bytes(pid.expect("a process").try_into().expect("four bytes")) as usize;
             let earlier: Vec<_> =

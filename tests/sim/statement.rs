@@ -34,6 +34,8 @@ pub enum Statement {
     Process,
     /// Whether one of these processes waits for the session.
     InTheWay,
+    /// Whether anybody waits for this session.
+    WaitedFor,
     /// Which of the engine's tables are missing: none is.
     Missing,
     Truncate(Vec<usize>),
@@ -132,6 +134,10 @@ impl Statement {
             "SELECT pg_backend_pid()" => return Statement::Process,
             "SELECT bool_or(pg_backend_pid() = ANY (pg_blocking_pids(pid))) FROM unnest($1::integer[]) pid" => {
                 return Statement::InTheWay;
+            }
+            "SELECT EXISTS (SELECT FROM pg_locks l WHERE NOT l.granted AND pg_backend_pid() = ANY (pg_blocking_pids(l.pid)))" =>
+            {
+                return Statement::WaitedFor;
             }
             _ => {}
         }

@@ -284,6 +284,11 @@ impl Store {
         of.iter().any(|other| self.waiting.get(other) == Some(&session))
     }
 
+    /// Whether anybody waits for this session.
+    pub fn is_waited_for(&self, session: SessionId) -> bool {
+        self.waiting.values().any(|other| *other == session)
+    }
+
     /// Lets go of the row again, for a statement that has looked at it and not taken it.
     pub fn keep_progress(&mut self, session: SessionId, before: Option<ProgressRow>) {
         self.changes(session).progress = before;

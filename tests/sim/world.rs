@@ -379,10 +379,13 @@ impl World {
     fn open(&mut self, place: usize) {
         self.moved += 1;
         let (mut targets, mut backends) = (Vec::new(), Vec::new());
-        for _ in 0..self.around.workers {
+        for number in 0..=self.around.workers {
             self.sessions += 1;
             let (ours, theirs) = tokio::io::duplex(CONNECTION_BYTES);
-            self.backends.push(Backend::new(self.sessions, theirs, self.around.options.constraints_fire));
+            let mut backend = Backend::new(self.sessions, theirs, self.around.options.constraints_fire);
+            // One more than apply, for large transactions.
+            backend.is_early = number == self.around.workers;
+            self.backends.push(backend);
             targets.push(ours);
             backends.push(self.sessions);
         }
