@@ -3,6 +3,7 @@
 //!
 //! `PGSLUICE_STREAMED_ROWS` and `PGSLUICE_SAVEPOINTS` make the largest ones larger.
 
+mod early;
 mod spool;
 
 use std::time::Duration;
@@ -140,7 +141,8 @@ async fn whatever_a_streamed_transaction_holds_arrives_as_without_streaming() ->
     for (n, (when, is_on)) in rounds.into_iter().enumerate() {
         let more = format!("[stream]\nstreaming = {is_on}\n[spool]\nmemory_bytes = \"256KiB\"\n");
         // Small batches make parts of what is replayed.
-        replication.configure(&format!("{more}[apply]\nbatch_rows = {}\n", [10, 10_000][n / 2]))?;
+        replication
+            .configure(&format!("{more}[apply]\nbatch_bytes = \"64KiB\"\nbatch_rows = {}\n", [10, 10_000][n / 2]))?;
         replication.chain.b.reload(&[(STREAMING, when)]).await?;
         let before = streamed(&replication.chain.b).await?;
         replication.chain.c.sql(DATABASE, &format!("ALTER TABLE t ADD COLUMN more_{n} int DEFAULT 7")).await?;
@@ -185,7 +187,8 @@ async fn an_engine_killed_amid_streamed_transactions_loses_and_doubles_nothing()
     let kills = number("PGSLUICE_KILLS", 10);
     let mut random = Random::new();
     let replication = Replication::start_with(options(), DDL).await?;
-    replication.configure("[spool]\nmemory_bytes = \"256KiB\"\n[apply]\nbatch_rows = 100\n")?;
+    replication
+        .configure("[spool]\nmemory_bytes = \"256KiB\"\n[apply]\nbatch_rows = 100\nbatch_bytes = \"64KiB\"\n")?;
     replication.setup().await?;
     let large = "BEGIN; INSERT INTO whole SELECT n, repeat('kept', 50) FROM generate_series(1, 1500) n; SAVEPOINT a;
                  INSERT INTO whole SELECT n, repeat('lost', 50) FROM generate_series(1, 1500) n; ROLLBACK TO a;
@@ -246,6 +249,11 @@ async fn transactions_of_any_size_take_bounded_memory_and_nobody_waits_for_them(
     ensure!(replication.chain.c.scalar(DATABASE, are_open).await? == "t", "C has what is open");
     one.batch_execute("COMMIT").await?;
     two.batch_execute("COMMIT").await?;
+    // Each test has a minute, and these may be of any size.
+    let all = "SELECT (SELECT count(*) FROM emptied) || ' ' || (SELECT count(*) FROM t)";
+    let on_a = a.scalar(DATABASE, all).await?;
+    let arrived = || async { Ok((replication.chain.c.scalar(DATABASE, all).await? == on_a).then_some(())) };
+    wait_for("both on C", DEADLINE.mul_f64(1.0 + rows as f64 / 200_000.0), arrived).await?;
     settle(&replication, &engine, &TABLES).await?;
     assert_memory_is_bounded(&engine, MEMORY_MAX_MIB)?;
     ensure!(!engine.stderr().contains("session ended"), "the engine lost its session:\n{}", engine.stderr());

@@ -1,0 +1,170 @@
+//! Large transactions that are applied before they commit: seen by nobody before, in nobody's way, and given up without a trace.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pgsluice_testkit::{Engine, wait_for};
+use tokio_postgres::Client;
+
+use super::{DDL, TABLES, options, wait_c};
+use crate::load::{expect_end, settle, stop, wait_streaming};
+use crate::replication::{DATABASE, DEADLINE, Replication};
+
+/// What is larger than a batch is applied early.
+const CONFIG: &str = "[apply]\nbatch_bytes = \"64KiB\"\nbatch_rows = 500\n";
+const EXIT_REFUSED: i32 = 3;
+
+/// A transaction on A that is open, and that a session on C is at work on.
+struct Scene {
+    replication: Replication,
+    engine: Engine,
+    large: Client,
+}
+
+impl Scene {
+    async fn set(rows: &str) -> Result<Scene> {
+        let replication = Replication::start_with(options(), DDL).await?;
+        replication.configure(CONFIG)?;
+        replication.setup().await?;
+        let engine = replication.spawn()?;
+        wait_streaming(&engine, 1).await?;
+        replication.chain.a.sql(DATABASE, rows).await?;
+        replication.wait_caught_up().await?;
+        let large = replication.chain.a.connect(DATABASE).await?;
+        large.batch_execute("BEGIN").await?;
+        Ok(Scene { replication, engine, large })
+    }
+
+    /// Has it change so much that C begins.
+    async fn begin(&self, changes: &str) -> Result<()> {
+        self.large.batch_execute(&format!("{changes}; {}", rows(1, 5_000))).await?;
+        self.wait_at_work().await
+    }
+
+    async fn wait_at_work(&self) -> Result<()> {
+        let sql = "SELECT count(*) > 0 FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.relation = 'public.t'::regclass
+                   AND l.mode = 'RowExclusiveLock' AND l.granted AND a.application_name LIKE 'pgsluice%'";
+        wait_c(&self.replication, "C to be at work on it", sql).await.with_context(|| self.engine.stderr())
+    }
+
+    /// Goes on with it for as long as `work` takes, so that nothing ends because nothing came.
+    async fn while_busy<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let going_on = async {
+            for n in 1.. {
+                self.large.batch_execute(&rows(n * 100_000, n * 100_000 + 800)).await?;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            done = work => done,
+            ended = going_on => ended.and_then(|()| anyhow::bail!("it has come to an end")),
+        }
+    }
+
+    async fn end(&self) -> Result<()> {
+        self.large.batch_execute("COMMIT").await?;
+        settle(&self.replication, &self.engine, &TABLES).await?;
+        ensure!(!self.engine.stderr().contains("session ended"), "{}", self.engine.stderr());
+        stop(&self.engine).await
+    }
+}
+
+fn rows(first: u32, last: u32) -> String {
+    format!("INSERT INTO t SELECT n, repeat('x', 100) FROM generate_series({first}, {last}) n")
+}
+
+#[tokio::test]
+async fn a_large_transaction_is_made_before_it_commits_and_seen_after() -> Result<()> {
+    let scene =
+        Scene::set("INSERT INTO t VALUES (0, 'old'); INSERT INTO large VALUES (1, 1, repeat('large', 500))").await?;
+    scene
+        .begin("UPDATE t SET note = 'new' WHERE id = 0; UPDATE large SET n = 2; INSERT INTO whole VALUES (1, 'a')")
+        .await?;
+    let c = &scene.replication.chain.c;
+    scene.replication.chain.a.sql(DATABASE, "INSERT INTO whole VALUES (2, 'beside it')").await?;
+    wait_c(&scene.replication, "the small one", "SELECT count(*) = 1 FROM whole").await?;
+    ensure!(c.scalar(DATABASE, "SELECT string_agg(note, '') FROM t").await? == "old", "C shows what is open");
+    let now = c.scalar(DATABASE, "SELECT pg_current_xact_id()").await?;
+    scene
+        .large
+        .batch_execute("UPDATE t SET note = 'changed' WHERE id % 10 = 0; DELETE FROM t WHERE id % 10 = 1")
+        .await?;
+    scene.end().await?;
+    let before = format!("SELECT count(*) > 1000 FROM t WHERE xmin::text::bigint < {now}");
+    ensure!(c.scalar(DATABASE, &before).await? == "t", "it was made after its commit");
+    Ok(())
+}
+
+/// What a session of C waits for, it gets while the transaction is still open and goes on.
+#[tokio::test]
+async fn a_large_transaction_gives_way() -> Result<()> {
+    // One that commits before it, and comes to C late: it finds rows locked that were changed after it.
+    let scene = Scene::set("INSERT INTO t VALUES (-2, 'old'); INSERT INTO t VALUES (-1, 'old')").await?;
+    let (a, c) = (&scene.replication.chain.a, &scene.replication.chain.c);
+    let locker = c.connect(DATABASE).await?;
+    locker.batch_execute("BEGIN; SELECT FROM t WHERE id = -2 FOR UPDATE").await?;
+    a.sql(DATABASE, "UPDATE t SET note = 'small' WHERE id < 0").await?;
+    scene.begin("UPDATE t SET note = 'large' WHERE id = -1").await?;
+    locker.batch_execute("COMMIT").await?;
+    let small = wait_c(&scene.replication, "the small one", "SELECT count(*) = 2 FROM t WHERE note = 'small'");
+    scene.while_busy(small).await?;
+    scene.end().await?;
+
+    // Somebody who has nothing to do with it.
+    let scene = Scene::set("INSERT INTO t VALUES (-1, 'old')").await?;
+    scene.begin("UPDATE t SET note = 'large' WHERE id = -1").await?;
+    scene.while_busy(scene.replication.chain.c.sql(DATABASE, "ALTER TABLE t ADD COLUMN more int")).await?;
+    scene.replication.chain.a.sql(DATABASE, "INSERT INTO whole VALUES (1, 'beside it')").await?;
+    scene.large.batch_execute("COMMIT").await?;
+    settle(&scene.replication, &scene.engine, &["public.whole"]).await?;
+    let sql = "SELECT count(*) || ' ' || sum(hashtext(id || note)) FROM t";
+    let (on_a, on_c) =
+        (scene.replication.chain.a.scalar(DATABASE, sql), scene.replication.chain.c.scalar(DATABASE, sql));
+    ensure!(on_a.await? == on_c.await?, "the large one is not as on A");
+    stop(&scene.engine).await?;
+
+    // Another engine, which takes over.
+    let scene = Scene::set("INSERT INTO t VALUES (-1, 'old')").await?;
+    scene.begin("UPDATE t SET note = 'large' WHERE id = -1").await?;
+    let other = scene.replication.spawn()?;
+    scene.while_busy(expect_end(&scene.engine, EXIT_REFUSED, &["has taken over"])).await?;
+    wait_streaming(&other, 1).await?;
+    scene.large.batch_execute("COMMIT").await?;
+    settle(&scene.replication, &other, &TABLES).await?;
+    stop(&other).await
+}
+
+/// Rows that its own changes cannot be made to before others have come; and what is undone, as a part or as a whole.
+#[tokio::test]
+async fn what_cannot_be_applied_early_is_applied_in_its_turn() -> Result<()> {
+    for undoing in [
+        "ROLLBACK TO a",
+        "TRUNCATE t",
+        "ROLLBACK; BEGIN; INSERT INTO whole VALUES (7, 'another')",
+        "UPDATE t SET id = id - 100000",
+    ] {
+        let scene = Scene::set("INSERT INTO t VALUES (-2, 'old'); INSERT INTO t VALUES (-1, 'old')").await?;
+        let a = &scene.replication.chain.a;
+        scene.begin("SAVEPOINT a; DELETE FROM t WHERE id = -1").await?;
+        scene.large.batch_execute(undoing).await?;
+        a.sql(DATABASE, "INSERT INTO emptied VALUES (1, 'beside it')").await?;
+        wait_c(&scene.replication, "the small one", "SELECT count(*) = 1 FROM emptied").await?;
+        scene.end().await.with_context(|| undoing.to_owned())?;
+    }
+    let scene = Scene::set("INSERT INTO t VALUES (-2, 'old'); INSERT INTO t VALUES (-1, 'old')").await?;
+    let (a, c) = (&scene.replication.chain.a, &scene.replication.chain.c);
+    let locker = c.connect(DATABASE).await?;
+    locker.batch_execute("BEGIN; SELECT FROM t WHERE id = -2 FOR UPDATE").await?;
+    a.sql(DATABASE, "DELETE FROM t WHERE id < 0; INSERT INTO whole VALUES (1, 'behind it')").await?;
+    // The keys are free on A, and not yet on C.
+    scene.large.batch_execute(&format!("{}; INSERT INTO t VALUES (-1, 'large')", rows(1, 5_000))).await?;
+    wait_for("B to have sent it", DEADLINE, || async {
+        let sql = "SELECT stream_count > 0 FROM pg_stat_replication_slots WHERE slot_name = 'pgsluice_test'";
+        Ok((scene.replication.chain.b.scalar(DATABASE, sql).await? == "t").then_some(()))
+    })
+    .await?;
+    locker.batch_execute("COMMIT").await?;
+    wait_c(&scene.replication, "what is before it", "SELECT count(*) = 1 FROM whole").await?;
+    scene.end().await
+}
