@@ -35,12 +35,20 @@ pub enum Contender {
     Engine,
     /// With one session on C.
     Alone,
+    /// As two shards, each with one session on C.
+    Shards,
     /// The stream read and thrown away.
     Ceiling,
 }
 
-pub const CONTENDERS: [Contender; 5] =
-    [Contender::NativeText, Contender::NativeBinary, Contender::Engine, Contender::Alone, Contender::Ceiling];
+pub const CONTENDERS: [Contender; 6] = [
+    Contender::NativeText,
+    Contender::NativeBinary,
+    Contender::Engine,
+    Contender::Alone,
+    Contender::Shards,
+    Contender::Ceiling,
+];
 
 /// One that runs, or has run.
 #[derive(Debug)]
@@ -57,6 +65,7 @@ impl Contender {
             Contender::NativeBinary => "native, binary",
             Contender::Engine => "pgsluice",
             Contender::Alone => "pgsluice, 1",
+            Contender::Shards => "pgsluice, 2 × 1",
             Contender::Ceiling => "ceiling",
         }
     }
@@ -66,7 +75,7 @@ impl Contender {
     }
 
     pub fn is_engine(self) -> bool {
-        matches!(self, Contender::Engine | Contender::Alone)
+        matches!(self, Contender::Engine | Contender::Alone | Contender::Shards)
     }
 
     /// Its slot on B, and its subscription.
@@ -76,6 +85,7 @@ impl Contender {
             Contender::NativeBinary => "native_binary",
             Contender::Engine => "pgsluice_bench",
             Contender::Alone => "pgsluice_alone",
+            Contender::Shards => "pgsluice_shards",
             Contender::Ceiling => "ceiling",
         }
     }
@@ -107,7 +117,7 @@ impl Contender {
                 self.alter(chain, "ENABLE").await?;
                 Running::Native
             }
-            Contender::Engine | Contender::Alone => {
+            Contender::Engine | Contender::Alone | Contender::Shards => {
                 Running::Engine(Engine::spawn(Path::new(ENGINE), &config.path(self), &["run"])?)
             }
             Contender::Ceiling => {
@@ -135,12 +145,21 @@ impl Contender {
             }
             Running::Ceiling(_) => {}
         }
-        slot::wait_free(&chain.b, self.slot()).await
+        let slots: &[&str] = match self {
+            Contender::Shards => &["pgsluice_shards_1", "pgsluice_shards_2"],
+            _ => &[self.slot()],
+        };
+        for slot in slots {
+            slot::wait_free(&chain.b, slot).await?;
+        }
+        Ok(())
     }
 
     pub async fn remove(self, chain: &Chain, config: &Config) -> Result<()> {
         match (self, self.database()) {
-            (Contender::Engine | Contender::Alone, _) => return config.command(self, &["teardown", "--yes"]).await,
+            (Contender::Engine | Contender::Alone | Contender::Shards, _) => {
+                return config.command(self, &["teardown", "--yes"]).await;
+            }
             (_, Some(database)) => {
                 self.alter(chain, "SET (slot_name = NONE)").await?;
                 chain.c.sql(database, &format!("DROP SUBSCRIPTION {}", self.slot())).await?;
@@ -163,12 +182,15 @@ pub struct Config(TempDir);
 impl Config {
     pub fn write(chain: &Chain) -> Result<Config> {
         let config = Config(tempfile::tempdir()?);
-        for (contender, name, apply) in
-            [(Contender::Engine, "bench", ""), (Contender::Alone, "alone", "[apply]\nworkers = 1\n")]
-        {
+        let alone = "[apply]\nworkers = 1\n";
+        for (contender, name, shards, apply) in [
+            (Contender::Engine, "bench", 1, ""),
+            (Contender::Alone, "alone", 1, alone),
+            (Contender::Shards, "shards", 2, alone),
+        ] {
             let database = contender.database().context("an engine writes")?;
             let text = format!(
-                "name = \"{name}\"\n[source]\ndsn = \"{}\"\n[primary]\ndsn = \"{}\"\n[target]\ndsn = \"{}\"\n\
+                "name = \"{name}\"\nshards = {shards}\n[source]\ndsn = \"{}\"\n[primary]\ndsn = \"{}\"\n[target]\ndsn = \"{}\"\n\
                  [tables]\ninclude = [\"public.*\"]\n[snapshot]\ncopy_data = false\n{apply}",
                 chain.b.dsn(DATABASE),
                 chain.a.dsn(DATABASE),
@@ -184,10 +206,15 @@ impl Config {
     }
 
     async fn command(&self, engine: Contender, command: &[&str]) -> Result<()> {
+        self.output(engine, command, SETUP_DEADLINE).await.map(drop)
+    }
+
+    /// What a command says on stdout.
+    pub async fn output(&self, engine: Contender, command: &[&str], limit: Duration) -> Result<String> {
         let path = self.path(engine);
         let arguments = [command, &["-c", path.to_str().context("a path in UTF-8")?]].concat();
-        let output = run_within(SETUP_DEADLINE, Path::new(ENGINE), &arguments).await?;
+        let output = run_within(limit, Path::new(ENGINE), &arguments).await?;
         ensure!(output.code == Some(0), "pgsluice {}: {}", command.join(" "), output.stderr);
-        Ok(())
+        Ok(output.stdout)
     }
 }

@@ -25,6 +25,8 @@ pub struct Load {
     pub schema: &'static str,
     /// On C alone.
     pub schema_of_c: &'static str,
+    /// Its tables are of two shards.
+    pub is_divided: bool,
     /// Of the rows asked for, one in so many is enough: A takes longer for small transactions than anybody to drain them.
     share: u64,
     fill: fn(u64) -> String,
@@ -51,7 +53,7 @@ impl Load {
 const NARROW: &str =
     "CREATE TABLE narrow (id bigint PRIMARY KEY, n int, note text, amount numeric, at timestamptz, tag uuid)";
 
-pub const LOADS: [Load; 8] = [
+pub const LOADS: [Load; 9] = [
     Load {
         name: "inserts",
         description: "inserts of 6 columns, 1,000 a transaction",
@@ -60,6 +62,7 @@ pub const LOADS: [Load; 8] = [
         tables: &["public.narrow"],
         schema: NARROW,
         schema_of_c: "",
+        is_divided: false,
         share: 1,
         fill: |_| String::new(),
         transactions: |rows| batches(rows / 1_000, &insert("i * 1000 + 1", "i * 1000 + 1000")),
@@ -72,6 +75,7 @@ pub const LOADS: [Load; 8] = [
         tables: &["public.narrow"],
         schema: NARROW,
         schema_of_c: "CREATE INDEX ON narrow (n); CREATE INDEX ON narrow (at); CREATE INDEX ON narrow (tag)",
+        is_divided: false,
         share: 1,
         fill: |_| String::new(),
         transactions: |rows| batches(rows / 1_000, &insert("i * 1000 + 1", "i * 1000 + 1000")),
@@ -84,6 +88,7 @@ pub const LOADS: [Load; 8] = [
         tables: &["public.narrow"],
         schema: NARROW,
         schema_of_c: "",
+        is_divided: false,
         share: 2,
         fill: |_| String::new(),
         transactions: |rows| batches(rows, &insert("i", "i")),
@@ -96,6 +101,7 @@ pub const LOADS: [Load; 8] = [
         tables: &["public.narrow"],
         schema: NARROW,
         schema_of_c: "",
+        is_divided: false,
         share: 1,
         fill: |rows| insert("1", &rows.to_string()),
         transactions: |rows| {
@@ -114,6 +120,7 @@ pub const LOADS: [Load; 8] = [
         tables: &["public.narrow"],
         schema: NARROW,
         schema_of_c: "",
+        is_divided: false,
         share: 1,
         // Some rows stay, to be compared.
         fill: |rows| insert("1", &(rows + ROWS_STEP).to_string()),
@@ -132,6 +139,7 @@ pub const LOADS: [Load; 8] = [
                  CREATE TABLE accounts (aid int PRIMARY KEY, bid int, abalance int, filler char(84)); \
                  CREATE TABLE history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22))",
         schema_of_c: "",
+        is_divided: false,
         share: 2,
         fill: |_| {
             format!(
@@ -150,6 +158,7 @@ pub const LOADS: [Load; 8] = [
         tables: &["public.narrow"],
         schema: NARROW,
         schema_of_c: "",
+        is_divided: false,
         share: 1,
         fill: |_| insert("1", &HOT_ROWS.to_string()),
         transactions: |rows| {
@@ -164,9 +173,29 @@ pub const LOADS: [Load; 8] = [
         tables: &["public.narrow"],
         schema: NARROW,
         schema_of_c: "",
+        is_divided: false,
         share: 1,
         fill: |_| String::new(),
         transactions: |rows| insert("1", &rows.to_string()),
+    },
+    Load {
+        name: "two-tables",
+        description: "inserts into two tables, 1,000 a transaction, 3 more indexes on C",
+        goal: 1.4,
+        goal_of_ceiling: None,
+        tables: &["public.narrow", "public.beside"],
+        schema: "CREATE TABLE narrow (id bigint PRIMARY KEY, n int, note text, amount numeric, at timestamptz, tag uuid); \
+                 CREATE TABLE beside (LIKE narrow INCLUDING ALL)",
+        schema_of_c: "CREATE INDEX ON narrow (n); CREATE INDEX ON narrow (at); CREATE INDEX ON narrow (tag); \
+                      CREATE INDEX ON beside (n); CREATE INDEX ON beside (at); CREATE INDEX ON beside (tag)",
+        is_divided: true,
+        share: 1,
+        fill: |_| String::new(),
+        transactions: |rows| {
+            let first = insert("i * 1000 + 1", "i * 1000 + 500");
+            let second = insert("i * 1000 + 501", "i * 1000 + 1000").replace("INTO narrow", "INTO beside");
+            batches(rows / 1_000, &format!("{first}; {second}"))
+        },
     },
 ];
 

@@ -91,6 +91,7 @@ fn color(contender: Contender) -> &'static str {
         Contender::NativeBinary => "#689",
         Contender::Engine => "#d62",
         Contender::Alone => "#e96",
+        Contender::Shards => "#fb9",
         Contender::Ceiling => "#ddd",
     }
 }

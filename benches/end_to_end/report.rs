@@ -78,7 +78,7 @@ impl Outcome {
             "RSS MiB",
             "(CPU-s per million rows)"
         );
-        for contender in CONTENDERS {
+        for contender in CONTENDERS.into_iter().filter(|contender| !self.rates(*contender).is_empty()) {
             self.write_row(&mut text, contender);
         }
         let cpu = self.cpu_c_ratios();
@@ -149,6 +149,7 @@ fn outcome_json(outcome: &Outcome) -> Value {
         |values: Vec<f64>| json!({ "median": median(&values), "least": least(&values), "most": most(&values) });
     let contenders: Vec<_> = CONTENDERS
         .into_iter()
+        .filter(|contender| !outcome.rates(*contender).is_empty())
         .map(|contender| json!({ "name": contender.name(), "rows_per_s": summary(outcome.rates(contender)) }))
         .collect();
     let rounds: Vec<Vec<_>> = outcome.rounds.iter().map(|round| round.iter().map(drained_json).collect()).collect();

@@ -14,8 +14,8 @@ use crate::common::contender::{CONTENDERS, Config, Contender, DATABASE, PUBLICAT
 use crate::common::{process, slot};
 use crate::load::Load;
 
-/// The last row of every load. When it is visible on C, so is everything before it.
-const MARKER: &str = "CREATE TABLE marker (id int PRIMARY KEY)";
+/// The last rows of every load, one for each of two shards. When they are visible on C, so is everything before them.
+const MARKER: &str = "CREATE TABLE marker (id int PRIMARY KEY); CREATE TABLE marker_too (id int PRIMARY KEY)";
 /// Short against a drain, and little work for C.
 const POLL_INTERVAL: Duration = Duration::from_millis(3);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
@@ -38,14 +38,15 @@ pub struct Drained {
 pub async fn run(chain: &Chain, load: &Load, rows: u64, round: usize) -> Result<Vec<Drained>> {
     let config = Config::write(chain)?;
     prepare(chain, load, rows).await?;
-    for contender in CONTENDERS {
+    let mut order: Vec<_> = contenders(load).collect();
+    for contender in &order {
         contender.prepare(chain, &config).await.with_context(|| format!("prepare {}", contender.name()))?;
     }
     make_backlog(chain, load, rows).await?;
     let expected = checksums(&chain.a, DATABASE, load).await?;
 
-    let mut order = CONTENDERS;
-    order.rotate_left(round % CONTENDERS.len());
+    let turns = order.len();
+    order.rotate_left(round % turns);
     let mut drained = Vec::new();
     for contender in order {
         let mut one = drain(chain, &config, contender).await.with_context(|| format!("drain {}", contender.name()))?;
@@ -56,21 +57,27 @@ pub async fn run(chain: &Chain, load: &Load, rows: u64, round: usize) -> Result<
         }
         drained.push(one);
     }
-    for contender in CONTENDERS {
+    for contender in contenders(load) {
         contender.remove(chain, &config).await.with_context(|| format!("remove {}", contender.name()))?;
     }
-    remove(chain).await?;
+    remove(chain, load).await?;
     Ok(drained)
+}
+
+/// Shards have something to share where there is more than one table.
+fn contenders(load: &Load) -> impl Iterator<Item = Contender> {
+    let is_divided = load.is_divided;
+    CONTENDERS.into_iter().filter(move |contender| is_divided || *contender != Contender::Shards)
 }
 
 /// Tables with what is in them before the load, on A and in a database of C for every contender.
 async fn prepare(chain: &Chain, load: &Load, rows: u64) -> Result<()> {
     let tables = load.tables.join(", ");
     let filled = format!("{MARKER}; {}; {}", load.schema, load.fill(rows));
-    let publication = format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE {tables}, public.marker");
+    let publication = format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE {tables}, public.marker, public.marker_too");
     chain.a.sql(DATABASE, &format!("{filled}; {publication}")).await?;
     chain.a.sql(DATABASE, "VACUUM ANALYZE").await?;
-    for database in CONTENDERS.into_iter().filter_map(Contender::database) {
+    for database in contenders(load).filter_map(Contender::database) {
         chain.c.sql("postgres", &format!("CREATE DATABASE {database}")).await?;
         chain.c.sql(database, &format!("{filled}; {}", load.schema_of_c)).await?;
         chain.c.sql(database, "VACUUM ANALYZE").await?;
@@ -83,7 +90,7 @@ async fn make_backlog(chain: &Chain, load: &Load, rows: u64) -> Result<()> {
     session.batch_execute("SET synchronous_commit = off").await?;
     session.batch_execute(&load.transactions(rows)).await?;
     session.batch_execute("SET synchronous_commit = on").await?;
-    session.batch_execute("INSERT INTO marker VALUES (1)").await?;
+    session.batch_execute("BEGIN; INSERT INTO marker VALUES (1); INSERT INTO marker_too VALUES (1); COMMIT").await?;
     chain.wait_b_caught_up().await?;
     chain.a.sql(DATABASE, "CHECKPOINT").await?;
     chain.wait_b_caught_up().await
@@ -146,7 +153,7 @@ struct Watch {
 impl Watch {
     async fn open(c: &Server, database: &str) -> Result<Watch> {
         let session = c.connect(database).await?;
-        let look = session.prepare("SELECT FROM marker").await?;
+        let look = session.prepare("SELECT FROM marker, marker_too").await?;
         let pid: i32 = session.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
         Ok(Watch { session, look, pid: pid.cast_unsigned() })
     }
@@ -164,10 +171,10 @@ async fn checksums(server: &Server, database: &str, load: &Load) -> Result<Vec<S
     Ok(sums)
 }
 
-async fn remove(chain: &Chain) -> Result<()> {
+async fn remove(chain: &Chain, load: &Load) -> Result<()> {
     let schema = format!("DROP PUBLICATION {PUBLICATION}; DROP SCHEMA public CASCADE; CREATE SCHEMA public");
     chain.a.sql(DATABASE, &schema).await?;
-    for database in CONTENDERS.into_iter().filter_map(Contender::database) {
+    for database in contenders(load).filter_map(Contender::database) {
         chain.c.sql("postgres", &format!("DROP DATABASE {database} WITH (FORCE)")).await?;
     }
     chain.wait_b_caught_up().await

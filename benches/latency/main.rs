@@ -10,8 +10,10 @@
 //! Two figures. *Applied* is the target's clock when it wrote the row, inside of the transaction that brings it: what
 //! follows until the commit is not in it. *Visible* is the watcher's clock when it first saw the row, so it has half of the
 //! watcher's interval in it, of both contenders alike.
-//! `cargo bench --bench latency [-- --rate N --slices N --slice-seconds N --poll-us N --json FILE | --quick]`
+//! With `--command`, `pgsluice bench` measures the same engine in each round too.
+//! `cargo bench --bench latency [-- --command --rate N --slices N --slice-seconds N --poll-us N --json FILE | --quick]`
 
+mod command;
 #[allow(dead_code, reason = "each benchmark uses its part")]
 #[path = "../common/mod.rs"]
 mod common;
@@ -41,6 +43,7 @@ struct Arguments {
     slice: Duration,
     poll: Duration,
     json: Option<PathBuf>,
+    command: bool,
 }
 
 #[tokio::main]
@@ -52,6 +55,7 @@ async fn main() -> Result<()> {
     let plan = slice::Plan { rate_per_s: arguments.rate_per_s, length: arguments.slice, poll: arguments.poll };
     let mut outcomes = CONTENDERS.map(Outcome::new);
     let mut next_id = 1;
+    let mut commanded = Vec::new();
     for round in 0..arguments.slices {
         for turn in 0..outcomes.len() {
             // Each goes first in every second round.
@@ -60,8 +64,14 @@ async fn main() -> Result<()> {
             eprintln!("slice {round}, {}: {}", outcome.contender.name(), report::line(&measured));
             outcome.slices.push(measured);
         }
+        if arguments.command {
+            commanded.push(command::run(&chain, &config, plan).await.context("pgsluice bench")?);
+        }
     }
     println!("{}", report::table(&outcomes, arguments.rate_per_s));
+    if let Some(engine) = outcomes.iter().find(|one| arguments.command && one.contender == Contender::Engine) {
+        println!("{}", command::table(&commanded, engine));
+    }
     if let Some(path) = arguments.json {
         let text = serde_json::to_string_pretty(&report::json(&outcomes, arguments.rate_per_s))?;
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
@@ -76,6 +86,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments> {
         slice: Duration::from_secs(10),
         poll: Duration::from_micros(500),
         json: None,
+        command: false,
     };
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
@@ -84,6 +95,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Arguments> {
             "--slices" => parsed.slices = value()?.parse()?,
             "--slice-seconds" => parsed.slice = Duration::from_secs(value()?.parse()?),
             "--poll-us" => parsed.poll = Duration::from_micros(value()?.parse()?),
+            "--command" => parsed.command = true,
             "--json" => parsed.json = Some(value()?.into()),
             "--quick" => (parsed.slices, parsed.slice) = (2, Duration::from_secs(2)),
             // Given by cargo.
