@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pgsluice_proto::feedback::Feedback;
 use pgsluice_proto::frame::{Frame, PrimaryKeepalive};
-use pgsluice_proto::pgoutput::{Decoder, Message, OldTuple, Tuple};
+use pgsluice_proto::pgoutput::{Decoder, Message, OldTuple, Segments, Streamed, StreamedPart, Tuple};
 use pgsluice_proto::wire::{self, Split};
 use pgsluice_proto::{Lsn, PgTimestamp};
 
@@ -90,12 +90,16 @@ pub fn frame(input: &[u8]) {
 
 /// Input: payloads, each after its length in two bytes; the last may be shorter than its length.
 ///
-/// What decodes is what was there, to the byte, and neither less nor more of it decodes.
+/// What decodes is what was there, to the byte, and neither less nor more of it decodes. What lies in a segment is, without its xid, the
+/// same message outside of one.
 pub fn pgoutput(mut input: &[u8]) {
-    let mut decoder = Decoder::new();
+    let (mut decoder, mut segments) = (Decoder::new(), Segments::new());
     while let Some((length, rest)) = input.split_first_chunk() {
         let (payload, rest) = rest.split_at(rest.len().min(u16::from_be_bytes(*length).into()));
         input = rest;
+        if let Ok(Streamed::Part(part)) = segments.take(Lsn::new(7), payload) {
+            part_is_ordinary(payload, &part);
+        }
         let before = decoder.clone();
         match decoder.decode(Lsn::new(7), payload) {
             Ok(message) => {
@@ -111,6 +115,17 @@ pub fn pgoutput(mut input: &[u8]) {
             }
         }
     }
+}
+
+/// The part stands in `payload`, and nothing but its xid is left out.
+fn part_is_ordinary(payload: &[u8], part: &StreamedPart<'_>) {
+    let ordinary = [&[part.tag], part.rest].concat();
+    let mut decoder = Decoder::new();
+    let message = decoder.decode(Lsn::new(7), &ordinary).expect("it decodes in a segment");
+    pgoutput_encodes_back(&ordinary, &message);
+    assert_eq!(matches!(message, Message::Relation(_)), part.is_relation);
+    let xid = part.xid.map_or(Vec::new(), |xid| xid.0.to_be_bytes().to_vec());
+    assert_eq!([&ordinary[..1], &xid, &ordinary[1..]].concat(), payload);
 }
 
 /// `message`, which `before` decodes from `payload`, is all of it, and `payload` is no more and no less than it.
