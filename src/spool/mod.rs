@@ -22,7 +22,7 @@
 mod cipher;
 mod file;
 mod log;
-mod record;
+
 mod replay;
 mod subtransactions;
 #[cfg(test)]
@@ -36,12 +36,12 @@ use pgsluice_proto::pgoutput::{StreamCommit, StreamedPart};
 use pgsluice_proto::{Lsn, Xid};
 
 use self::log::Log;
-use self::record::Header;
 pub use self::replay::{Replay, Replayed};
 use self::subtransactions::Subtransactions;
 use crate::config::SpoolConfig;
 use crate::decode::Arrival;
 use crate::error::{Error, Kind, Stage};
+use crate::storage::Header;
 
 /// Large enough that a write is cheap, small enough that hundreds of transactions in progress fit into memory.
 const BLOCK_BYTES: usize = 64 * 1024;

@@ -9,8 +9,8 @@ use pgsluice_proto::Lsn;
 use pgsluice_proto::pgoutput::StreamCommit;
 
 use super::log::Log;
-use super::record::{Header, Record};
 use crate::decode::Arrival;
+use crate::storage::{Header, Record};
 
 /// The buffer is given back above this multiple of a block, so that one large row does not stay allocated.
 const KEEP_CAPACITY_FACTOR: usize = 4;
