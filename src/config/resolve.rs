@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::raw::{Count, RawApply, RawConfig, RawEndpoint, RawMasks, Size, Text, TextList, line_of};
 use super::{
     ApplyConfig, Config, ConfigError, Endpoint, Key, LogConfig, Name, Pattern, Policy, Problem, Role, Secret,
-    SnapshotConfig, StreamConfig, TableSelection, conflicts, dsn, rules, spool, trail,
+    SnapshotConfig, StreamConfig, TableSelection, ValueFormat, conflicts, dsn, rules, spool, trail,
 };
 
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
@@ -65,6 +65,11 @@ pub(super) fn resolve(
     let (exclude, exclude_at) = raw.tables.exclude.map(list_of).unwrap_or_default();
     let secret = file.mask_secret(raw.masks)?;
     let has_heartbeat = raw.stream.heartbeat.is_some();
+    // What a trail keeps fits whatever target comes later.
+    let format = match raw.trail {
+        Some(_) => ValueFormat::Text,
+        None => raw.stream.format.unwrap_or_default(),
+    };
     let around = trail::Around { name: &name, shards, has_heartbeat, format: raw.stream.format };
     let RawApply { on_duplicate, on_missing_row, on_error, .. } = raw.apply;
     let defaults = Policy { on_duplicate, on_missing_row, on_error };
@@ -88,7 +93,7 @@ pub(super) fn resolve(
                 .unwrap_or(CHUNK_BYTES),
         },
         stream: StreamConfig {
-            format: raw.stream.format.unwrap_or_default(),
+            format,
             status_interval: file
                 .duration("status_interval", raw.stream.status_interval, STATUS_INTERVAL_RANGE)?
                 .unwrap_or(STATUS_INTERVAL),
@@ -325,7 +330,7 @@ fn size_text(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Host, ValueFormat};
+    use crate::config::Host;
 
     const LEAST: &str = "name = \"shop\"\nsource.dsn = \"host=/s user=u\"\ntarget.dsn = \"host=::1 user=u\"\n";
 

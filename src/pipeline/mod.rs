@@ -1,7 +1,7 @@
 //! Wires the stages together, and holds the only retry loop.
 //!
 //! ```text
-//!  run ──► session::open ──► thread "source": intake ─► decode ─► transform ─► batch ══ full ══► thread "apply": target
+//!  run ──► session::open ──► thread "source": input ──► decode ─► transform ─► batch ══ full ══► thread "apply": target
 //!   ▲                                ▲                     ║                                      │
 //!   │                                └── flushed LSN ◄─────╫────────── empty batches ═════════════╝
 //!   └── on Disposition::Retry or Wait, after a pause: everything anew from the progress on the target
@@ -15,11 +15,16 @@
 //! - A session that ends leaves nothing behind that the next one needs: progress is on the target.
 //! - A table's changes come by one stream at a time: this one, or while it is copied beside it (`newcomers`) another.
 
+mod both;
+mod capture;
+mod capturing;
 mod conflicts;
 mod copy;
+mod feed;
 mod handover;
 mod heartbeat;
 mod history;
+mod input;
 mod intake;
 mod newcomers;
 mod promotion;
@@ -45,8 +50,11 @@ use std::thread;
 use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use pgsluice_proto::Lsn;
 
+pub use self::both::run;
+pub use self::capturing::{Captured, capture};
 pub use self::conflicts::check as check_conflicts;
-pub use self::history::{check_gap, check_identity};
+pub use self::feed::{check_origin, check_trail};
+pub use self::history::{Whose, check_gap, check_identity};
 use self::newcomers::Newcomers;
 use self::promotion::Promotion;
 use self::reader::Start;
@@ -60,7 +68,6 @@ use self::workers::{Ends, Workers, no_resources};
 use crate::config::{Config, ValueFormat};
 use crate::error::{Error, Kind, Stage};
 use crate::snapshot::{self, CopyOptions, Follows, Order};
-use crate::spool::Spool;
 use crate::transform::Transform;
 
 /// Where to stop.
@@ -87,7 +94,7 @@ pub struct Summary {
 ///
 /// # Errors
 /// The error that ended it, after the retries that its disposition allows.
-pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver<()>) -> Result<Summary, Error> {
+fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver<()>) -> Result<Summary, Error> {
     let mut stop_lsn = match stop_at {
         StopAt::Never => None,
         StopAt::Lsn(lsn) => Some(lsn),
@@ -239,7 +246,7 @@ fn run_session(
     stop: &Receiver<()>,
 ) -> Result<(Result<(), Error>, Arc<Shared>), Error> {
     let Session { runtime, stages } = session;
-    let Stages { crew, stream, progress, copied, missing, known, terms, mapping, skips, restart_at: _ } = stages;
+    let Stages { crew, input, progress, copied, missing, known, terms, mapping, skips, restart_at: _ } = stages;
     let shared = Arc::new(Shared::new(progress.end_lsn).map_err(no_resources)?);
     // It lasts as long as the session, and whoever works for it hears of its end.
     let (_session, ended) = crossbeam_channel::bounded(0);
@@ -251,9 +258,8 @@ fn run_session(
     let beside = newcomers.handover().map_or(Beside::None, Beside::LeftOut);
     let selection = Selection::new(copied, beside, known);
     let skips = Skips::new(skips);
-    let spool = config.stream.streaming.then(|| Spool::new(config.spool.clone()));
-    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: stop_lsn, spool };
-    let workers = Workers::start(&opening.config, Ends { stream, start, crew, runtime }, shared.clone())?;
+    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: stop_lsn };
+    let workers = Workers::start(&opening.config, Ends { input, start, crew, runtime }, shared.clone())?;
     workers.help("pgsluice-promotion", move || promotion.watch(&is_over_too))?;
     if opening.stop_at == StopAt::Never {
         workers.help("pgsluice-tables", move || newcomers.run())?;

@@ -37,6 +37,7 @@ mod writer;
 use pgsluice_proto::{Lsn, TimelineId};
 
 use self::dir::Dir;
+pub use self::dir::passed_over;
 pub use self::format::{EndMark, Header, Origin};
 pub use self::lock::{Lock, WriterState};
 pub use self::readers::Reader;

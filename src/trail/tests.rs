@@ -38,12 +38,12 @@ impl Place {
     fn create(&self) -> Writer {
         let origin = Origin { system_identifier: "7".to_owned(), slot: "s".to_owned(), consistent_point: Some(100) };
         let lock = lock(&self.config).unwrap().unwrap();
-        Writer::create(&self.config, lock, origin, TimelineId(1), Lsn::new(100)).unwrap()
+        Writer::create(&self.config, &lock, origin, TimelineId(1), Lsn::new(100)).unwrap()
     }
 
     fn open(&self) -> Result<Writer, Error> {
         let lock = lock(&self.config).unwrap().expect("nobody writes");
-        Writer::open(&self.config, lock).map(|opened| opened.expect("a trail"))
+        Writer::open(&self.config, &lock).map(|opened| opened.expect("a trail"))
     }
 
     fn read_from(&self, progress: u64) -> Result<(Vec<Read>, Lsn), Error> {
@@ -388,7 +388,8 @@ fn what_every_reader_has_passed_goes_and_no_more() {
     fs::write(place.config.dir.join("readers/odd"), "{").unwrap();
     assert!(writer.prune().unwrap_err().to_string().contains("odd"));
     fs::remove_file(place.config.dir.join("readers/odd")).unwrap();
-    let lock = writer.lock;
+    drop(writer);
+    let lock = lock(&place.config).unwrap().unwrap();
     assert!(remove(&place.config, &lock).unwrap());
     assert!(read(&place.config).unwrap().is_none() && place.files().is_empty());
 }
@@ -421,14 +422,13 @@ fn no_more_is_taken_than_may_be_there_but_for_a_transaction_that_has_begun() {
 #[test]
 fn one_writes() {
     let place = Place::new(None);
-    let writer = place.create();
+    let mut held = lock(&place.config).unwrap().unwrap();
     assert!(lock(&place.config).unwrap().is_none());
     let state = list(&place.config).unwrap().writer.unwrap();
     assert_eq!((state.pid, state.paused), (std::process::id(), None));
-    let mut writer = writer;
-    writer.lock.say(Some("the disk is full"));
+    held.say(Some("the disk is full"));
     assert_eq!(list(&place.config).unwrap().writer.unwrap().paused.as_deref(), Some("the disk is full"));
-    drop(writer);
+    drop(held);
     assert!(list(&place.config).unwrap().writer.is_none());
     assert!(lock(&place.config).unwrap().is_some());
 }

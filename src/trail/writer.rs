@@ -69,7 +69,6 @@ pub struct Writer {
     dir: Dir,
     keys: Keys,
     limits: Limits,
-    pub lock: Lock,
     identity: Identity,
     known: Known,
     /// Added to what a stream counts arrivals by, since each counts anew.
@@ -85,6 +84,8 @@ pub struct Writer {
     marked: EndMark,
     /// The source is here, with nothing open.
     position: Lsn,
+    /// That were taken since it was opened.
+    transactions: u64,
 }
 
 /// Messages that are in no block yet.
@@ -99,22 +100,22 @@ struct Buffer {
 }
 
 impl Writer {
-    /// Goes on with the trail that is there; the lock comes back where there is none. What is behind its last whole transaction is
-    /// cut off.
+    /// Goes on with the trail that is there, as whoever has its lock; `None` where there is none. What is behind its last whole
+    /// transaction is cut off.
     ///
     /// # Errors
     /// [`crate::error::Kind::TrailDamaged`]; a refusal for a gap or an unknown key.
-    pub fn open(config: &TrailConfig, lock: Lock) -> Result<Result<Writer, Lock>, Error> {
+    pub fn open(config: &TrailConfig, _lock: &Lock) -> Result<Option<Writer>, Error> {
         let (dir, keys) = (Dir::create(&config.dir)?, Keys::new(config));
         dir.sweep()?;
-        let Some(recovered) = recover::recover(&dir, &keys)? else { return Ok(Err(lock)) };
-        Writer::with(config, (dir, keys, lock), recovered).map(Ok)
+        let Some(recovered) = recover::recover(&dir, &keys)? else { return Ok(None) };
+        Writer::with(config, dir, keys, recovered).map(Some)
     }
 
     /// Makes a trail that begins at `starts_at`.
     pub fn create(
         config: &TrailConfig,
-        lock: Lock,
+        _lock: &Lock,
         origin: Origin,
         timeline: TimelineId,
         starts_at: Lsn,
@@ -124,12 +125,12 @@ impl Writer {
         let identity = Identity { origin, history: Vec::new(), timeline: timeline.0 };
         let last = EndMark { segment: 0, offset: 0, lsn: starts_at };
         let nothing = Recovered { identity, known: Known::default(), kept: VecDeque::new(), last, goes_on: None };
-        let mut writer = Writer::with(config, (dir, keys, lock), nothing)?;
+        let mut writer = Writer::with(config, dir, keys, nothing)?;
         writer.begin_segment()?;
         Ok(writer)
     }
 
-    fn with(config: &TrailConfig, (dir, keys, lock): (Dir, Keys, Lock), recovered: Recovered) -> Result<Writer, Error> {
+    fn with(config: &TrailConfig, dir: Dir, keys: Keys, recovered: Recovered) -> Result<Writer, Error> {
         let Recovered { identity, known, mut kept, last, goes_on } = recovered;
         let path = dir.end();
         if !path.exists() {
@@ -145,7 +146,6 @@ impl Writer {
             limits: Limits { segment_bytes: config.segment_bytes, max_bytes: config.max_bytes },
             dir,
             keys,
-            lock,
             identity,
             arrivals_before: known.arrivals(),
             known,
@@ -157,6 +157,7 @@ impl Writer {
             buffer: Buffer { end: last.lsn, ..Buffer::default() },
             marked: last,
             position: last.lsn,
+            transactions: 0,
         };
         writer.mark(last)?;
         Ok(writer)
@@ -170,6 +171,11 @@ impl Writer {
     /// All before this has come, though it need not be on disk.
     pub fn taken(&self) -> Lsn {
         self.buffer.end.max(self.position)
+    }
+
+    /// That were taken, though they need not be on disk.
+    pub fn transactions(&self) -> u64 {
+        self.transactions
     }
 
     pub fn origin(&self) -> &Origin {
@@ -232,6 +238,7 @@ impl Writer {
         record.encode(&mut self.buffer.bytes);
         self.buffer.whole = self.buffer.bytes.len();
         self.buffer.transactions += 1;
+        self.transactions += 1;
         self.buffer.end = end_lsn;
         self.make_block_if_full();
     }

@@ -23,7 +23,8 @@ use crate::batch::{Batch, Limits, pool_batches};
 use crate::checkpoint::{self, Moves};
 use crate::config::{Config, Role, SpoolConfig};
 use crate::error::{Error, Kind, ServerError, Stage};
-use crate::pipeline::history::check_gap;
+use crate::pipeline::history::{Whose, check_gap};
+use crate::pipeline::input::Input;
 use crate::pipeline::reader::{Reader, Start, Step};
 use crate::pipeline::selection::{Beside, Known, Selection};
 use crate::pipeline::shared::{Phase, Shared};
@@ -74,7 +75,7 @@ enum Session {
 
 struct Opened {
     crew: Crew,
-    stream: ReplicationStream,
+    input: Input,
     start: Start,
 }
 
@@ -239,12 +240,12 @@ async fn open(
     // Read before progress: another engine at work moves both, progress always first.
     let before = slot();
     let current = checkpoint::read(&client, name).await?.ok_or_else(gone)?;
-    check_gap(&around.config, &current, &before)?;
+    check_gap(&around.config, Whose::Target, &current, &before)?;
     let constraints_fire = postgres::prepare_target(&client, Stage::Apply).await?;
     let fenced = checkpoint::fence(&client, name, TimelineId(1), epoch.take()).await?;
     let progress = fenced.ok_or_else(gone)?;
     epoch.set(Some(progress.epoch));
-    check_gap(&around.config, &progress, &slot())?;
+    check_gap(&around.config, Whose::Target, &progress, &slot())?;
     let socket = around.source.borrow_mut().start(progress.end_lsn.as_u64()).map_err(|_| in_use())?;
     let options = StreamOptions { status_interval: around.status_interval };
     let stream = ReplicationStream::begun(socket, progress.end_lsn, options, around.now.get());
@@ -266,8 +267,8 @@ async fn open(
     let transform = Transform::new(Arc::new(Mapping::default()), false);
     let skips = Skips::new(Vec::new());
     let spool = around.source.borrow().streams.then(|| Spool::with_blocks(around.spool.clone(), SPOOL_BLOCK_BYTES));
-    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: None, spool };
-    Ok(Opened { crew, stream, start })
+    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: None };
+    Ok(Opened { crew, input: Input::source(stream, spool), start })
 }
 
 async fn connect(target: DuplexStream, connections: &Connections) -> Result<Client, Error> {
@@ -287,12 +288,12 @@ fn in_use() -> Error {
 
 /// As `Workers::start` does.
 fn run(opened: Opened, around: &Rc<Surroundings>) -> Running {
-    let Opened { crew, stream, start } = opened;
+    let Opened { crew, input, start } = opened;
     let batches = pool_batches(crew.size());
     let shared = Arc::new(Shared::new(start.progress).expect("a file descriptor"));
     let (full, filled) = crossbeam_channel::bounded(batches);
     let (give_back, empty) = empty_batches(batches).expect("room for all batches");
-    let reader = Reader::new(stream, start, around.limits, full, empty, shared.clone(), around.now.get());
+    let reader = Reader::new(input, start, around.limits, full, empty, shared.clone(), around.now.get());
     let target = TargetSide::new(crew, give_back, shared.clone());
     let writer = Some(Box::pin(write(target, filled, around.clone())) as LocalFuture<_>);
     Running { reader: Some(reader), writer, shared, outcome: Ok(()), ending_since: None }
