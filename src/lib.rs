@@ -37,4 +37,6 @@ pub mod snapshot;
 pub mod source;
 pub mod spool;
 pub mod status;
+pub mod storage;
+pub mod trail;
 pub mod transform;

@@ -14,13 +14,14 @@ use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
 use crate::checkpoint;
-use crate::config::{Config, Endpoint, Role};
+use crate::config::{Config, Endpoint, Role, TrailConfig};
 use crate::error::{Error, Stage};
 use crate::postgres;
 use crate::records::{self, TableConflicts};
 use crate::skips::{self, Skip};
 use crate::snapshot::{self, Deferred, DeferredKind};
 use crate::source::slot::SlotState;
+use crate::trail::{self, WriterState};
 
 const STAGE: Stage = Stage::Status;
 
@@ -39,6 +40,9 @@ pub struct Status {
     pub conflicts: Vec<TableConflicts>,
     /// Transactions that were passed over, and those that are to be.
     pub skips: Vec<Skip>,
+    /// What lies between source and target, where the replication has a trail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trail: Option<TrailStatus>,
     /// Servers that could not be asked, and why.
     pub errors: Vec<String>,
     /// Each by itself, where the replication has shards.
@@ -59,6 +63,7 @@ impl Status {
             tables: Vec::new(),
             conflicts: Vec::new(),
             skips: Vec::new(),
+            trail: None,
             errors: Vec::new(),
             shards: Vec::new(),
         }
@@ -143,6 +148,30 @@ pub struct TableStatus {
     pub deferred_foreign_keys: usize,
 }
 
+#[derive(Clone, Debug, Serialize)]
+pub struct TrailStatus {
+    pub dir: String,
+    /// Of all segments.
+    pub bytes: u64,
+    pub max_bytes: u64,
+    /// Up to where it is on disk.
+    #[serde(serialize_with = "lsn_text")]
+    pub ends_at: Option<Lsn>,
+    /// Who writes, and why nothing is read from the source, if so.
+    pub writer: Option<WriterState>,
+    pub readers: Vec<ReaderStatus>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ReaderStatus {
+    pub name: String,
+    /// All before this is on its target.
+    #[serde(serialize_with = "lsn_text")]
+    pub position: Option<Lsn>,
+    /// When it said so.
+    pub at: String,
+}
+
 /// One hop's lag; unknown is null.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Lag {
@@ -220,6 +249,7 @@ pub async fn read(config: &Config) -> Status {
         None => None,
     };
     let target = read_target(config).await.map_err(&mut note).ok();
+    let trail = config.trail.as_ref().and_then(|trail| trail_status(trail).map_err(&mut note).ok());
     let is_known = target.is_some();
     let TargetView { progress, tables, deferred, conflicts, skips } = target.unwrap_or_default();
     let copying = tables.iter().any(snapshot::TableCopy::is_missing);
@@ -241,9 +271,24 @@ pub async fn read(config: &Config) -> Status {
         tables: tables.into_iter().map(|table| table_status(table, &deferred)).collect(),
         conflicts,
         skips,
+        trail,
         errors,
         shards: Vec::new(),
     }
+}
+
+fn trail_status(config: &TrailConfig) -> Result<TrailStatus, Error> {
+    let trail = trail::list(config)?;
+    let reader =
+        |reader: trail::Reader| ReaderStatus { name: reader.name, position: Some(reader.position), at: reader.at };
+    Ok(TrailStatus {
+        dir: config.dir.display().to_string(),
+        bytes: trail.bytes,
+        max_bytes: config.max_bytes,
+        ends_at: trail.ends_at,
+        writer: trail.writer,
+        readers: trail.readers.into_iter().map(reader).collect(),
+    })
 }
 
 fn table_status(copy: snapshot::TableCopy, deferred: &[Deferred]) -> TableStatus {
@@ -348,7 +393,7 @@ async fn read_target(config: &Config) -> Result<TargetView, Error> {
 
 async fn read_source(config: &Config) -> Result<SourceView, Error> {
     let client = postgres::connect(&config.source, STAGE).await?;
-    let slot = SlotState::read(&client, Role::Source, &config.name.slot(), STAGE).await?;
+    let slot = SlotState::read(&client, Role::Source, &config.slot(), STAGE).await?;
     let sql = "SELECT pg_is_in_recovery(), \
                CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, \
                CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END, \

@@ -76,12 +76,12 @@ impl Servers {
         }
         let deadline = Instant::now() + SLOT_WAIT_MAX;
         loop {
-            let slot = SlotState::read(&self.source, Role::Source, &self.config.name.slot(), STAGE).await?;
+            let slot = SlotState::read(&self.source, Role::Source, &self.config.slot(), STAGE).await?;
             if slot.is_some_and(|slot| slot.active) {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                let what = format!("no engine reads from slot \"{}\" on the source", self.config.name.slot());
+                let what = format!("no engine reads from slot \"{}\" on the source", self.config.slot());
                 let mend = "bench measures an engine at work: start `pgsluice run` with this configuration, wait until \
                             `pgsluice status` says that it streams, and bench again beside it";
                 return Err(Error::refused(STAGE, what, mend));

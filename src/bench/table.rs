@@ -91,7 +91,7 @@ impl OwnTable {
             true => format!("CREATE SCHEMA {OWN_SCHEMA};"),
             false => String::new(),
         };
-        let publication = quote_ident(&self.config.name.publication());
+        let publication = quote_ident(&self.config.publication());
         let on_primary = format!(
             "{schema} CREATE TABLE {name} ({COLUMNS}); {of_both}; {grant} ALTER PUBLICATION {publication} ADD TABLE {name}",
             grant = self.grant_sql(),
@@ -176,7 +176,7 @@ impl OwnTable {
     }
 
     async fn unpublish(&self, primary: &Client) -> Result<(), tokio_postgres::Error> {
-        let publication = self.config.name.publication();
+        let publication = self.config.publication();
         let sql = "SELECT FROM pg_publication_tables WHERE (pubname, schemaname, tablename) = ($1, $2, $3)";
         if primary.query_opt(sql, &[&publication, &self.name.schema, &self.name.name]).await?.is_none() {
             return Ok(());

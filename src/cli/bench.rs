@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 
 use super::{ConfigArgument, Format, output, run::stop_signals};
 use crate::bench::{self, DrainPlan, LatencyPlan, Outcome, Plan};
-use crate::error::Error;
+use crate::error::{Error, Stage};
 use crate::screen::Screen;
 
 #[derive(Debug, Args)]
@@ -50,6 +50,12 @@ enum Measure {
 pub fn run(arguments: &BenchArguments, format: Format, screen: &Screen) -> Result<(), Error> {
     // Of shards the first is measured: each is a replication of its own.
     let config = arguments.config.load()?.split().swap_remove(0);
+    if config.only_applies() {
+        let what =
+            "the configuration applies from the trail of another, in whose publication its rows would have to be";
+        let mend = "run `pgsluice bench` with the configuration that writes the trail";
+        return Err(Error::refused(Stage::Bench, what, mend));
+    }
     let outcome = bench::run(&config, &plan(arguments), screen, stop_signals()?);
     screen.close().map_err(output::failed)?;
     let Outcome { report, removed } = outcome.map_err(|error| error.shown(&config.log))?;

@@ -1,6 +1,8 @@
 //! The command line: one file a command, results on stdout, logs on stderr, exit codes as `error` gives them.
 
 mod bench;
+mod capture;
+mod change;
 mod import_dms;
 mod output;
 mod resync;
@@ -13,6 +15,7 @@ mod skip;
 mod status;
 mod tail;
 mod teardown;
+mod trail;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -68,6 +71,8 @@ enum Command {
     Setup(setup::SetupArguments),
     /// Replicate until stopped; SIGTERM and SIGINT end on a commit
     Run(run::RunArguments),
+    /// Only write the trail, from which any number of `run` apply
+    Capture(capture::CaptureArguments),
     /// Show slot, progress and the lag of every hop
     Status(status::StatusArguments),
     /// Measure on the running chain how long rows take from the primary to the target, and how many pass
@@ -80,6 +85,8 @@ enum Command {
     Rules(rules::RulesArguments),
     /// Print changes, as rules leave them, as JSON lines, without applying or confirming them
     Tail(tail::TailArguments),
+    /// Show what is in the trail, check it, or forget one of its readers
+    Trail(trail::TrailArguments),
     /// Translate a table mapping of AWS DMS to rules, with every difference named
     ImportDms(import_dms::ImportDmsArguments),
     /// Remove the slot, the publication and the schema for progress
@@ -108,12 +115,14 @@ pub fn main() -> ExitCode {
         Command::Schema(arguments) => schema::run(arguments, format),
         Command::Setup(arguments) => setup::run(arguments, format),
         Command::Run(arguments) => run::run(arguments, format, &screen),
+        Command::Capture(arguments) => capture::run(arguments, format),
         Command::Status(arguments) => status::run(arguments, format),
         Command::Bench(arguments) => bench::run(arguments, format, &screen),
         Command::Resync(arguments) => resync::run(arguments, format),
         Command::Skip(arguments) => skip::run(arguments, format),
         Command::Rules(arguments) => rules::run(arguments, format),
         Command::Tail(arguments) => tail::run(arguments),
+        Command::Trail(arguments) => trail::run(arguments, format),
         Command::ImportDms(arguments) => import_dms::run(arguments, format),
         Command::Teardown(arguments) => teardown::run(arguments, format),
     };

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::trail::writer_text;
 use super::{ConfigArgument, Format, output};
 use crate::config::Config;
 use crate::error::{Error, Kind, Stage};
@@ -12,7 +13,7 @@ use crate::records::TableConflicts;
 use crate::shards;
 use crate::skips::Skip;
 use crate::snapshot;
-use crate::status::{Lag, ShardStatus, SlotStatus, State, Status, TableStatus};
+use crate::status::{Lag, ShardStatus, SlotStatus, State, Status, TableStatus, TrailStatus};
 
 #[derive(Debug, Args)]
 pub struct StatusArguments {
@@ -77,6 +78,7 @@ fn table(status: &Status) -> Vec<(String, String)> {
     if !status.skips.is_empty() {
         rows.push(row("skips", skips_text(&status.skips)));
     }
+    rows.extend(status.trail.as_ref().map(trail_rows).into_iter().flatten());
     rows.extend(status.errors.iter().map(|error| row("error", error)));
     rows
 }
@@ -96,6 +98,15 @@ fn slot_rows(label: &str, slot: &SlotStatus) -> Vec<(String, String)> {
     if let Some(safe) = slot.safe_wal_bytes {
         rows.push(row("  lost after", bytes_text(safe.max(0).unsigned_abs())));
     }
+    rows
+}
+
+fn trail_rows(trail: &TrailStatus) -> Vec<(String, String)> {
+    let TrailStatus { dir, bytes, max_bytes, ends_at, writer, readers } = trail;
+    let sizes = format!("{dir}: {} of {}, up to {}", bytes_text(*bytes), bytes_text(*max_bytes), known(*ends_at));
+    let mut rows = vec![row("trail", sizes)];
+    rows.push(row("  writer", writer.as_ref().map_or("none".to_owned(), writer_text)));
+    rows.extend(readers.iter().map(|reader| row(&format!("  reader {}", reader.name), known(reader.position))));
     rows
 }
 

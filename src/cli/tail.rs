@@ -13,15 +13,12 @@ use crossbeam_channel::Receiver;
 use pgsluice_proto::Lsn;
 use pgsluice_proto::command::{ProtoVersion, StartLogical};
 use pgsluice_proto::frame::Frame;
-use pgsluice_proto::pgoutput::Begin;
-use serde_json::{Map, Value, json};
 use tokio_postgres::Client;
 
-use super::row::{Part, RowObject};
+use super::change::Changes;
 use super::{ConfigArgument, output, run::stop_signals};
-use crate::batch::{Batch, BatchedOperation, Limits, OldRow};
 use crate::config::{Config, Role};
-use crate::decode::{Decoded, Decoder, PartialTruncate, Truncate};
+use crate::decode::{Decoded, Decoder};
 use crate::error::{Error, Kind, Stage};
 use crate::pipeline::stream_options;
 use crate::postgres;
@@ -34,8 +31,6 @@ use crate::transform::{Mapping, Transform};
 
 /// How soon a stop that was asked for is noticed while nothing comes.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// Of the batch that takes what one change comes to.
-const LIMITS: Limits = Limits { rows: 1, bytes: 64 << 10 };
 
 #[derive(Debug, Args)]
 pub struct TailArguments {
@@ -57,12 +52,8 @@ pub fn run(arguments: &TailArguments) -> Result<(), Error> {
         let (stream, position, mapping) = open(config)?;
         let mut tail = Tail {
             decoder: Decoder::new(Lsn::INVALID),
-            transform: Transform::new(Arc::new(mapping), false),
-            batch: Batch::default(),
-            begin: None,
-            left: &left,
+            changes: Changes::new(Transform::new(Arc::new(mapping), false), &left, BufWriter::new(io::stdout())),
             stop_at: arguments.no_follow.then_some(position),
-            out: BufWriter::new(io::stdout()),
         };
         tail.follow(stream, &stop)
     };
@@ -88,19 +79,19 @@ fn open(config: &Config) -> Result<(ReplicationStream, Lsn, Mapping), Error> {
     let (server, mapping) = postgres::new_runtime(Stage::Source)?.block_on(async {
         let client = postgres::connect(&config.source, Stage::Source).await?;
         let server = Server::inspect(&client, Role::Source, Stage::Source).await?;
-        let slot = SlotState::read(&client, Role::Source, &config.name.slot(), Stage::Source).await?;
+        let slot = SlotState::read(&client, Role::Source, &config.slot(), Stage::Source).await?;
         match slot {
             Some(slot) => slot.check(&server.database, Stage::Source)?,
             None => {
-                let what = format!("slot \"{}\" does not exist on the source", config.name.slot());
+                let what = format!("slot \"{}\" does not exist on the source", config.slot());
                 return Err(Error::refused(Stage::Source, what, "run `pgsluice setup` first"));
             }
         }
         Ok((server, read_rules(config, &client).await?))
     })?;
-    let publication = config.name.publication();
+    let publication = config.publication();
     let start = StartLogical {
-        slot: &config.name.slot(),
+        slot: &config.slot(),
         // From wherever the slot stands; and as 0/0 is no position, no status update confirms anything.
         start_lsn: Lsn::INVALID,
         proto_version: ProtoVersion::newest_of(server.major()),
@@ -117,7 +108,7 @@ async fn read_rules(config: &Config, client: &Client) -> Result<Mapping, Error> 
     if config.rules.is_empty() {
         return Ok(Mapping::default());
     }
-    let name = config.name.publication();
+    let name = config.publication();
     let Some(publication) = Publication::read(client, Role::Source, &name, Stage::Source).await? else {
         let what = format!("publication \"{name}\" does not exist on the source");
         return Err(Error::refused(Stage::Source, what, "run `pgsluice setup` first"));
@@ -128,14 +119,8 @@ async fn read_rules(config: &Config, client: &Client) -> Result<Mapping, Error> 
 
 struct Tail<'a, W: Write> {
     decoder: Decoder,
-    transform: Transform,
-    /// What one change comes to.
-    batch: Batch,
-    begin: Option<Begin>,
-    /// Changes that are still to be printed, by all shards.
-    left: &'a AtomicU64,
+    changes: Changes<'a, W>,
     stop_at: Option<Lsn>,
-    out: W,
 }
 
 impl<W: Write> Tail<'_, W> {
@@ -147,21 +132,21 @@ impl<W: Write> Tail<'_, W> {
             if self.take_frames(&mut stream)? {
                 break;
             }
-            self.out.flush().map_err(output::failed)?;
-            if self.is_done() {
+            self.changes.flush()?;
+            if self.changes.is_done() {
                 break;
             }
             if filled == Filled::Drained {
                 stream.wait_after_drain(&waker, STOP_CHECK_INTERVAL, Instant::now())?;
             }
         }
-        self.out.flush().map_err(output::failed)
+        self.changes.flush()
     }
 
     /// Prints what was read; true once that is all that was asked for.
     fn take_frames(&mut self, stream: &mut ReplicationStream) -> Result<bool, Error> {
         loop {
-            if self.is_done() {
+            if self.changes.is_done() {
                 return Ok(true);
             }
             match stream.next_frame()? {
@@ -186,107 +171,14 @@ impl<W: Write> Tail<'_, W> {
     /// Prints what the message comes to; true if it is past all that was asked for.
     fn take_message(&mut self, lsn: Lsn, message: &[u8]) -> Result<bool, Error> {
         match self.decoder.decode(lsn, message)? {
-            Decoded::Begin(begin) => {
-                if self.stop_at.is_some_and(|stop| begin.commit_lsn >= stop) {
-                    return Ok(true);
-                }
-                self.begin = Some(begin);
-                self.transform.begin(&begin);
-                self.batch.clear(LIMITS);
-                self.batch.begin(begin);
-                return Ok(false);
-            }
+            Decoded::Begin(begin) if self.stop_at.is_some_and(|stop| begin.commit_lsn >= stop) => return Ok(true),
+            Decoded::Begin(begin) => self.changes.begin(begin),
             Decoded::Change(change)
                 if (change.relation.namespace.as_str(), change.relation.name.as_str()) == HEARTBEAT => {}
-            Decoded::Change(change) => self.transform.push(&change, &mut self.batch)?,
-            Decoded::Truncate(truncate) => self.batch.push_truncate(self.transform.truncate(truncate)?),
-            Decoded::Commit(_) | Decoded::Nothing => return Ok(false),
+            Decoded::Change(change) => self.changes.change(&change)?,
+            Decoded::Truncate(truncate) => self.changes.truncate(truncate)?,
+            Decoded::Commit(_) | Decoded::Nothing => {}
         }
-        let lines: Vec<_> = self
-            .batch
-            .changes()
-            .map(|change| line(&change.operation))
-            .collect::<Result<_, _>>()
-            .map_err(output::failed)?;
-        let transaction = self.batch.open_transaction();
-        self.batch.clear(LIMITS);
-        if let Some(transaction) = transaction {
-            self.batch.resume(transaction);
-        }
-        for line in lines {
-            let take = |left: u64| left.checked_sub(1);
-            if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
-                return Ok(true);
-            }
-            self.print(line)?;
-        }
-        Ok(false)
+        Ok(self.changes.is_done())
     }
-
-    fn is_done(&self) -> bool {
-        self.left.load(Ordering::Relaxed) == 0
-    }
-
-    fn print(&mut self, mut line: Map<String, Value>) -> Result<(), Error> {
-        if let Some(begin) = self.begin {
-            let time = begin.commit_time.to_system_time();
-            line.insert("commit_lsn".to_owned(), begin.commit_lsn.to_string().into());
-            line.insert("commit_time".to_owned(), json!(time.map(|t| humantime::format_rfc3339_micros(t).to_string())));
-            line.insert("xid".to_owned(), begin.xid.0.into());
-        }
-        // In one piece, as the lines of other shards come between.
-        let text = format!("{}\n", Value::Object(line));
-        self.out.write_all(text.as_bytes()).map_err(output::failed)
-    }
-}
-
-fn line(operation: &BatchedOperation<'_>) -> io::Result<Map<String, Value>> {
-    let (operation, relation, old, new) = match *operation {
-        BatchedOperation::Insert { relation, new } => ("insert", relation, None, Some(new)),
-        BatchedOperation::Update { relation, old, new } => ("update", relation, old, Some(new)),
-        BatchedOperation::Delete { relation, old } => ("delete", relation, Some(old), None),
-        BatchedOperation::Truncate(truncate) => return Ok(truncate_line(truncate)),
-    };
-    let mut line = Map::new();
-    line.insert("operation".to_owned(), operation.into());
-    line.insert("table".to_owned(), relation.to_string().into());
-    if let Some(old) = old {
-        let label = match old {
-            OldRow::Key(_) => "key",
-            OldRow::Full(_) => "old",
-        };
-        let row = RowObject { relation, row: old.row(), part: Part::Identity };
-        line.insert(label.to_owned(), serde_json::to_value(row)?);
-    }
-    if let Some(row) = new {
-        let row = RowObject { relation, row, part: Part::Whole };
-        let unchanged: Vec<_> = row.unchanged().collect();
-        if !unchanged.is_empty() {
-            line.insert("unchanged".to_owned(), unchanged.into());
-        }
-        line.insert("new".to_owned(), serde_json::to_value(row)?);
-    }
-    Ok(line)
-}
-
-fn truncate_line(truncate: &Truncate) -> Map<String, Value> {
-    let tables: Vec<_> = truncate.relations.iter().map(|relation| relation.to_string()).collect();
-    let mut line = Map::new();
-    line.insert("operation".to_owned(), "truncate".into());
-    line.insert("tables".to_owned(), tables.into());
-    line.insert("restart_identity".to_owned(), truncate.restart_identity.into());
-    if !truncate.in_part.is_empty() {
-        line.insert("in_part".to_owned(), truncate.in_part.iter().map(in_part).collect());
-    }
-    line
-}
-
-/// Which rows of a table are meant that others share, and what is set where they stay.
-fn in_part(part: &PartialTruncate) -> Value {
-    let own: Map<_, _> = part.own.iter().map(|(column, value)| (column.clone(), value.as_str().into())).collect();
-    let set = part
-        .mark
-        .as_ref()
-        .map(|mark| mark.iter().map(|(column, value)| (column.clone(), json!(value))).collect::<Map<String, Value>>());
-    json!({ "table": part.relation.to_string(), "rows": own, "set": set })
 }

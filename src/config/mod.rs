@@ -11,6 +11,7 @@
 //! that no stage meets an `Option` which stands for a default.
 
 mod conflicts;
+mod disk_key;
 mod dsn;
 mod error;
 mod pattern;
@@ -20,6 +21,7 @@ mod rules;
 mod secret;
 mod shard;
 mod spool;
+mod trail;
 mod unknown_key;
 
 use std::fmt;
@@ -27,13 +29,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use conflicts::{Conflicts, OnDuplicate, OnError, OnMissingRow, Policy};
+pub use disk_key::DiskKey;
 pub use dsn::{DsnError, SslMode};
 pub use error::{ConfigError, Key, Problem};
 pub use pattern::{NamePattern, Pattern, PatternError};
 pub use rules::{LetterCase, Mask, NameStep, Renaming, Rule};
 pub use secret::Secret;
 pub use shard::{Shard, number_of};
-pub use spool::{SpoolConfig, SpoolKey};
+pub use spool::SpoolConfig;
+pub use trail::TrailConfig;
 pub use unknown_key::Suggestion;
 
 /// The schema that is ours, on whichever server: no pattern and no rule is about its tables.
@@ -53,6 +57,8 @@ pub struct Config {
     pub snapshot: SnapshotConfig,
     pub stream: StreamConfig,
     pub spool: SpoolConfig,
+    /// Changes lie there between source and target.
+    pub trail: Option<TrailConfig>,
     pub apply: ApplyConfig,
     pub log: LogConfig,
     /// In the order of the file.
@@ -71,6 +77,26 @@ impl Config {
     /// is where a relative `password_file` is looked for.
     pub fn parse(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         resolve::resolve(raw::parse(text, path)?, text, path, env)
+    }
+
+    /// The name that slot and publication go by: our own, unless we apply from the trail of another.
+    pub fn captured_as(&self) -> &Name {
+        self.trail.as_ref().and_then(|trail| trail.of.as_ref()).unwrap_or(&self.name)
+    }
+
+    /// The replication slot on the source.
+    pub fn slot(&self) -> String {
+        self.captured_as().slot()
+    }
+
+    /// The publication on the source, or on its primary.
+    pub fn publication(&self) -> String {
+        self.captured_as().publication()
+    }
+
+    /// Another configuration has slot and publication, and writes the trail that we apply from.
+    pub fn only_applies(&self) -> bool {
+        self.trail.as_ref().is_some_and(|trail| trail.of.is_some())
     }
 
     /// Where publications are made: on the primary, or on a source that is one.

@@ -33,6 +33,7 @@ pub(super) struct RawConfig {
     pub stream: RawStream,
     #[serde(default)]
     pub spool: RawSpool,
+    pub trail: Option<RawTrail>,
     #[serde(default)]
     pub apply: RawApply,
     #[serde(default)]
@@ -84,6 +85,17 @@ pub(super) struct RawSpool {
     pub dir: Option<Spanned<Text>>,
     pub memory_bytes: Option<Spanned<Size>>,
     pub key_file: Option<Spanned<Text>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTrail {
+    pub dir: Option<Spanned<Text>>,
+    pub of: Option<Spanned<Text>>,
+    pub max_bytes: Option<Spanned<Size>>,
+    pub segment_bytes: Option<Spanned<Size>>,
+    pub key_file: Option<Spanned<Text>>,
+    pub old_key_files: Option<Spanned<TextList>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -228,8 +240,9 @@ pub(super) enum Size {
 }
 
 /// The tables of the file; the empty name is the top.
-pub(super) const TABLES: [&str; 13] = [
-    "", "source", "primary", "target", "tables", "snapshot", "stream", "spool", "apply", "log", "masks", RULE, CONFLICT,
+pub(super) const TABLES: [&str; 14] = [
+    "", "source", "primary", "target", "tables", "snapshot", "stream", "spool", "trail", "apply", "log", "masks", RULE,
+    CONFLICT,
 ];
 /// Those that may come more than once.
 pub(super) const RULE: &str = "rule";
@@ -239,14 +252,15 @@ pub(super) const CONFLICT: &str = "conflict";
 pub(super) fn keys_of(table: &str) -> Option<&'static [&'static str]> {
     Some(match table {
         "" => &[
-            "name", "shards", "source", "primary", "target", "tables", "snapshot", "stream", "spool", "apply", "log",
-            "masks", RULE, CONFLICT,
+            "name", "shards", "source", "primary", "target", "tables", "snapshot", "stream", "spool", "trail", "apply",
+            "log", "masks", RULE, CONFLICT,
         ],
         "source" | "primary" | "target" => &["dsn", "password_file", "password_env"],
         "tables" => &["include", "exclude"],
         "snapshot" => &["copy_data", "jobs", "chunk_bytes"],
         "stream" => &["format", "status_interval", "retry_limit", "heartbeat", "streaming"],
         "spool" => &["dir", "memory_bytes", "key_file"],
+        "trail" => &["dir", "of", "max_bytes", "segment_bytes", "key_file", "old_key_files"],
         "apply" => &[
             "batch_rows",
             "batch_bytes",

@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::raw::{Count, RawApply, RawConfig, RawEndpoint, RawMasks, Size, Text, TextList, line_of};
 use super::{
     ApplyConfig, Config, ConfigError, Endpoint, Key, LogConfig, Name, Pattern, Policy, Problem, Role, Secret,
-    SnapshotConfig, StreamConfig, TableSelection, conflicts, dsn, rules, spool,
+    SnapshotConfig, StreamConfig, TableSelection, ValueFormat, conflicts, dsn, rules, spool, trail,
 };
 
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
@@ -64,9 +64,17 @@ pub(super) fn resolve(
     }
     let (exclude, exclude_at) = raw.tables.exclude.map(list_of).unwrap_or_default();
     let secret = file.mask_secret(raw.masks)?;
+    let has_heartbeat = raw.stream.heartbeat.is_some();
+    // What a trail keeps fits whatever target comes later.
+    let format = match raw.trail {
+        Some(_) => ValueFormat::Text,
+        None => raw.stream.format.unwrap_or_default(),
+    };
+    let around = trail::Around { name: &name, shards, has_heartbeat, format: raw.stream.format };
     let RawApply { on_duplicate, on_missing_row, on_error, .. } = raw.apply;
     let defaults = Policy { on_duplicate, on_missing_row, on_error };
     Ok(Config {
+        name: name.clone(),
         shards,
         source: file.endpoint(Role::Source, raw.source)?,
         primary: raw.primary.map(|primary| file.endpoint(Role::Primary, primary)).transpose()?,
@@ -77,7 +85,6 @@ pub(super) fn resolve(
             bench: name.bench_table(),
             shard: None,
         },
-        name,
         snapshot: SnapshotConfig {
             copy_data: raw.snapshot.copy_data.unwrap_or(true),
             jobs: file.count("snapshot", "jobs", raw.snapshot.jobs, JOBS_RANGE)?.unwrap_or(JOBS),
@@ -86,7 +93,7 @@ pub(super) fn resolve(
                 .unwrap_or(CHUNK_BYTES),
         },
         stream: StreamConfig {
-            format: raw.stream.format.unwrap_or_default(),
+            format,
             status_interval: file
                 .duration("status_interval", raw.stream.status_interval, STATUS_INTERVAL_RANGE)?
                 .unwrap_or(STATUS_INTERVAL),
@@ -97,6 +104,7 @@ pub(super) fn resolve(
             streaming: raw.stream.streaming.unwrap_or(true),
         },
         spool: spool::resolve(&file, raw.spool)?,
+        trail: raw.trail.map(|trail| trail::resolve(&file, trail, around)).transpose()?,
         apply: ApplyConfig {
             batch_rows: file
                 .count("apply", "batch_rows", raw.apply.batch_rows, BATCH_ROWS_RANGE)?
@@ -129,7 +137,13 @@ impl File<'_> {
         ConfigError::Value { path: self.path.to_owned(), key: Key::new(table, key), line, problem }
     }
 
-    fn required<T>(&self, value: Option<T>, table: &str, key: &str, example: &'static str) -> Result<T, ConfigError> {
+    pub(super) fn required<T>(
+        &self,
+        value: Option<T>,
+        table: &str,
+        key: &str,
+        example: &'static str,
+    ) -> Result<T, ConfigError> {
         value.ok_or_else(|| ConfigError::MissingKey { path: self.path.to_owned(), key: Key::new(table, key), example })
     }
 
@@ -273,7 +287,7 @@ pub(super) fn text_of(value: Spanned<Text>) -> (String, Range<usize>) {
     (text, at)
 }
 
-fn list_of(value: Spanned<TextList>) -> (Vec<String>, Range<usize>) {
+pub(super) fn list_of(value: Spanned<TextList>) -> (Vec<String>, Range<usize>) {
     let at = value.span();
     let TextList::List(list) = value.into_inner();
     (list, at)
@@ -316,7 +330,7 @@ fn size_text(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Host, ValueFormat};
+    use crate::config::Host;
 
     const LEAST: &str = "name = \"shop\"\nsource.dsn = \"host=/s user=u\"\ntarget.dsn = \"host=::1 user=u\"\n";
 

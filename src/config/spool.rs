@@ -1,18 +1,15 @@
 //! What the file says of the spool: `[spool]` comes in, with the file that holds its key; a [`SpoolConfig`] goes out.
 
-use std::fmt;
-use std::ops::{Range, RangeInclusive};
-use std::path::{Path, PathBuf};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use super::raw::RawSpool;
 use super::resolve::{File, KIB, MIB, text_of};
-use super::{ConfigError, Problem};
+use super::{ConfigError, DiskKey, disk_key};
 
 const MEMORY_BYTES: usize = 64 * MIB as usize;
 /// Below, the disk is written to for every other transaction; above, the memory is better left to the system's own cache.
 const MEMORY_BYTES_RANGE: RangeInclusive<u64> = 256 * KIB..=4096 * MIB;
-
-const KEY_BYTES: usize = 32;
 
 /// Where transactions in progress are kept until they commit.
 #[derive(Clone, Debug)]
@@ -22,29 +19,7 @@ pub struct SpoolConfig {
     /// Of all transactions in progress together.
     pub memory_bytes: usize,
     /// What goes to disk is encrypted under it.
-    pub key: Option<SpoolKey>,
-}
-
-/// A key of 256 bits, as a type that nothing can print.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SpoolKey([u8; KEY_BYTES]);
-
-impl SpoolKey {
-    #[cfg(test)]
-    pub fn new(bytes: [u8; KEY_BYTES]) -> SpoolKey {
-        SpoolKey(bytes)
-    }
-
-    /// The key itself, for the cipher alone.
-    pub fn expose(&self) -> &[u8; KEY_BYTES] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for SpoolKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SpoolKey(…)")
-    }
+    pub key: Option<DiskKey>,
 }
 
 pub(super) fn resolve(file: &File<'_>, raw: RawSpool) -> Result<SpoolConfig, ConfigError> {
@@ -54,50 +29,14 @@ pub(super) fn resolve(file: &File<'_>, raw: RawSpool) -> Result<SpoolConfig, Con
         // The range's upper end fits every usize of 64 bits.
         .map_or(MEMORY_BYTES, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     let dir = raw.dir.map_or_else(std::env::temp_dir, |dir| file.beside(&text_of(dir).0));
-    let key = raw.key_file.map(|key| read_key(file, TABLE, text_of(key))).transpose()?;
+    let key = raw.key_file.map(|key| disk_key::read(file, TABLE, "key_file", text_of(key))).transpose()?;
     Ok(SpoolConfig { dir, memory_bytes, key })
-}
-
-fn read_key(file: &File<'_>, table: &str, (path, at): (String, Range<usize>)) -> Result<SpoolKey, ConfigError> {
-    let path = file.beside(&path);
-    let fail = |problem| file.value(table, "key_file", &at, problem);
-    match std::fs::read(&path) {
-        Ok(bytes) => parse_key(&bytes).ok_or_else(|| fail(wrong_key(path))),
-        Err(error) => Err(fail(Problem::PasswordFile { path, error })),
-    }
-}
-
-fn wrong_key(path: PathBuf) -> Problem {
-    let fault = "holds no key: it must be 64 hexadecimal digits or 32 bytes, such as `openssl rand -hex 32` makes";
-    Problem::PasswordFileContent { path, fault }
-}
-
-/// 64 hexadecimal digits, on a line, or 32 bytes of whatever value.
-fn parse_key(bytes: &[u8]) -> Option<SpoolKey> {
-    if let Ok(key) = bytes.try_into() {
-        return Some(SpoolKey(key));
-    }
-    let (pairs, rest) = bytes.trim_ascii_end().as_chunks::<2>();
-    if !rest.is_empty() || pairs.len() != KEY_BYTES {
-        return None;
-    }
-    let mut key = [0; KEY_BYTES];
-    for (byte, pair) in key.iter_mut().zip(pairs) {
-        let [high, low] = pair.map(|digit| char::from(digit).to_digit(16));
-        *byte = u8::try_from(high? * 16 + low?).ok()?;
-    }
-    Some(SpoolKey(key))
-}
-
-impl File<'_> {
-    /// A path that is meant from where the configuration lies.
-    fn beside(&self, path: &str) -> PathBuf {
-        self.path.parent().unwrap_or(Path::new("")).join(path)
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::config::Config;
 
@@ -137,7 +76,7 @@ mod tests {
             match with(folder.path(), "[spool]\nkey_file = \"key\"") {
                 Ok(config) => {
                     assert!(is_right, "{bytes:?}");
-                    assert!(format!("{config:?}").contains("SpoolKey(…)"));
+                    assert!(format!("{config:?}").contains("DiskKey(…)"));
                 }
                 Err(error) => {
                     let error = error.to_string();

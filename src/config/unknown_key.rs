@@ -139,8 +139,8 @@ mod tests {
     fn tables_are_called_tables() {
         assert_eq!(complaint("\n[targte]"), "p.toml: unknown table [targte], line 2; did you mean `target`?");
         let known = "known here: `name`, `shards`, `source`, `primary`, `target`, `tables`, `snapshot`, `stream`, `spool`, \
-                     `apply`, `log`, `masks`, `rule`, `conflict`";
-        for text in ["[[zzz]]\ntable = 1", "[trail]", "[http]", "http = { listen = 1 }"] {
+                     `trail`, `apply`, `log`, `masks`, `rule`, `conflict`";
+        for text in ["[[zzz]]\ntable = 1", "[verify]", "[http]", "http = { listen = 1 }"] {
             let complaint = complaint(text);
             assert!(complaint.contains("unknown table [") && complaint.ends_with(known), "{complaint}");
         }

@@ -32,6 +32,7 @@ pub enum Stage {
     Checkpoint,
     Status,
     Bench,
+    Trail,
 }
 
 /// What the supervisor does.
@@ -147,6 +148,19 @@ pub enum Kind {
     /// Where transactions in progress are kept does not work. A full disk is none of this: it is waited for in the session.
     #[error("the spool in {}: cannot {doing}: {source}", dir.display())]
     Spool { dir: PathBuf, doing: &'static str, source: io::Error },
+    /// Where the trail lies does not work. A full disk is waited for by whoever writes.
+    #[error("the trail: cannot {doing} {}: {source}", path.display())]
+    Trail { path: PathBuf, doing: &'static str, source: io::Error },
+    /// What lies in the trail is not what was written there.
+    #[error(
+        "the trail is damaged: {}, offset {offset}: {what}\n  to mend it: put back the file as it was, if there is a copy; else \
+         what follows is lost to the targets that have not passed it: `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
+        path.display()
+    )]
+    TrailDamaged { path: PathBuf, offset: u64, what: &'static str },
+    /// The trail has not come as far as the target, or not again.
+    #[error("the trail goes up to {end} only, and the target's progress is {progress}")]
+    TrailBehind { end: Lsn, progress: Lsn },
     /// Transactions in progress have more subtransactions than can be kept track of; the next session has none streamed.
     #[error(
         "transactions in progress have {subtransactions} subtransactions, too many to be streamed before they commit"
@@ -256,10 +270,13 @@ impl Error {
             | Kind::SkipsChanged
             | Kind::SpoolOutgrown { .. }
             | Kind::EarlyGivenUp
+            | Kind::TrailBehind { .. }
             | Kind::Behind { .. } => Disposition::Retry,
             Kind::Server { error, .. } => server_disposition(error),
             Kind::Deferred { last, .. } => last.disposition(),
-            Kind::Mismatch { .. } | Kind::LacksColumns(_) | Kind::Spool { .. } => Disposition::Wait,
+            Kind::Mismatch { .. } | Kind::LacksColumns(_) | Kind::Spool { .. } | Kind::Trail { .. } => {
+                Disposition::Wait
+            }
             Kind::Config(_)
             | Kind::Usage(_)
             | Kind::Refused { .. }
@@ -270,6 +287,7 @@ impl Error {
             | Kind::Decode(_)
             | Kind::Protocol { .. }
             | Kind::Fenced { .. }
+            | Kind::TrailDamaged { .. }
             | Kind::RowCount { .. }
             | Kind::SetCount { .. }
             | Kind::RowNotWhole { .. }
@@ -310,6 +328,9 @@ impl Error {
             | Kind::Spool { .. }
             | Kind::SpoolOutgrown { .. }
             | Kind::EarlyGivenUp
+            | Kind::Trail { .. }
+            | Kind::TrailDamaged { .. }
+            | Kind::TrailBehind { .. }
             | Kind::Behind { .. }
             | Kind::TimedOut { .. }
             | Kind::GaveUp { .. }
@@ -387,6 +408,9 @@ impl Error {
             | Kind::Spool { .. }
             | Kind::SpoolOutgrown { .. }
             | Kind::EarlyGivenUp
+            | Kind::Trail { .. }
+            | Kind::TrailDamaged { .. }
+            | Kind::TrailBehind { .. }
             | Kind::Behind { .. }
             | Kind::TimedOut { .. }
             | Kind::Deferred { .. }
@@ -413,9 +437,15 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         match &self.0.kind {
             Kind::Server { role: Role::Source, error } => error.code == "55006",
-            Kind::Behind { .. } => true,
+            Kind::Behind { .. } | Kind::TrailBehind { .. } => true,
             _ => false,
         }
+    }
+
+    /// A disk of ours has no room.
+    pub fn is_full_disk(&self) -> bool {
+        matches!(&self.0.kind, Kind::Trail { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
 
     /// Another statement of the same transaction has failed before, and its error is the one that says why.

@@ -1,6 +1,6 @@
 //! Whether the source's history holds what the target has, and the slot what follows it.
 //!
-//! In: progress on the target, what the source says of itself and of the slot. Out: nothing, or a refusal.
+//! In: progress on the target, or how far a trail goes; what the source says of itself and of the slot. Out: nothing, or a refusal.
 
 use pgsluice_proto::{Lsn, TimelineId};
 
@@ -13,23 +13,54 @@ use crate::source::slot::SlotState;
 
 const STAGE: Stage = Stage::Source;
 
+/// Who has all before a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    Target,
+    Trail,
+}
+
+impl Whose {
+    pub(super) fn it(self) -> &'static str {
+        match self {
+            Whose::Target => "the target",
+            Whose::Trail => "the trail",
+        }
+    }
+
+    fn progress(self) -> &'static str {
+        match self {
+            Whose::Target => "the target's progress",
+            Whose::Trail => "the trail's end",
+        }
+    }
+
+    /// What else could be wrong.
+    fn correct(self) -> &'static str {
+        match self {
+            Whose::Target => "correct [source] or [target]",
+            Whose::Trail => "correct [source], or `dir` in [trail]",
+        }
+    }
+}
+
 /// # Errors
 /// A refusal if the target's progress speaks of another cluster.
-pub fn check_identity(progress: &Progress, found: &str) -> Result<(), Error> {
+pub fn check_identity(whose: Whose, progress: &Progress, found: &str) -> Result<(), Error> {
     if progress.system_identifier == found {
         return Ok(());
     }
     let known = &progress.system_identifier;
     Err(Error::refused(
         STAGE,
-        format!("the source is another cluster: its system identifier is {found}, the target's progress is of {known}"),
-        "correct [source] or [target]; for a new source, `pgsluice teardown` and `pgsluice setup`",
+        format!("the source is another cluster: its system identifier is {found}, {} is of {known}", whose.progress()),
+        format!("{}; for a new source, `pgsluice teardown` and `pgsluice setup`", whose.correct()),
     ))
 }
 
 /// # Errors
 /// A refusal if a primary's WAL ends before what the target has.
-pub(super) fn check_position(progress: &Progress, server: &Server) -> Result<(), Error> {
+pub(super) fn check_position(whose: Whose, progress: &Progress, server: &Server) -> Result<(), Error> {
     if server.in_recovery || server.position >= progress.end_lsn {
         return Ok(());
     }
@@ -37,7 +68,8 @@ pub(super) fn check_position(progress: &Progress, server: &Server) -> Result<(),
     Err(Error::refused(
         STAGE,
         format!(
-            "the source's WAL ends at {position}, and the target has changes up to {end_lsn}: the source has lost them"
+            "the source's WAL ends at {position}, and {} has changes up to {end_lsn}: the source has lost them",
+            whose.it()
         ),
         "it was restored, or promoted before it had them; compare it with the target, then set up anew",
     ))
@@ -51,6 +83,7 @@ pub(super) fn check_position(progress: &Progress, server: &Server) -> Result<(),
 /// was made.
 pub(super) fn check_timeline(
     config: &Config,
+    whose: Whose,
     progress: &Progress,
     copied: Option<Lsn>,
     identity: &Identity,
@@ -64,16 +97,23 @@ pub(super) fn check_timeline(
         Some(lsn) => Err(Error::refused(
             STAGE,
             format!(
-                "the source has left timeline {ours} at {lsn}, and the target has changes up to {}: it may hold what \
+                "the source has left timeline {ours} at {lsn}, and {} has changes up to {}: it may hold what \
                  the source has lost",
+                whose.it(),
                 copied.unwrap_or(progress.end_lsn)
             ),
-            format!(
-                "if the source is the very server that was decoded before it was promoted, nothing is lost; on the \
-                 target: UPDATE pgsluice.progress SET timeline = {} WHERE name = '{}'; otherwise compare the two, then \
-                 `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
-                identity.timeline, config.name
-            ),
+            match whose {
+                Whose::Target => format!(
+                    "if the source is the very server that was decoded before it was promoted, nothing is lost; on the \
+                     target: UPDATE pgsluice.progress SET timeline = {} WHERE name = '{}'; otherwise compare the two, then \
+                     `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
+                    identity.timeline, config.name
+                ),
+                Whose::Trail => {
+                    "compare source and targets, then `pgsluice teardown`, `pgsluice setup`, and copy the tables again"
+                        .to_owned()
+                }
+            },
         )),
         None => Err(Error::refused(
             STAGE,
@@ -85,8 +125,8 @@ pub(super) fn check_timeline(
 
 /// # Errors
 /// A refusal if the slot no longer holds what follows the target's progress.
-pub fn check_gap(config: &Config, progress: &Progress, slot: &SlotState) -> Result<(), Error> {
-    let name = config.name.slot();
+pub fn check_gap(config: &Config, whose: Whose, progress: &Progress, slot: &SlotState) -> Result<(), Error> {
+    let name = config.slot();
     let Some(confirmed) = slot.confirmed_flush_lsn else {
         let what = format!("slot \"{name}\" has no confirmed_flush_lsn: it was never completed");
         return Err(Error::refused(STAGE, what, "`pgsluice teardown`, then `pgsluice setup`"));
@@ -102,12 +142,16 @@ pub fn check_gap(config: &Config, progress: &Progress, slot: &SlotState) -> Resu
         )
     } else {
         format!(
-            "slot \"{name}\" has moved to {confirmed}, past the target's progress {}: changes between the two are gone \
-             from the slot; it was dropped and made again, advanced by hand, or the target was restored",
-            progress.end_lsn
+            "slot \"{name}\" has moved to {confirmed}, past {} {}: changes between the two are gone \
+             from the slot; it was dropped and made again, advanced by hand, or {} was restored",
+            whose.progress(),
+            progress.end_lsn,
+            whose.it()
         )
     };
-    let mend = "the target is whole up to its progress but cannot go on; `pgsluice teardown`, `pgsluice setup`, and \
-                copy the tables again";
+    let mend = format!(
+        "{} is whole up to there but cannot go on; `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
+        whose.it()
+    );
     Err(Error::refused(STAGE, what, mend))
 }

@@ -1,4 +1,4 @@
-//! What the reader reads: the messages of ordinary transactions, and of streamed ones once they have committed. One of those may
+//! What is read of the source: the messages of ordinary transactions, and of streamed ones once they have committed. One of those may
 //! be followed before.
 //!
 //! In: the frames of the socket. Out: messages in the order in which they are to be decoded, and keepalives.
@@ -96,8 +96,24 @@ impl Intake {
         &mut self.stream
     }
 
+    /// Tells the walsender what is durable, if it is time to.
+    pub fn serve(&mut self, flushed: Lsn, now: Instant) -> Result<(), Error> {
+        self.stream.feedback().set_flushed(flushed);
+        self.stream.transmit(now)
+    }
+
+    /// Tells it so at last.
+    pub fn confirm(&mut self, flushed: Lsn, now: Instant) -> Result<(), Error> {
+        self.stream.feedback().set_flushed(flushed);
+        self.stream.send_last_update(now)
+    }
+
     pub fn into_stream(self) -> ReplicationStream {
         self.stream
+    }
+
+    pub fn has_spool(&self) -> bool {
+        self.in_progress.is_some()
     }
 
     /// Amid a segment, where the source's position says nothing about what is whole.

@@ -1,7 +1,7 @@
 //! Wires the stages together, and holds the only retry loop.
 //!
 //! ```text
-//!  run ──► session::open ──► thread "source": intake ─► decode ─► transform ─► batch ══ full ══► thread "apply": target
+//!  run ──► session::open ──► thread "source": input ──► decode ─► transform ─► batch ══ full ══► thread "apply": target
 //!   ▲                                ▲                     ║                                      │
 //!   │                                └── flushed LSN ◄─────╫────────── empty batches ═════════════╝
 //!   └── on Disposition::Retry or Wait, after a pause: everything anew from the progress on the target
@@ -15,12 +15,17 @@
 //! - A session that ends leaves nothing behind that the next one needs: progress is on the target.
 //! - A table's changes come by one stream at a time: this one, or while it is copied beside it (`newcomers`) another.
 
+mod both;
+mod capture;
+mod capturing;
 mod conflicts;
 mod copy;
 mod early;
+mod feed;
 mod handover;
 mod heartbeat;
 mod history;
+mod input;
 mod intake;
 mod newcomers;
 mod promotion;
@@ -46,9 +51,12 @@ use std::thread;
 use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use pgsluice_proto::Lsn;
 
+pub use self::both::run;
+pub use self::capturing::{Captured, capture};
 pub use self::conflicts::check as check_conflicts;
 use self::early::Early;
-pub use self::history::{check_gap, check_identity};
+pub use self::feed::{check_origin, check_trail};
+pub use self::history::{Whose, check_gap, check_identity};
 use self::newcomers::Newcomers;
 use self::promotion::Promotion;
 use self::reader::Start;
@@ -65,7 +73,6 @@ use crate::config::{Config, ValueFormat};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
 use crate::snapshot::{self, CopyOptions, Follows, Order};
-use crate::spool::Spool;
 use crate::transform::Transform;
 
 /// Where to stop.
@@ -92,7 +99,7 @@ pub struct Summary {
 ///
 /// # Errors
 /// The error that ended it, after the retries that its disposition allows.
-pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver<()>) -> Result<Summary, Error> {
+fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver<()>) -> Result<Summary, Error> {
     let mut stop_lsn = match stop_at {
         StopAt::Never => None,
         StopAt::Lsn(lsn) => Some(lsn),
@@ -249,7 +256,7 @@ fn run_session(
     stop: &Receiver<()>,
 ) -> Result<(Result<(), Error>, Arc<Shared>), Error> {
     let Session { runtime, stages } = session;
-    let Stages { mut crew, early, stream, progress, copied, missing, known, terms, mapping, skips, restart_at: _ } =
+    let Stages { mut crew, early, input, progress, copied, missing, known, terms, mapping, skips, restart_at: _ } =
         stages;
     let shared = Arc::new(Shared::new(progress.end_lsn).map_err(no_resources)?);
     // It lasts as long as the session, and whoever works for it hears of its end.
@@ -262,13 +269,12 @@ fn run_session(
     let beside = newcomers.handover().map_or(Beside::None, Beside::LeftOut);
     let selection = Selection::new(copied, beside, known);
     let skips = Skips::new(skips);
-    let spool = config.stream.streaming.then(|| Spool::new(config.spool.clone()));
     let early = match early {
         Some(reads) => Some(start_early(&config, progress.epoch, reads, (&mut crew, shared.clone()))?),
         None => None,
     };
-    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: stop_lsn, spool, early };
-    let workers = Workers::start(&opening.config, Ends { stream, start, crew, runtime }, shared.clone())?;
+    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: stop_lsn, early };
+    let workers = Workers::start(&opening.config, Ends { input, start, crew, runtime }, shared.clone())?;
     workers.help("pgsluice-promotion", move || promotion.watch(&is_over_too))?;
     if opening.stop_at == StopAt::Never {
         workers.help("pgsluice-tables", move || newcomers.run())?;

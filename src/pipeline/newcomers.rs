@@ -17,6 +17,7 @@ use tokio_postgres::Client;
 
 use super::Opening;
 use super::handover::Handover;
+use super::input::Input;
 use super::reader::Start;
 use super::selection::{Beside, Known, Selection};
 use super::session::{Streaming, Terms, apply_options};
@@ -179,14 +180,14 @@ impl Newcomers {
             Crew::new(vec![applier]).await
         })?;
         let stream = self.terms.start(connection, &name, consistent_point, Streaming::Off)?;
+        let input = Input::source(stream, None);
         tracing::info!(tables = names.len(), start_lsn = %consistent_point, "catching up with the stream");
         let selection = Selection::new(Copied::default(), Beside::Only(handover.clone()), Known::Any);
         let transform = Transform::new(self.mapping.clone(), self.terms.binary);
         let skips = Skips::unrecorded(self.skips.clone());
-        let start =
-            Start { progress: consistent_point, selection, transform, skips, stop_at: None, spool: None, early: None };
+        let start = Start { progress: consistent_point, selection, transform, skips, stop_at: None, early: None };
         shared.committed(Some(consistent_point), 0, 0);
-        let workers = Workers::start(&self.config, Ends { stream, start, crew, runtime }, shared.clone())?;
+        let workers = Workers::start(&self.config, Ends { input, start, crew, runtime }, shared.clone())?;
         workers.wait("catching up", &self.session)?;
         Ok(shared.phase() == Phase::Running)
     }
@@ -227,7 +228,7 @@ impl Newcomers {
 
     /// Tables, quoted, that are published and not on the target, or on the target and not published any more.
     async fn tables_to_copy(&self, source: &Client, target: &Client) -> Result<Vec<String>, Error> {
-        let name = self.config.name.publication();
+        let name = self.config.publication();
         let Some(publication) = Publication::read(source, Role::Source, &name, STAGE).await? else {
             // The stream ends by itself then.
             return Ok(Vec::new());

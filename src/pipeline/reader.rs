@@ -1,8 +1,8 @@
-//! The thread that reads: from the socket to full batches, and the walsender's feedback beside it.
+//! The thread that reads: from the input to full batches, and the walsender's feedback beside it.
 //!
 //! ```text
 //!             ┌──────────── no empty batch ───► wait for one, serving the walsender
-//!   loop: take a batch ──► read the intake ──► changes into the batch ──full──► hand over
+//!   loop: take a batch ──► read the input ───► changes into the batch ──full──► hand over
 //!             ▲                                        │
 //!             └── wait for input, or pause ◄── idle? hand over ◄── socket drained
 //! ```
@@ -20,15 +20,15 @@ use pgsluice_proto::frame::PrimaryKeepalive;
 
 use super::early::Early;
 use super::handover::Next as Agreed;
-use super::intake::{Intake, Next, ROOM_LOOK_INTERVAL};
+use super::input::Input;
+use super::intake::{Next, ROOM_LOOK_INTERVAL};
 use super::selection::{Beside, Selection};
 use super::shared::{Phase, Shared};
 use super::skips::Skips;
 use crate::batch::{Batch, Limits, Transaction};
 use crate::decode::{Decoded, Decoder};
 use crate::error::Error;
-use crate::source::{Filled, ReplicationStream};
-use crate::spool::Spool;
+use crate::source::Filled;
 use crate::transform::Transform;
 
 /// With nothing to apply, progress on the target follows the source's WAL this often, so that an idle slot does not
@@ -43,7 +43,7 @@ const HANDED_OVER_FACTOR: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct Reader {
-    intake: Intake,
+    input: Input,
     decoder: Decoder,
     /// The batch that is being filled.
     batch: Option<Box<Batch>>,
@@ -79,9 +79,7 @@ pub(super) struct Start {
     pub transform: Transform,
     pub skips: Skips,
     pub stop_at: Option<Lsn>,
-    /// Where the stream has transactions in progress.
-    pub spool: Option<Spool>,
-    /// Where a large one of them may be applied before it commits.
+    /// Where a large transaction in progress may be applied before it commits.
     pub early: Option<Early>,
 }
 
@@ -121,7 +119,7 @@ enum Taken {
 
 impl Reader {
     pub fn new(
-        stream: ReplicationStream,
+        input: Input,
         start: Start,
         limits: Limits,
         full: Sender<Box<Batch>>,
@@ -129,11 +127,11 @@ impl Reader {
         shared: Arc<Shared>,
         now: Instant,
     ) -> Reader {
-        let Start { progress, selection, transform, skips, stop_at, spool, early } = start;
+        let Start { progress, selection, transform, skips, stop_at, early } = start;
         // All are there, until the first is taken.
         let batches = empty.len();
         Reader {
-            intake: Intake::new(stream, spool),
+            input,
             decoder: Decoder::new(progress),
             batch: None,
             resumes: None,
@@ -164,7 +162,7 @@ impl Reader {
             }
         }
         self.confirm(Instant::now())?;
-        self.intake.into_stream().close(&self.shared.waker)
+        self.input.close(&self.shared.waker)
     }
 
     /// Does what there is to do at `now` without waiting for it.
@@ -194,7 +192,7 @@ impl Reader {
         if self.batch.is_none() && !self.take_batch() {
             return Ok(Step::Wait(Wait::ForWaker));
         }
-        let filled = self.intake.fill()?;
+        let filled = self.input.fill()?;
         Ok(match (self.take_frames(now)?, filled) {
             (Taken::Finished, _) => self.finish(now),
             (Taken::NoBatch, _) | (Taken::All, Filled::More) => Step::Again,
@@ -214,18 +212,16 @@ impl Reader {
 
     /// After the last step: tells the walsender what the target has.
     pub fn confirm(&mut self, now: Instant) -> Result<(), Error> {
-        let stream = self.intake.stream();
-        stream.feedback().set_flushed(self.shared.flushed());
-        stream.send_last_update(now)
+        self.input.confirm(self.shared.flushed(), now)
     }
 
     /// Waits as a step has asked, at most so long, and never longer than until the next status update.
     pub fn wait(&mut self, wait: Wait, at_most: Duration, now: Instant) -> Result<(), Error> {
-        let (stream, waker) = (self.intake.stream(), &self.shared.waker);
+        let (input, waker) = (&mut self.input, &self.shared.waker);
         match wait {
-            Wait::ForWaker => stream.wait_for_waker(waker, at_most, now),
-            Wait::ForRoom => stream.wait_for_waker(waker, ROOM_LOOK_INTERVAL.min(at_most), now),
-            Wait::AfterDrain { at_most: until_work } => stream.wait_after_drain(waker, until_work.min(at_most), now),
+            Wait::ForWaker => input.wait_for_waker(waker, at_most, now),
+            Wait::ForRoom => input.wait_for_waker(waker, ROOM_LOOK_INTERVAL.min(at_most), now),
+            Wait::AfterDrain { at_most: until_work } => input.wait_after_drain(waker, until_work.min(at_most), now),
         }
     }
 
@@ -239,9 +235,7 @@ impl Reader {
     }
 
     fn serve_walsender(&mut self, now: Instant) -> Result<(), Error> {
-        let stream = self.intake.stream();
-        stream.feedback().set_flushed(self.shared.flushed());
-        stream.transmit(now)
+        self.input.serve(self.shared.flushed(), now)
     }
 
     fn take_batch(&mut self) -> bool {
@@ -268,7 +262,7 @@ impl Reader {
                 return Ok(Taken::NoBatch);
             }
             let Some(batch) = &mut self.batch else { return Ok(Taken::NoBatch) };
-            let message = match self.intake.next(self.decoder.in_transaction(), now)? {
+            let message = match self.input.next(self.decoder.in_transaction(), now)? {
                 Next::Drained => return Ok(Taken::All),
                 Next::NoRoom => return Ok(Taken::NoRoom),
                 // Looked after first in the next step.
@@ -390,12 +384,12 @@ impl Reader {
     }
 
     fn keepalive(&mut self, keepalive: &PrimaryKeepalive) -> Result<(), Error> {
-        self.intake.stream().feedback().handle_keepalive(keepalive);
+        self.input.handle_keepalive(keepalive);
         self.reply_requested |= keepalive.reply_requested;
         // What ends at a position ends there, however far the source is: several of us are to stand at the same.
         let wal_end = self.stop_at.map_or(keepalive.wal_end, |stop| keepalive.wal_end.min(stop));
         // In the midst of a transaction its position says nothing about what is whole.
-        if !self.decoder.in_transaction() && !self.intake.in_segment() && wal_end > self.received {
+        if !self.decoder.in_transaction() && !self.input.in_segment() && wal_end > self.received {
             self.skips.pass(wal_end)?;
             self.received = wal_end;
             if let Some(batch) = &mut self.batch {

@@ -22,7 +22,9 @@ use tokio::runtime::Runtime;
 use tokio_postgres::Client;
 
 use super::early::Reads;
-use super::history::{check_gap, check_identity, check_position, check_timeline};
+use super::feed::{Feed, check_origin};
+use super::history::{Whose, check_gap, check_identity, check_position};
+use super::input::Input;
 use super::selection::Known;
 use super::target::{Fires, check_kept, set_up_target_session, use_binary};
 use super::{conflicts, copy};
@@ -40,6 +42,7 @@ use crate::source::server::Server;
 use crate::source::slot::SlotState;
 use crate::source::{Connection, ReplicationStream, StreamOptions};
 use crate::spool::Spool;
+use crate::trail;
 use crate::transform::Mapping;
 
 const STAGE: Stage = Stage::Source;
@@ -60,7 +63,7 @@ pub(super) struct Stages {
     pub crew: Crew,
     /// Where large transactions may be applied before they commit.
     pub early: Option<Reads>,
-    pub stream: ReplicationStream,
+    pub input: Input,
     pub progress: Progress,
     /// What of the stream is on the target already.
     pub copied: Copied,
@@ -159,35 +162,26 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let source = postgres::connect(&config.source, STAGE).await?;
     let server = Server::inspect(&source, Role::Source, STAGE).await?;
     // What cannot be mended first: a setting that is wrong now may be why the slot is lost.
-    check_identity(&before, &server.system_identifier)?;
+    check_identity(Whose::Target, &before, &server.system_identifier)?;
     if server.in_recovery && server.position < before.end_lsn {
         let kind = Kind::Behind { replayed: server.position, progress: before.end_lsn };
         return Err(Error::new(STAGE, kind));
     }
-    check_position(&before, &server)?;
-    let slot = read_slot(config, &source, &server).await?;
-    server.check_decodable(STAGE)?;
+    check_position(Whose::Target, &before, &server)?;
+    match &config.trail {
+        None => {
+            read_slot(config, Whose::Target, &source, &server).await?;
+            server.check_decodable(STAGE)?;
+            check_spool(config)?;
+        }
+        Some(trail) => check_origin(config, &trail::expect(trail)?)?,
+    }
     check_heartbeat(config, &server, STAGE)?;
-    if config.stream.streaming {
-        Spool::check(&config.spool)?;
-    }
-    let publication = read_publication(config, &source).await?;
+    let publication = of_ours(config, read_publication(config, &source).await?)?;
     let mapping = mapping(config, &source, &publication).await?;
-    let mut connection = Connection::connect(&config.source)?;
-    let identity = connection.identify_system()?;
-    if identity.timeline != before.timeline {
-        // The first has no history, and no file of it.
-        let history = match identity.timeline {
-            TimelineId::FIRST => Vec::new(),
-            timeline => connection.timeline_history(timeline)?,
-        };
-        // Tables that are copied are of a later moment than progress.
-        let copied = Copied::new(&snapshot::read(&target, config.name.as_str()).await?, before.end_lsn).ends_at();
-        check_timeline(config, &before, copied, &identity, &history)?;
-    }
-    // Read after the slot: until the fence, another engine may be at work and move both, progress always first.
+    let feed = Feed::open(config, &target, &before).await?;
+    check_gap_before_fence(config, &feed, (&source, &server), &target).await?;
     let current = checkpoint::read(&target, config.name.as_str()).await?.ok_or_else(|| no_progress(config))?;
-    check_gap(config, &current, &slot)?;
     let ruled = ruled(&publication.tables, &mapping);
     let name = config.name.as_str();
     let foreseen = snapshot::foresee(&target, name, &ruled, config.snapshot.copy_data).await?;
@@ -206,11 +200,10 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     missing(&target, published, options, constraints_fire).await?;
     let binary = use_binary(config, (source_major, &publication.tables), &mapping, &target).await?;
     // Taken: where the answer is lost, nobody knows whose the next epoch is, and to take over is the way to go on.
-    let fenced = fence(config, &target, identity.timeline, epoch.take()).await?;
+    let fenced = fence(config, &target, feed.timeline(), epoch.take()).await?;
     let progress = fenced.ok_or_else(|| no_progress(config))?;
     *epoch = Some(progress.epoch);
-    let slot = read_slot(config, &source, &server).await?;
-    check_gap(config, &progress, &slot)?;
+    feed.check_gap(config, (&source, &server), &progress).await?;
     let skips = skips::pending(&target, config.name.as_str(), progress.end_lsn).await?;
 
     let names = publication.tables.iter().map(|published| &published.table);
@@ -240,19 +233,18 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
 
     let proto_version = ProtoVersion::newest_of(server.major());
     let options = stream_options(config, &server);
-    let streaming = if config.stream.streaming { Streaming::On } else { Streaming::Off };
     let terms = Terms { proto_version, publication: publication.name, binary, options };
-    let stream = terms.start(connection, &config.name.slot(), progress.end_lsn, streaming)?;
+    let input = feed.start(config, &terms, progress.end_lsn)?;
     let options = apply_options(config, constraints_fire);
     let crew = crew(config, target, progress.epoch, (options, fires)).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
     let mapping = Arc::new(mapping);
     // Nothing may be needed that only its commit tells: what a copy has already, what is passed over, what rules make of the commit.
     let is_plain = copied.ends_at().is_none() && missing.is_empty() && skips.is_empty() && mapping.is_empty();
-    let may_be_early = early && is_plain && config.stream.streaming && crew.size() > 1 && config.conflicts.only_stop();
+    let may_be_early = early && is_plain && input.has_spool() && crew.size() > 1 && config.conflicts.only_stop();
     let reads = Reads { mapping: mapping.clone(), binary, known: known.clone() };
     let early = (may_be_early && !constraints_fire && restart_at.is_none()).then_some(reads);
-    let stages = Stages { crew, early, stream, progress, copied, missing, known, terms, mapping, skips, restart_at };
+    let stages = Stages { crew, early, input, progress, copied, missing, known, terms, mapping, skips, restart_at };
     Ok(Prepared::Ready(Box::new(stages)))
 }
 
@@ -412,12 +404,19 @@ pub fn stream_options(config: &Config, server: &Server) -> StreamOptions {
     StreamOptions { status_interval: config.stream.status_interval.min(patience / UPDATES_PER_TIMEOUT) }
 }
 
-async fn read_slot(config: &Config, source: &Client, server: &Server) -> Result<SlotState, Error> {
-    let name = config.name.slot();
+/// # Errors
+/// A refusal if there is no slot to go on from.
+pub(super) async fn read_slot(
+    config: &Config,
+    whose: Whose,
+    source: &Client,
+    server: &Server,
+) -> Result<SlotState, Error> {
+    let name = config.slot();
     let Some(slot) = SlotState::read(source, Role::Source, &name, STAGE).await? else {
         return Err(Error::refused(
             STAGE,
-            format!("slot \"{name}\" does not exist on the source, but the target has progress for it"),
+            format!("slot \"{name}\" does not exist on the source, but {} has progress for it", whose.it()),
             "changes since then may be lost to a new slot; `pgsluice teardown`, `pgsluice setup`, and copy the tables \
              again",
         ));
@@ -434,8 +433,8 @@ async fn read_slot(config: &Config, source: &Client, server: &Server) -> Result<
     Ok(slot)
 }
 
-async fn read_publication(config: &Config, source: &Client) -> Result<Publication, Error> {
-    let name = config.name.publication();
+pub(super) async fn read_publication(config: &Config, source: &Client) -> Result<Publication, Error> {
+    let name = config.publication();
     let publication = Publication::read(source, Role::Source, &name, STAGE).await?.ok_or_else(|| {
         Error::refused(
             STAGE,
@@ -444,11 +443,56 @@ async fn read_publication(config: &Config, source: &Client) -> Result<Publicatio
         )
     })?;
     publication.check_operations(STAGE)?;
-    publication.check_selection(&config.tables, STAGE)?;
+    // Other targets of a trail may want other tables.
+    if !config.only_applies() {
+        publication.check_selection(&config.tables, STAGE)?;
+    }
     if config.stream.heartbeat.is_some() && !publication.has_heartbeat {
         tracing::warn!("heartbeats are not published, and do not come: run `pgsluice setup`, which adds them");
     }
     Ok(publication)
+}
+
+/// What of a publication is for this target, where others take from it too.
+///
+/// # Errors
+/// A refusal if that is nothing.
+fn of_ours(config: &Config, mut publication: Publication) -> Result<Publication, Error> {
+    if config.only_applies() {
+        publication.tables.retain(|one| config.tables.selects(&one.table.schema, &one.table.name));
+        if publication.tables.is_empty() {
+            let what =
+                format!("[tables] selects nothing of publication \"{}\", which the trail is of", publication.name);
+            return Err(Error::refused(STAGE, what, "select some of its tables, or add tables to it on the primary"));
+        }
+    }
+    Ok(publication)
+}
+
+/// # Errors
+/// Where transactions in progress cannot be kept as the configuration says.
+pub(super) fn check_spool(config: &Config) -> Result<(), Error> {
+    if config.stream.streaming { Spool::check(&config.spool) } else { Ok(()) }
+}
+
+/// Until the fence, another engine may be at work and move slot and progress, progress always first: so that is read last.
+async fn check_gap_before_fence(
+    config: &Config,
+    feed: &Feed,
+    (source, server): (&Client, &Server),
+    target: &Client,
+) -> Result<(), Error> {
+    match feed {
+        Feed::Slot { .. } => {
+            let slot = read_slot(config, Whose::Target, source, server).await?;
+            let current = checkpoint::read(target, config.name.as_str()).await?.ok_or_else(|| no_progress(config))?;
+            check_gap(config, Whose::Target, &current, &slot)
+        }
+        Feed::Trail { .. } => {
+            let current = checkpoint::read(target, config.name.as_str()).await?.ok_or_else(|| no_progress(config))?;
+            feed.check_gap(config, (source, server), &current).await
+        }
+    }
 }
 
 /// # Errors
@@ -463,7 +507,7 @@ pub fn check_heartbeat(config: &Config, source: &Server, stage: Stage) -> Result
 
 /// What the rules make of the tables as they are now.
 pub(super) async fn read_mapping(config: &Config, source: &Client) -> Result<Mapping, Error> {
-    mapping(config, source, &read_publication(config, source).await?).await
+    mapping(config, source, &of_ours(config, read_publication(config, source).await?)?).await
 }
 
 async fn mapping(config: &Config, source: &Client, publication: &Publication) -> Result<Mapping, Error> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select};
 use tokio::runtime::Runtime;
 
+use super::input::Input;
 use super::reader::{Reader, Start};
 use super::shared::Shared;
 use super::writer::{TargetSide, Writer};
@@ -14,7 +15,6 @@ use crate::apply::Crew;
 use crate::batch::{Batch, Limits, pool_batches};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
-use crate::source::ReplicationStream;
 
 /// After a stop is asked for, what the target is doing may take this long to end on a commit; then it is cancelled.
 pub(super) const STOP_GRACE: Duration = Duration::from_millis(600);
@@ -46,7 +46,7 @@ pub(super) struct Workers {
 /// What goes in at one end, and what drives the other.
 #[derive(Debug)]
 pub(super) struct Ends {
-    pub stream: ReplicationStream,
+    pub input: Input,
     pub start: Start,
     pub crew: Crew,
     pub runtime: Runtime,
@@ -56,14 +56,14 @@ impl Workers {
     /// # Errors
     /// If there are no resources for threads.
     pub fn start(config: &Config, ends: Ends, shared: Arc<Shared>) -> Result<Workers, Error> {
-        let Ends { stream, start, crew, runtime } = ends;
+        let Ends { input, start, crew, runtime } = ends;
         let batches = pool_batches(crew.size());
         let (full, filled) = crossbeam_channel::bounded(batches);
         let (give_back, empty) = empty_batches(batches)?;
         let limits = Limits { rows: config.apply.batch_rows, bytes: config.apply.batch_bytes };
         let (endings, ended) = crossbeam_channel::unbounded();
         let writer = Writer::new(runtime, TargetSide::new(crew, give_back, shared.clone()), filled);
-        let reader = Reader::new(stream, start, limits, full, empty, shared.clone(), Instant::now());
+        let reader = Reader::new(input, start, limits, full, empty, shared.clone(), Instant::now());
         let workers = Workers { shared, endings, ended };
         workers.spawn(Worker::Apply, "pgsluice-apply", move || writer.run())?;
         workers.spawn(Worker::Source, "pgsluice-source", move || reader.run())?;

@@ -1,8 +1,8 @@
 //! What setup does, as SQL for somebody else to run.
 
 use super::{STAGE, on_replication_connection};
-use crate::checkpoint::{SCHEMA_SQL, TABLES};
-use crate::config::{Config, Role, Shard};
+use crate::checkpoint::{Progress, SCHEMA_SQL, TABLES};
+use crate::config::{Config, Role, Shard, TrailConfig};
 use crate::error::Error;
 use crate::postgres::{self, quote_ident, quote_literal};
 use crate::shards::record_sql;
@@ -24,14 +24,17 @@ pub async fn sql(config: &Config) -> Result<String, Error> {
 }
 
 async fn sql_of_one(config: &Config) -> Result<String, Error> {
+    if let Some(trail) = config.trail.as_ref().filter(|_| config.only_applies()) {
+        return sql_of_reader(config, trail);
+    }
     let source = postgres::connect(&config.source, STAGE).await?;
     let facts = Server::inspect(&source, Role::Source, STAGE).await?;
     let mut tables = publication::select_tables(&source, Role::Source, &config.tables, STAGE).await?;
     tables.retain(|published| config.tables.selects(&published.table.schema, &published.table.name));
     let identity = on_replication_connection(config, |connection| connection.identify_system()).await?;
-    let name = config.name.slot();
+    let name = config.slot();
     let heartbeat = config.stream.heartbeat.map_or(Heartbeat::None, |_| Heartbeat::By(&config.publisher().user));
-    let create = publication::create_sql(&config.name.publication(), &tables, heartbeat);
+    let create = publication::create_sql(&config.publication(), &tables, heartbeat);
     let slot = quote_literal(&name);
     let (standby_note, snapshot) = if facts.in_recovery {
         (
@@ -59,6 +62,22 @@ async fn sql_of_one(config: &Config) -> Result<String, Error> {
         database = quote_ident(&facts.database),
         progress_name = quote_literal(config.name.as_str()),
         timeline = identity.timeline,
+        user = quote_ident(&config.target.user),
+    ))
+}
+
+/// For another target of a trail, as the trail is now.
+fn sql_of_reader(config: &Config, trail: &TrailConfig) -> Result<String, Error> {
+    let progress = super::trail::first_progress(config, trail)?;
+    let Progress { system_identifier, timeline, slot, end_lsn, .. } = progress;
+    let [name, identifier, slot] = [config.name.as_str(), &system_identifier, &slot].map(quote_literal);
+    Ok(format!(
+        "-- On the target; the trail keeps what follows from now on:\n{SCHEMA_SQL}\n{tables}\n\
+         INSERT INTO pgsluice.progress (name, system_identifier, timeline, slot, consistent_point, end_lsn)\n\
+         VALUES ({name}, {identifier}, {timeline}, {slot}, '{end_lsn}', '{end_lsn}');\n\
+         GRANT USAGE ON SCHEMA pgsluice TO {user};\n\
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA pgsluice TO {user};\n",
+        tables = TABLES.map(|(_, create)| create).concat(),
         user = quote_ident(&config.target.user),
     ))
 }

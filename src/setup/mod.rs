@@ -1,7 +1,7 @@
 //! Makes what a replication needs on the three servers, and takes it away again.
 //!
 //! ```text
-//!  check everything ──► publication on A ──► replayed by B ──► schema on C ──► slot on B ──► progress row on C
+//!  check everything ──► publication on A ──► replayed by B ──► schema on C ──► slot on B ──► its trail ──► progress row on C
 //! ```
 //!
 //! **Always holds:**
@@ -13,6 +13,7 @@
 mod by_hand;
 mod slot;
 mod teardown;
+mod trail;
 
 use std::time::{Duration, Instant};
 
@@ -22,9 +23,9 @@ use tokio_postgres::Client;
 pub use self::by_hand::sql;
 pub use self::teardown::tear_down;
 use crate::checkpoint::{self, Progress};
-use crate::config::{Config, Role};
+use crate::config::{Config, Role, TrailConfig};
 use crate::error::{Error, Kind, Stage};
-use crate::pipeline;
+use crate::pipeline::{self, Whose};
 use crate::postgres;
 use crate::schema::compare::{self, Weight};
 use crate::shards;
@@ -32,6 +33,7 @@ use crate::source::publication::{self, Heartbeat, Publication, PublishedTable};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
 use crate::source::{Connection, CreatedSlot};
+use crate::trail::Lock;
 use crate::transform::Mapping;
 
 const STAGE: Stage = Stage::Setup;
@@ -142,8 +144,10 @@ struct Prepared {
     servers: Servers,
     /// Those of this shard.
     tables: Vec<PublishedTable>,
-    /// The slot is there.
+    /// The slot is there; of a target that only applies, its progress.
     is_present: bool,
+    /// Of the trail that is to be made.
+    lock: Option<Lock>,
 }
 
 async fn prepare(config: &Config) -> Result<Prepared, Error> {
@@ -161,20 +165,33 @@ async fn prepare(config: &Config) -> Result<Prepared, Error> {
     warn_of_partitions(&tables);
     check_target_tables(&servers.source, &servers.target, &tables, &mapping).await?;
     pipeline::check_conflicts(&servers.target, config, &tables, &mapping).await?;
-    let existing = SlotState::read(&servers.source, Role::Source, &config.name.slot(), STAGE).await?;
     let progress = checkpoint::read(&servers.target, config.name.as_str()).await?;
+    if let Some(trail) = config.trail.as_ref().filter(|_| config.only_applies()) {
+        trail::check_publication(config, &servers.source, &tables).await?;
+        trail::check_progress(config, trail, &servers, progress.as_ref())?;
+        return Ok(Prepared { servers, tables, is_present: progress.is_some(), lock: None });
+    }
+    let existing = SlotState::read(&servers.source, Role::Source, &config.slot(), STAGE).await?;
     check_slot_and_progress(config, &servers, existing.as_ref(), progress.as_ref())?;
-    Ok(Prepared { servers, tables, is_present: existing.is_some() })
+    // Whoever captures makes one for a slot that is there.
+    let lock = match &config.trail {
+        Some(trail) if existing.is_none() => Some(trail::prepare(trail)?),
+        Some(_) | None => None,
+    };
+    Ok(Prepared { servers, tables, is_present: existing.is_some(), lock })
 }
 
 async fn make(config: &Config, prepared: Prepared, limit: Duration) -> Result<Vec<Step>, Error> {
-    let Prepared { servers, tables, is_present } = prepared;
+    let Prepared { servers, tables, is_present, lock } = prepared;
+    if let Some(trail) = config.trail.as_ref().filter(|_| config.only_applies()) {
+        return make_reader(config, trail, &servers, is_present).await;
+    }
     let deadline = Instant::now() + limit;
     let mut steps = Vec::new();
     steps.push(ensure_publication(config, &servers, &tables, deadline, limit).await?);
     let schema_present = checkpoint::create_schema(&servers.target).await?;
     steps.push(step("schema pgsluice on the target", schema_present));
-    let slot_name = format!("slot {} on the source", config.name.slot());
+    let slot_name = format!("slot {} on the source", config.slot());
     let row_name = format!("progress row {} on the target", config.name.as_str());
     if is_present {
         steps.extend([step(slot_name, true), step(row_name, true)]);
@@ -182,12 +199,49 @@ async fn make(config: &Config, prepared: Prepared, limit: Duration) -> Result<Ve
     }
     let (slot, timeline) = slot::create(config, &servers, deadline, limit).await?;
     steps.push(step(slot_name, false));
-    if let Err(error) = create_progress(config, &servers, &slot, timeline).await {
-        slot::remove(config).await?;
-        return Err(error);
+    let made = make_trail_and_progress(config, &servers, lock.as_ref(), (&slot, timeline)).await;
+    match made {
+        Ok(trail) => steps.extend(trail),
+        Err(error) => {
+            slot::remove(config).await?;
+            if let (Some(trail), Some(lock)) = (&config.trail, &lock) {
+                crate::trail::remove(trail, lock)?;
+            }
+            return Err(error);
+        }
     }
     steps.push(step(row_name, false));
     Ok(steps)
+}
+
+async fn make_trail_and_progress(
+    config: &Config,
+    servers: &Servers,
+    lock: Option<&Lock>,
+    (slot, timeline): (&CreatedSlot, TimelineId),
+) -> Result<Option<Step>, Error> {
+    let mut made = None;
+    if let (Some(trail), Some(lock)) = (&config.trail, lock) {
+        let system_identifier = &servers.source_facts.system_identifier;
+        made = Some(trail::create(config, (trail, lock), system_identifier, (slot, timeline))?);
+    }
+    create_progress(config, servers, &first_progress(config, servers, slot, timeline)).await?;
+    Ok(made)
+}
+
+/// For another target of a trail: nothing but where it begins.
+async fn make_reader(
+    config: &Config,
+    trail: &TrailConfig,
+    servers: &Servers,
+    is_present: bool,
+) -> Result<Vec<Step>, Error> {
+    let schema_present = checkpoint::create_schema(&servers.target).await?;
+    let row = format!("progress row {} on the target", config.name.as_str());
+    if !is_present {
+        create_progress(config, servers, &trail::first_progress(config, trail)?).await?;
+    }
+    Ok(vec![step("schema pgsluice on the target", schema_present), step(row, is_present)])
 }
 
 fn step(object: impl Into<String>, present: bool) -> Step {
@@ -258,13 +312,13 @@ fn check_slot_and_progress(
     slot: Option<&SlotState>,
     progress: Option<&Progress>,
 ) -> Result<(), Error> {
-    let name = config.name.slot();
+    let name = config.slot();
     match (slot, progress) {
         (None, None) => Ok(()),
         (Some(slot), Some(progress)) => {
             slot.check(&servers.source_facts.database, STAGE)?;
-            pipeline::check_identity(progress, &servers.source_facts.system_identifier)?;
-            pipeline::check_gap(config, progress, slot)
+            pipeline::check_identity(Whose::Target, progress, &servers.source_facts.system_identifier)?;
+            pipeline::check_gap(config, Whose::Target, progress, slot)
         }
         (Some(_), None) => Err(Error::refused(
             STAGE,
@@ -287,7 +341,7 @@ async fn ensure_publication(
     deadline: Instant,
     limit: Duration,
 ) -> Result<Step, Error> {
-    let name = config.name.publication();
+    let name = config.publication();
     let object = format!("publication {name}");
     let with_heartbeat = config.stream.heartbeat.is_some();
     let make = |heartbeat| publication::create_sql(&name, tables, heartbeat);
@@ -381,28 +435,26 @@ where
     async { working.await.unwrap_or_else(|_| Err(Error::new(STAGE, Kind::Panicked))) }
 }
 
-async fn create_progress(
-    config: &Config,
-    servers: &Servers,
-    slot: &CreatedSlot,
-    timeline: TimelineId,
-) -> Result<(), Error> {
-    let progress = Progress {
+fn first_progress(config: &Config, servers: &Servers, slot: &CreatedSlot, timeline: TimelineId) -> Progress {
+    Progress {
         system_identifier: servers.source_facts.system_identifier.clone(),
         timeline,
-        slot: config.name.slot(),
+        slot: config.slot(),
         consistent_point: slot.consistent_point,
         end_lsn: slot.consistent_point,
         commit_time: None,
         epoch: 0,
         fallbacks: 0,
-    };
+    }
+}
+
+async fn create_progress(config: &Config, servers: &Servers, progress: &Progress) -> Result<(), Error> {
     let failed = |error| Error::from_postgres(STAGE, Role::Target, error);
     servers.target.batch_execute("BEGIN").await.map_err(failed)?;
     if let Some(shard) = config.shard() {
         let record = shards::record_sql(shard, config.name.as_str());
         servers.target.batch_execute(&record).await.map_err(failed)?;
     }
-    checkpoint::create(&servers.target, config.name.as_str(), &progress).await?;
+    checkpoint::create(&servers.target, config.name.as_str(), progress).await?;
     servers.target.batch_execute("COMMIT").await.map_err(failed)
 }

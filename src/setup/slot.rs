@@ -17,7 +17,7 @@ pub(super) async fn create(
     deadline: Instant,
     limit: Duration,
 ) -> Result<(CreatedSlot, TimelineId), Error> {
-    let name = config.name.slot();
+    let name = config.slot();
     let new = NewSlot {
         endpoint: &config.source,
         name: &name,
@@ -32,6 +32,6 @@ pub(super) async fn create(
 }
 
 pub(super) async fn remove(config: &Config) -> Result<(), Error> {
-    let name = config.name.slot();
+    let name = config.slot();
     on_replication_connection(config, move |connection| connection.drop_slot(&name)).await
 }

@@ -2,10 +2,10 @@
 
 use tokio_postgres::Client;
 
-use super::{STAGE, Step, StepState, slot};
+use super::{STAGE, Step, StepState, slot, trail};
 use crate::bench;
 use crate::checkpoint;
-use crate::config::{Config, OWN_SCHEMA, Role};
+use crate::config::{Config, OWN_SCHEMA, Role, TrailConfig};
 use crate::error::Error;
 use crate::postgres::{self, quote_ident, quote_literal};
 use crate::shards;
@@ -20,6 +20,12 @@ pub async fn tear_down(config: &Config) -> Result<Vec<Step>, Error> {
     for config in &shards {
         shards::check_split(&target, config, STAGE).await?;
         check_deferred(config, &target).await?;
+    }
+    if let Some(trail) = config.trail.as_ref() {
+        if config.only_applies() {
+            return tear_down_reader(config, trail, &target).await;
+        }
+        trail::check_remove(config, trail)?;
     }
     let mut steps: Vec<Step> = Vec::new();
     for config in &shards {
@@ -43,20 +49,20 @@ async fn tear_down_one(config: &Config) -> Result<Vec<Step>, Error> {
     let role = config.publisher().role;
 
     // The slot goes first: a slot whose publication is gone fails, a publication without a slot costs nothing.
-    let existing = SlotState::read(&source, Role::Source, &config.name.slot(), STAGE).await?;
+    let existing = SlotState::read(&source, Role::Source, &config.slot(), STAGE).await?;
     if let Some(pid) = existing.as_ref().and_then(|slot| slot.active_pid) {
         return Err(Error::refused(
             STAGE,
-            format!("slot \"{}\" is in use by process {pid} on the source", config.name.slot()),
+            format!("slot \"{}\" is in use by process {pid} on the source", config.slot()),
             "stop the engine that uses it first",
         ));
     }
     if existing.is_some() {
         slot::remove(config).await?;
     }
-    steps.push(removed(format!("slot {} on the source", config.name.slot()), existing.is_some()));
+    steps.push(removed(format!("slot {} on the source", config.slot()), existing.is_some()));
 
-    let name = config.name.publication();
+    let name = config.publication();
     let failed = |error| Error::from_postgres(STAGE, role, error);
     let found = publisher.query_opt("SELECT FROM pg_publication WHERE pubname = $1", &[&name]).await.map_err(failed)?;
     if found.is_some() {
@@ -79,10 +85,31 @@ async fn tear_down_one(config: &Config) -> Result<Vec<Step>, Error> {
         steps.push(removed(format!("publication {name}"), false));
     }
     remove_bench(config, (&target, Role::Target), &mut steps).await?;
+    if let Some(trail) = &config.trail {
+        steps.push(trail::remove(config, trail)?);
+    }
     let (row, schema) = checkpoint::remove(&target, config.name.as_str()).await?;
     steps.push(removed(format!("progress row {} on the target", config.name), row));
     steps.push(removed("schema pgsluice on the target".to_owned(), schema));
     Ok(steps)
+}
+
+/// Of another target of a trail: slot, publication and the trail stay.
+async fn tear_down_reader(config: &Config, trail: &TrailConfig, target: &Client) -> Result<Vec<Step>, Error> {
+    let (row, schema) = checkpoint::remove(target, config.name.as_str()).await?;
+    let is_known = crate::trail::readers(trail)?.iter().any(|reader| reader.name == config.name.as_str());
+    if is_known {
+        crate::trail::forget_reader(trail, config.name.as_str())?;
+    }
+    let removed = |object: String, present: bool| Step {
+        object,
+        state: if present { StepState::Removed } else { StepState::Absent },
+    };
+    Ok(vec![
+        removed(format!("reader {} of the trail", config.name), is_known),
+        removed(format!("progress row {} on the target", config.name), row),
+        removed("schema pgsluice on the target".to_owned(), schema),
+    ])
 }
 
 /// The row, and the table and schema too where nobody else has something in them. False where there was no row.

@@ -161,7 +161,7 @@ pub async fn with_others(
 ) -> Result<Vec<PublishedTable>, Error> {
     let mut tables = own.to_vec();
     let Some(shard) = config.shard() else { return Ok(tables) };
-    for name in shard.publications().filter(|name| *name != config.name.publication()) {
+    for name in shard.publications().filter(|name| *name != config.publication()) {
         let other = Publication::read(source, Role::Source, &name, stage).await?;
         tables.extend(other.into_iter().flat_map(|other| other.tables));
     }

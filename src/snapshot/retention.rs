@@ -51,7 +51,7 @@ pub(super) fn watch(config: &Config, snapshot_slot: &str, copying: &Receiver<()>
             // A short copy never asks.
             none => none.insert(runtime.block_on(Servers::connect(config))?),
         };
-        runtime.block_on(servers.look(&config.name.slot(), snapshot_slot))?;
+        runtime.block_on(servers.look(&config.slot(), snapshot_slot))?;
     }
     Ok(())
 }

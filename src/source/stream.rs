@@ -64,6 +64,24 @@ impl Waker {
         debug_assert!(full_counter_wakes_too.is_ok() || full_counter_wakes_too == Err(rustix::io::Errno::AGAIN));
     }
 
+    /// Waits until it wakes, or there is something to be read from `other`, at most so long.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub fn wait(&self, other: Option<&rustix::fd::OwnedFd>, at_most: Duration) -> io::Result<()> {
+        let timeout = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: at_most.subsec_nanos().into() };
+        let other = other.unwrap_or(&self.0);
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN), PollFd::new(other, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if fds[0].revents().contains(PollFlags::IN) {
+            self.reset();
+        }
+        Ok(())
+    }
+
     fn reset(&self) {
         let mut counter = [0; 8];
         // Empty is what we want.

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::cipher::{Cipher, OVERHEAD_BYTES};
-use crate::config::SpoolKey;
+use crate::config::DiskKey;
 
 #[derive(Debug)]
 pub(super) struct BlockFile {
@@ -19,7 +19,7 @@ pub(super) struct BlockFile {
 }
 
 impl BlockFile {
-    pub fn create(dir: &Path, key: Option<&SpoolKey>, block_bytes: usize) -> io::Result<BlockFile> {
+    pub fn create(dir: &Path, key: Option<&DiskKey>, block_bytes: usize) -> io::Result<BlockFile> {
         Ok(BlockFile { file: tempfile::tempfile_in(dir)?, cipher: key.map(Cipher::new), block_bytes })
     }
 

@@ -13,7 +13,7 @@ use std::io;
 use std::path::Path;
 
 use super::file::BlockFile;
-use crate::config::SpoolKey;
+use crate::config::DiskKey;
 
 #[derive(Debug)]
 pub(super) struct Log {
@@ -109,7 +109,7 @@ impl Log {
     }
 
     /// Moves the first block in memory to the file. Where that fails, nothing has changed.
-    pub fn spill(&mut self, dir: &Path, key: Option<&SpoolKey>, scratch: &mut Vec<u8>) -> io::Result<()> {
+    pub fn spill(&mut self, dir: &Path, key: Option<&DiskKey>, scratch: &mut Vec<u8>) -> io::Result<()> {
         let Some(block) = self.memory.front_mut() else { return Ok(()) };
         let file = match &mut self.file {
             Some(file) => file,

@@ -23,7 +23,6 @@
 mod cipher;
 mod file;
 mod log;
-mod record;
 mod records;
 mod replay;
 mod subtransactions;
@@ -38,13 +37,13 @@ use pgsluice_proto::pgoutput::{StreamCommit, StreamedPart};
 use pgsluice_proto::{Lsn, Xid};
 
 use self::log::Log;
-use self::record::Header;
 use self::records::Records;
 pub use self::replay::{Replay, Replayed};
 use self::subtransactions::Subtransactions;
 use crate::config::SpoolConfig;
 use crate::decode::Arrival;
 use crate::error::{Error, Kind, Stage};
+use crate::storage::Header;
 
 /// Large enough that a write is cheap, small enough that hundreds of transactions in progress fit into memory.
 const BLOCK_BYTES: usize = 64 * 1024;

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::record::{Header, Record};
+use crate::storage::{Header, Record};
 
 /// The buffer is given back above this multiple of a block, so that one large row does not stay allocated.
 const KEEP_CAPACITY_FACTOR: usize = 4;

@@ -7,13 +7,13 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
-use crate::config::SpoolKey;
+use crate::config::DiskKey;
 
 const BLOCK: usize = 64;
 const TOP: Xid = Xid(100);
 
 fn spool(memory_bytes: usize, key: Option<[u8; 32]>) -> Spool {
-    let config = SpoolConfig { dir: std::env::temp_dir(), memory_bytes, key: key.map(SpoolKey::new) };
+    let config = SpoolConfig { dir: std::env::temp_dir(), memory_bytes, key: key.map(DiskKey::new) };
     Spool::with_blocks(config, BLOCK)
 }
 

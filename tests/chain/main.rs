@@ -48,5 +48,6 @@ mod status;
 mod streamed;
 mod tables;
 mod toast;
+mod trail;
 mod transactions;
 mod types;

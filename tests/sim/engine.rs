@@ -24,7 +24,8 @@ use crate::checkpoint::{self, Moves};
 use crate::config::{Config, Role, SpoolConfig};
 use crate::error::{Error, Kind, ServerError, Stage};
 use crate::pipeline::early::{self, LOOK_INTERVAL, Reads};
-use crate::pipeline::history::check_gap;
+use crate::pipeline::history::{Whose, check_gap};
+use crate::pipeline::input::Input;
 use crate::pipeline::reader::{Reader, Start, Step};
 use crate::pipeline::selection::{Beside, Known, Selection};
 use crate::pipeline::shared::{Phase, Shared};
@@ -79,7 +80,7 @@ struct Opened {
     crew: Crew,
     /// The session that applies large transactions early.
     early: Option<LocalFuture<Result<Applier, Error>>>,
-    stream: ReplicationStream,
+    input: Input,
     start: Start,
 }
 
@@ -262,12 +263,12 @@ async fn open(
     // Read before progress: another engine at work moves both, progress always first.
     let before = slot();
     let current = checkpoint::read(&client, name).await?.ok_or_else(gone)?;
-    check_gap(&around.config, &current, &before)?;
+    check_gap(&around.config, Whose::Target, &current, &before)?;
     let constraints_fire = postgres::prepare_target(&client, Stage::Apply).await?;
     let fenced = checkpoint::fence(&client, name, TimelineId(1), epoch.take()).await?;
     let progress = fenced.ok_or_else(gone)?;
     epoch.set(Some(progress.epoch));
-    check_gap(&around.config, &progress, &slot())?;
+    check_gap(&around.config, Whose::Target, &progress, &slot())?;
     let socket = around.source.borrow_mut().start(progress.end_lsn.as_u64()).map_err(|_| in_use())?;
     let options = StreamOptions { status_interval: around.status_interval };
     let stream = ReplicationStream::begun(socket, progress.end_lsn, options, around.now.get());
@@ -291,8 +292,8 @@ async fn open(
         let applier = async move { applier(target, &connections, (&around, options), progress.epoch).await };
         Box::pin(applier) as LocalFuture<_>
     });
-    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: None, spool, early: None };
-    Ok(Opened { crew, early, stream, start })
+    let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: None, early: None };
+    Ok(Opened { crew, early, input: Input::source(stream, spool), start })
 }
 
 /// A further session that applies.
@@ -325,7 +326,7 @@ fn in_use() -> Error {
 
 /// As `Workers::start` does.
 fn run(opened: Opened, around: &Rc<Surroundings>) -> Running {
-    let Opened { mut crew, early, stream, mut start } = opened;
+    let Opened { mut crew, early, input, mut start } = opened;
     let batches = pool_batches(crew.size());
     let shared = Arc::new(Shared::new(start.progress).expect("a file descriptor"));
     let early = early.map(|applier| {
@@ -339,7 +340,7 @@ fn run(opened: Opened, around: &Rc<Surroundings>) -> Running {
     });
     let (full, filled) = crossbeam_channel::bounded(batches);
     let (give_back, empty) = empty_batches(batches).expect("room for all batches");
-    let reader = Reader::new(stream, start, around.limits, full, empty, shared.clone(), around.now.get());
+    let reader = Reader::new(input, start, around.limits, full, empty, shared.clone(), around.now.get());
     let target = TargetSide::new(crew, give_back, shared.clone());
     let writer = Some(Box::pin(write(target, filled, around.clone())) as LocalFuture<_>);
     Running { reader: Some(reader), writer, early, shared, outcome: Ok(()), ending_since: None }

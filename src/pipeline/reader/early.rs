@@ -13,17 +13,17 @@ use crate::pipeline::selection::Beside;
 impl Reader {
     /// Goes on with such a transaction. Where it has committed, nothing else is done before that is dealt with.
     pub(super) fn serve_early(&mut self, now: Instant) -> Result<Option<Step>, Error> {
-        let Some(early) = &mut self.early else { return Ok(None) };
-        let Some(commit) = self.intake.followed_commit() else {
-            self.has_more_early = early.go_on(&mut self.intake, self.limits)? == Came::More;
+        let (Some(early), Some(intake)) = (&mut self.early, self.input.streaming()) else { return Ok(None) };
+        let Some(commit) = intake.followed_commit() else {
+            self.has_more_early = early.go_on(intake, self.limits)? == Came::More;
             return Ok(None);
         };
         if !self.commits_early(commit) {
             self.wait_for_commit();
             return Ok(Some(Step::Again));
         }
-        let Some(early) = &mut self.early else { return Ok(None) };
-        Ok(Some(match early.go_on(&mut self.intake, self.limits)? {
+        let (Some(early), Some(intake)) = (&mut self.early, self.input.streaming()) else { return Ok(None) };
+        Ok(Some(match early.go_on(intake, self.limits)? {
             Came::Nothing | Came::More => Step::Again,
             Came::NoBatch => Step::Wait(Wait::ForWaker),
             Came::UpToDate => self.commit_early(commit, now)?,
@@ -32,8 +32,8 @@ impl Reader {
 
     /// It comes as any other when it has committed.
     fn wait_for_commit(&mut self) {
-        if let Some(early) = &mut self.early {
-            early.give_up(&mut self.intake);
+        if let (Some(early), Some(intake)) = (&mut self.early, self.input.streaming()) {
+            early.give_up(intake);
         }
     }
 
@@ -75,7 +75,9 @@ impl Reader {
             batch.commit(commit);
             self.received = commit.end_lsn;
         }
-        self.intake.forget_followed(commit.xid);
+        if let Some(intake) = self.input.streaming() {
+            intake.forget_followed(commit.xid);
+        }
         self.hand_over(now);
         Ok(Step::Again)
     }

@@ -12,7 +12,7 @@ const FIXED_BYTES: usize = 12;
 const ARRIVAL_BYTES: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header {
+pub struct Header {
     pub lsn: Lsn,
     pub arrival: Option<Arrival>,
     pub payload_bytes: usize,
@@ -20,7 +20,7 @@ pub(super) struct Header {
 
 /// A message in a buffer.
 #[derive(Clone, Debug)]
-pub(super) struct Record {
+pub struct Record {
     pub header: Header,
     pub payload: Range<usize>,
 }

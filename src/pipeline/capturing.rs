@@ -1,0 +1,305 @@
+//! Captures: sessions with the source that write the trail, one after the other, until a stop or an error that needs a person.
+//!
+//! ```text
+//!  source: server, slot, publication ─► lock is ours ─► end of the trail ─► identity, timeline ─► gap ─► START
+//! ```
+//!
+//! **Always holds:** a session begins from nothing but the trail and the slot. What a session before has not synced it never promised.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use pgsluice_proto::Lsn;
+use pgsluice_proto::command::ProtoVersion;
+use tokio_postgres::Client;
+
+use super::capture::{self, Told};
+use super::feed::{check_origin, history};
+use super::history::{Whose, check_gap, check_identity, check_position, check_timeline};
+use super::intake::Intake;
+use super::promotion::Watched;
+use super::retry::Retry;
+use super::session::{Streaming, Terms, check_spool, read_publication, read_slot, stream_options};
+use super::workers::no_resources;
+use crate::checkpoint::Progress;
+use crate::config::{Config, Role, TrailConfig};
+use crate::error::{Error, Kind, Stage};
+use crate::postgres;
+use crate::source::server::Server;
+use crate::source::slot::SlotState;
+use crate::source::{Connection, Identity};
+use crate::spool::Spool;
+use crate::trail::{self, Lock, Origin, Writer};
+
+const STAGE: Stage = Stage::Source;
+/// How often is looked whether the source was promoted.
+const TIMELINE_INTERVAL: Duration = Duration::from_secs(1);
+/// After a stop was asked for, what a session is doing is given up after this.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a capture has come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Captured {
+    /// All before this is in the trail.
+    pub end_lsn: Lsn,
+    pub transactions: u64,
+    pub sessions: u64,
+}
+
+/// A capture on threads of its own.
+#[derive(Debug)]
+pub struct Capture {
+    told: Arc<Told>,
+    ended: Receiver<Result<Captured, Error>>,
+    _thread: JoinHandle<()>,
+}
+
+impl Capture {
+    /// Begins to write the trail whose lock this is, and waits until there is one.
+    ///
+    /// # Errors
+    /// Whatever keeps the first session from beginning.
+    pub fn start(
+        config: &Config,
+        trail: &TrailConfig,
+        lock: Lock,
+        stop: &Receiver<()>,
+    ) -> Result<Option<Capture>, Error> {
+        let told = Arc::new(Told::new().map_err(no_resources)?);
+        let (report, ended) = crossbeam_channel::bounded(1);
+        let (opened, is_open) = crossbeam_channel::bounded(1);
+        let (config, trail, own) = (config.clone(), trail.clone(), told.clone());
+        let work = move || {
+            let run = std::panic::AssertUnwindSafe(|| run(&config, &trail, lock, &own, &opened));
+            let result = std::panic::catch_unwind(run).unwrap_or_else(|_| Err(panicked()));
+            // Nobody listens to what ends after a stop.
+            drop(report.send(result));
+        };
+        let thread = thread::Builder::new().name("pgsluice-capture".to_owned()).spawn(work).map_err(no_resources)?;
+        let capture = Capture { told, ended, _thread: thread };
+        crossbeam_channel::select! {
+            recv(is_open) -> opened => match opened {
+                Ok(()) => Ok(Some(capture)),
+                Err(_) => capture.ended.recv().unwrap_or_else(|_| Err(panicked())).map(|_| None),
+            },
+            recv(stop) -> _ => Ok(None),
+        }
+    }
+
+    /// Hears how it has ended by itself.
+    pub fn ended(&self) -> &Receiver<Result<Captured, Error>> {
+        &self.ended
+    }
+
+    /// Ends it on what is whole.
+    pub fn stop(self) -> Result<Captured, Error> {
+        self.told.stop();
+        match self.ended.recv_timeout(STOP_LIMIT) {
+            Ok(ended) => ended,
+            // What was being opened then ends with the process.
+            Err(_) => Ok(captured(&self.told, 0)),
+        }
+    }
+
+    fn report(&self, before: &mut u64) {
+        let transactions = self.told.transactions();
+        tracing::info!(end_lsn = %self.told.end(), transactions = transactions - *before, "capturing");
+        *before = transactions;
+    }
+}
+
+/// Writes the trail until `stop` says so, or an error needs a person.
+///
+/// # Errors
+/// A refusal if another process writes it; the error that ended it, after the retries that its disposition allows.
+pub fn capture(config: &Config, stop: &Receiver<()>) -> Result<Captured, Error> {
+    let trail = config.trail.as_ref().ok_or_else(|| {
+        let mend = "add [trail] with `dir`, the folder that changes are to lie in";
+        Error::refused(Stage::Trail, "the configuration has no [trail] to write", mend)
+    })?;
+    if let Some(of) = &trail.of {
+        let what = format!("the trail is that of \"{of}\", and only its own configuration says what is to be in it");
+        return Err(Error::refused(Stage::Trail, what, "give `pgsluice capture` that configuration"));
+    }
+    let Some(lock) = trail::lock(trail)? else { return Err(is_written(trail)?) };
+    let Some(capture) = Capture::start(config, trail, lock, stop)? else { return Ok(nothing()) };
+    let mut transactions = 0;
+    loop {
+        crossbeam_channel::select! {
+            recv(capture.ended()) -> ended => return ended.unwrap_or_else(|_| Err(panicked())),
+            recv(stop) -> _ => {
+                tracing::info!("stopping");
+                return capture.stop();
+            }
+            default(REPORT_INTERVAL) => capture.report(&mut transactions),
+        }
+    }
+}
+
+fn is_written(trail: &TrailConfig) -> Result<Error, Error> {
+    let who =
+        trail::list(trail)?.writer.map_or("another process".to_owned(), |writer| format!("process {}", writer.pid));
+    let what = format!("the trail in {} is written by {who}", trail.dir.display());
+    Ok(Error::refused(Stage::Trail, what, "there is one that writes; stop it first, or leave it be"))
+}
+
+fn nothing() -> Captured {
+    Captured { end_lsn: Lsn::INVALID, transactions: 0, sessions: 0 }
+}
+
+fn captured(told: &Told, sessions: u64) -> Captured {
+    Captured { end_lsn: told.end(), transactions: told.transactions(), sessions }
+}
+
+/// Session after session. `opened` hears of the first.
+fn run(
+    config: &Config,
+    trail: &TrailConfig,
+    mut lock: Lock,
+    told: &Arc<Told>,
+    opened: &Sender<()>,
+) -> Result<Captured, Error> {
+    let mut config = config.clone();
+    let mut retry = Retry::new(config.stream.retry_limit, true);
+    let mut sessions = 0;
+    while !told.is_stopped() {
+        let error = match open(&config, trail, &lock) {
+            Err(error) => error,
+            Ok((intake, writer)) => {
+                sessions += 1;
+                retry.session_opened();
+                // It is heard of once.
+                let (Ok(()) | Err(_)) = opened.try_send(());
+                let before = writer.end();
+                tracing::info!(start_lsn = %before, "capturing starts");
+                let ended = session(&config, (intake, writer), &mut lock, told);
+                if told.end() > before {
+                    retry.succeeded();
+                }
+                match ended {
+                    Ok(()) => break,
+                    Err(error) => error,
+                }
+            }
+        };
+        if matches!(error.kind(), Kind::SpoolOutgrown { .. }) {
+            config.stream.streaming = false;
+        }
+        let pause = retry.after(error.shown(&config.log))?;
+        told.waker.wait(None, pause).map_err(no_resources)?;
+    }
+    Ok(captured(told, sessions))
+}
+
+/// One session to its end, and beside it the look at the source's timeline.
+fn session(
+    config: &Config,
+    (intake, writer): (Intake, Writer),
+    lock: &mut Lock,
+    told: &Arc<Told>,
+) -> Result<(), Error> {
+    // Whoever works for the session hears of its end.
+    let (_session, is_over) = crossbeam_channel::bounded::<()>(0);
+    let (mut source, ours, telling) = (Watched::new(config.clone()), writer.timeline(), told.clone());
+    let watch = move || {
+        if let Ok(runtime) = postgres::new_runtime(STAGE) {
+            let mut ours = ours;
+            while is_over.recv_timeout(TIMELINE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                match runtime.block_on(source.look(ours)) {
+                    Ok(None) => {}
+                    Ok(Some(timeline)) => {
+                        telling.follow_timeline(timeline);
+                        ours = timeline;
+                    }
+                    Err(error) => tracing::debug!(%error, "whether the source was promoted is not known"),
+                }
+            }
+        }
+    };
+    thread::Builder::new().name("pgsluice-promotion".to_owned()).spawn(watch).map_err(no_resources)?;
+    capture::Capture::new(intake, writer, lock, told.clone(), Instant::now()).run()
+}
+
+/// A stream that follows what the trail has, and the trail to append to.
+///
+/// # Errors
+/// A refusal if the slot has not what follows, or the source's history is another; whatever a server or the disk reports.
+fn open(config: &Config, trail: &TrailConfig, lock: &Lock) -> Result<(Intake, Writer), Error> {
+    let runtime = postgres::new_runtime(STAGE)?;
+    let (server, slot, publication) = runtime.block_on(look(config))?;
+    check_spool(config)?;
+    let mut connection = Connection::connect(&config.source)?;
+    let identity = connection.identify_system()?;
+    let opened = Writer::open(trail, lock)?;
+    let mut writer = match opened {
+        Some(writer) => writer,
+        None => begin(config, (trail, lock), &slot, &identity)?,
+    };
+    check_origin(config, &trail::expect(trail)?)?;
+    let held = held(config, &writer);
+    check_identity(Whose::Trail, &held, &server.system_identifier)?;
+    if server.in_recovery && server.position < held.end_lsn {
+        return Err(Error::new(STAGE, Kind::Behind { replayed: server.position, progress: held.end_lsn }));
+    }
+    check_position(Whose::Trail, &held, &server)?;
+    if identity.timeline != held.timeline {
+        let history = history(&mut connection, identity.timeline)?;
+        check_timeline(config, Whose::Trail, &held, None, &identity, &history)?;
+        writer.follow_timeline(identity.timeline);
+    }
+    check_gap(config, Whose::Trail, &held, &slot)?;
+    let options = stream_options(config, &server);
+    let terms = Terms { proto_version: ProtoVersion::newest_of(server.major()), publication, binary: false, options };
+    let streaming = if config.stream.streaming { Streaming::On } else { Streaming::Off };
+    let stream = terms.start(connection, &config.slot(), held.end_lsn, streaming)?;
+    let spool = config.stream.streaming.then(|| Spool::new(config.spool.clone()));
+    Ok((Intake::new(stream, spool), writer))
+}
+
+async fn look(config: &Config) -> Result<(Server, SlotState, String), Error> {
+    let source: Client = postgres::connect(&config.source, STAGE).await?;
+    let server = Server::inspect(&source, Role::Source, STAGE).await?;
+    let slot = read_slot(config, Whose::Trail, &source, &server).await?;
+    server.check_decodable(STAGE)?;
+    let publication = read_publication(config, &source).await?;
+    Ok((server, slot, publication.name))
+}
+
+/// A trail where there is none: it begins where the slot stands, which is where a server would begin to send.
+fn begin(
+    config: &Config,
+    (trail, lock): (&TrailConfig, &Lock),
+    slot: &SlotState,
+    identity: &Identity,
+) -> Result<Writer, Error> {
+    let Some(starts_at) = slot.confirmed_flush_lsn else {
+        let what = format!("slot \"{}\" has no confirmed_flush_lsn: it was never completed", config.slot());
+        return Err(Error::refused(STAGE, what, "`pgsluice teardown`, then `pgsluice setup`"));
+    };
+    tracing::info!(%starts_at, dir = %trail.dir.display(), "there is no trail yet: one begins");
+    let system_identifier = identity.system_identifier.clone();
+    let origin = Origin { system_identifier, slot: config.slot(), consistent_point: None };
+    Writer::create(trail, lock, origin, identity.timeline, starts_at)
+}
+
+/// What the trail has, in the words of progress.
+fn held(config: &Config, writer: &Writer) -> Progress {
+    let origin = writer.origin();
+    Progress {
+        system_identifier: origin.system_identifier.clone(),
+        timeline: writer.timeline(),
+        slot: config.slot(),
+        consistent_point: origin.consistent_point.map_or(Lsn::INVALID, Lsn::new),
+        end_lsn: writer.end(),
+        commit_time: None,
+        epoch: 0,
+        fallbacks: 0,
+    }
+}
+
+fn panicked() -> Error {
+    Error::new(Stage::Trail, Kind::Panicked)
+}

@@ -1,0 +1,149 @@
+//! What a session takes its changes from, and whether that holds what follows the target's progress.
+//!
+//! ```text
+//!  slot:   identity, timeline of the source ─► gap between slot and progress ─► START
+//!  trail:  identity, timeline of the trail ──► gap between its first segment and progress ─► its tail
+//! ```
+//!
+//! The slot of a trail is the concern of whoever writes it (`capture`), as is the source's history.
+
+use std::time::Instant;
+
+use pgsluice_proto::{Lsn, TimelineId};
+use tokio_postgres::Client;
+
+use super::history::{Whose, check_gap, check_identity, check_timeline};
+use super::input::Input;
+use super::session::{Streaming, Terms, read_slot};
+use crate::checkpoint::Progress;
+use crate::config::{Config, TrailConfig};
+use crate::error::{Error, Kind, Stage};
+use crate::snapshot::{self, Copied};
+use crate::source::server::Server;
+use crate::source::{Connection, Identity};
+use crate::spool::Spool;
+use crate::trail;
+
+#[derive(Debug)]
+pub(super) enum Feed {
+    Slot { connection: Connection, timeline: TimelineId },
+    Trail { config: TrailConfig, known: trail::Known },
+}
+
+impl Feed {
+    /// # Errors
+    /// A refusal if the target has what the history of the source, or of the trail, does not.
+    pub async fn open(config: &Config, target: &Client, before: &Progress) -> Result<Feed, Error> {
+        match &config.trail {
+            None => Feed::of_slot(config, target, before).await,
+            Some(trail) => Feed::of_trail(config, trail, target, before).await,
+        }
+    }
+
+    async fn of_slot(config: &Config, target: &Client, before: &Progress) -> Result<Feed, Error> {
+        let mut connection = Connection::connect(&config.source)?;
+        let identity = connection.identify_system()?;
+        if identity.timeline != before.timeline {
+            let history = history(&mut connection, identity.timeline)?;
+            let copied = copied_up_to(config, target, before).await?;
+            check_timeline(config, Whose::Target, before, copied, &identity, &history)?;
+        }
+        Ok(Feed::Slot { connection, timeline: identity.timeline })
+    }
+
+    async fn of_trail(config: &Config, trail: &TrailConfig, target: &Client, before: &Progress) -> Result<Feed, Error> {
+        let known = trail::expect(trail)?;
+        check_origin(config, &known)?;
+        check_identity(Whose::Target, before, &known.origin.system_identifier)?;
+        if known.timeline != before.timeline {
+            let system_identifier = known.origin.system_identifier.clone();
+            let identity = Identity { system_identifier, timeline: known.timeline, wal_position: known.ends_at };
+            let copied = copied_up_to(config, target, before).await?;
+            check_timeline(config, Whose::Target, before, copied, &identity, &known.history)?;
+        }
+        // From now on what follows is kept for us.
+        trail::record_reader(trail, config.name.as_str(), before.end_lsn)?;
+        Ok(Feed::Trail { config: trail.clone(), known })
+    }
+
+    pub fn timeline(&self) -> TimelineId {
+        match self {
+            Feed::Slot { timeline, .. } => *timeline,
+            Feed::Trail { known, .. } => known.timeline,
+        }
+    }
+
+    /// # Errors
+    /// A refusal if what follows `progress` is not there any more.
+    pub async fn check_gap(
+        &self,
+        config: &Config,
+        (source, server): (&Client, &Server),
+        progress: &Progress,
+    ) -> Result<(), Error> {
+        match self {
+            Feed::Slot { .. } => {
+                let slot = read_slot(config, Whose::Target, source, server).await?;
+                check_gap(config, Whose::Target, progress, &slot)
+            }
+            Feed::Trail { config, .. } => check_trail(&trail::expect(config)?, progress),
+        }
+    }
+
+    /// Begins behind `progress`.
+    pub fn start(self, config: &Config, terms: &Terms, progress: Lsn) -> Result<Input, Error> {
+        match self {
+            Feed::Slot { connection, .. } => {
+                let streaming = if config.stream.streaming { Streaming::On } else { Streaming::Off };
+                let stream = terms.start(connection, &config.slot(), progress, streaming)?;
+                let spool = config.stream.streaming.then(|| Spool::new(config.spool.clone()));
+                Ok(Input::source(stream, spool))
+            }
+            Feed::Trail { config: trail, .. } => Input::trail(config, &trail, progress, Instant::now()),
+        }
+    }
+}
+
+/// # Errors
+/// A refusal if the trail lacks what follows progress, or is of an earlier slot; [`Kind::TrailBehind`] if it ends before.
+pub fn check_trail(known: &trail::Known, progress: &Progress) -> Result<(), Error> {
+    if known.begins_at > progress.end_lsn {
+        return Err(trail::passed_over(known.begins_at, progress.end_lsn));
+    }
+    if known.origin.consistent_point.is_some_and(|point| progress.consistent_point < Lsn::new(point)) {
+        let what = "the trail is of another slot than the target's progress: it was begun later";
+        return Err(Error::refused(
+            Stage::Trail,
+            what,
+            "`pgsluice teardown`, `pgsluice setup`, and copy the tables again",
+        ));
+    }
+    if known.ends_at < progress.end_lsn {
+        let (end, progress) = (known.ends_at, progress.end_lsn);
+        return Err(Error::new(Stage::Trail, Kind::TrailBehind { end, progress }));
+    }
+    Ok(())
+}
+
+/// # Errors
+/// A refusal if the trail is of another slot than that of the configuration.
+pub fn check_origin(config: &Config, known: &trail::Known) -> Result<(), Error> {
+    let (slot, wanted) = (&known.origin.slot, config.slot());
+    if *slot == wanted {
+        return Ok(());
+    }
+    let what = format!("the trail is of slot \"{slot}\", and the configuration is of \"{wanted}\"");
+    let mend = "name the replication that writes it as `of` in [trail]; or another folder as `dir`";
+    Err(Error::refused(Stage::Trail, what, mend))
+}
+
+/// The first timeline has no history, and no file of it.
+pub(super) fn history(connection: &mut Connection, timeline: TimelineId) -> Result<Vec<(TimelineId, Lsn)>, Error> {
+    if timeline == TimelineId::FIRST { Ok(Vec::new()) } else { connection.timeline_history(timeline) }
+}
+
+/// Tables that are copied are of a later moment than progress.
+async fn copied_up_to(config: &Config, target: &Client, before: &Progress) -> Result<Option<Lsn>, Error> {
+    let copies = snapshot::read(target, config.name.as_str()).await?;
+    Ok(Copied::new(&copies, before.end_lsn).ends_at())
+}

@@ -1,0 +1,120 @@
+//! Changes on disk between source and target: an outage of the target is not one of the source's.
+//!
+//! ```text
+//!  source ──► intake ──► Writer ──► segments ──► Tail ──► decode ──► … ──► target       as many as there are configurations
+//!     ▲                    │ synced                │
+//!     └──── confirmed ◄────┘                       └─► readers/NAME: so much is on the target ──► what all have passed goes
+//! ```
+//!
+//! In: messages of whole transactions in the order of their commits, and positions. Out: the same, to any number of readers, each from
+//! where its target stands.
+//!
+//! **Always holds:**
+//! - What is confirmed to the source is synced here, or was passed by every reader.
+//! - A reader sees what is whole and durable, and nothing else; where bytes are not what was written, it stops.
+//! - There is one writer, and it is the one that has the lock.
+//! - Progress on a target decides what is applied there. Nothing here does.
+//!
+//! Why not files of the source's WAL: those say nothing without the source's catalogs, and of these only the source knows how they
+//! were.
+
+mod current;
+mod dir;
+mod format;
+mod keys;
+mod known;
+mod lock;
+mod readers;
+mod recover;
+mod segment;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod walk;
+mod writer;
+
+use pgsluice_proto::{Lsn, TimelineId};
+
+use self::dir::Dir;
+pub use self::dir::passed_over;
+pub use self::format::{EndMark, Header, Origin};
+pub use self::lock::{Lock, WriterState};
+pub use self::readers::Reader;
+pub use self::segment::Record;
+pub use self::tail::{Tail, Tailed};
+pub use self::verify::{Listed, Trail, list, verify};
+pub use self::writer::{Room, Writer};
+use crate::config::TrailConfig;
+use crate::error::Error;
+
+/// Takes the lock of whoever writes; `None` where another process has it. The folder is made where it is missing.
+pub fn lock(config: &TrailConfig) -> Result<Option<Lock>, Error> {
+    Lock::take(&Dir::create(&config.dir)?)
+}
+
+/// What a trail says of itself.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub origin: Origin,
+    /// Timelines that the source has left, and where.
+    pub history: Vec<(TimelineId, Lsn)>,
+    pub timeline: TimelineId,
+    pub begins_at: Lsn,
+    pub ends_at: Lsn,
+}
+
+/// `None` where there is none.
+pub fn read(config: &TrailConfig) -> Result<Option<Known>, Error> {
+    let dir = Dir::new(&config.dir);
+    let numbers = dir.segments()?;
+    let (Some(mark), Some(first), Some(last)) = (tail::read_mark(&dir)?, numbers.first(), numbers.last()) else {
+        return Ok(None);
+    };
+    let begins_at = segment::Segment::peek(&dir, *first)?.starts_at();
+    let Header { origin, history, timeline, .. } = segment::Segment::peek(&dir, mark.segment.min(*last))?;
+    let history = history.into_iter().map(|(timeline, lsn)| (TimelineId(timeline), Lsn::new(lsn))).collect();
+    Ok(Some(Known { origin, history, timeline: TimelineId(timeline), begins_at, ends_at: mark.lsn }))
+}
+
+/// The trail, or a refusal where there is none.
+pub fn expect(config: &TrailConfig) -> Result<Known, Error> {
+    read(config)?.ok_or_else(|| tail::no_trail(&Dir::new(&config.dir)))
+}
+
+/// Writes down how far the target of a reader has come. From then on what follows is kept for it.
+pub fn record_reader(config: &TrailConfig, name: &str, position: Lsn) -> Result<(), Error> {
+    readers::record(&Dir::create(&config.dir)?, name, position)
+}
+
+pub fn readers(config: &TrailConfig) -> Result<Vec<Reader>, Error> {
+    readers::list(&Dir::new(&config.dir))
+}
+
+/// Keeps nothing for this reader any more.
+///
+/// # Errors
+/// A refusal if there is none of this name.
+pub fn forget_reader(config: &TrailConfig, name: &str) -> Result<(), Error> {
+    readers::forget(&Dir::new(&config.dir), name)
+}
+
+/// Removes all files of a trail that nobody writes. False where there is none.
+pub fn remove(config: &TrailConfig, _lock: &Lock) -> Result<bool, Error> {
+    let dir = Dir::new(&config.dir);
+    let numbers = dir.segments()?;
+    for reader in readers::list(&dir)? {
+        readers::forget(&dir, &reader.name)?;
+    }
+    // The last goes first: what is left by a crash has no end, and so is no trail that lacks its beginning.
+    dir::remove(&dir.end())?;
+    for number in numbers.iter().rev() {
+        dir::remove(&dir.segment(*number))?;
+    }
+    dir.sync()?;
+    Ok(!numbers.is_empty())
+}
+
+/// For tests and fuzzing: what bytes as those of a segment come to, and that they are read as they would be written.
+#[doc(hidden)]
+pub mod check;
