@@ -239,6 +239,12 @@ impl Reader {
     }
 
     fn take_batch(&mut self) -> bool {
+        let taken = self.try_take_batch();
+        self.shared.hold_up_reader(!taken);
+        taken
+    }
+
+    fn try_take_batch(&mut self) -> bool {
         if self.shared.bytes_handed_over() >= self.limits.bytes.saturating_mul(HANDED_OVER_FACTOR) {
             return false;
         }

@@ -32,6 +32,8 @@ pub(super) struct Shared {
     handed_over: Notify,
     /// Of the batches that are handed over and not given back yet.
     bytes_handed_over: AtomicUsize,
+    /// The reader has something to read, and no batch for it.
+    reader_held_up: AtomicBool,
 }
 
 impl Shared {
@@ -47,6 +49,7 @@ impl Shared {
             abort: Notify::new(),
             handed_over: Notify::new(),
             bytes_handed_over: AtomicUsize::new(0),
+            reader_held_up: AtomicBool::new(false),
         })
     }
 
@@ -98,7 +101,18 @@ impl Shared {
         self.bytes_handed_over.load(Ordering::Acquire)
     }
 
-    /// Ends when a batch has been handed over since this was last asked.
+    /// Whether the reader waits for the target to give back a batch.
+    pub fn hold_up_reader(&self, is_held_up: bool) {
+        if self.reader_held_up.swap(is_held_up, Ordering::AcqRel) != is_held_up && is_held_up {
+            self.handed_over.notify_one();
+        }
+    }
+
+    pub fn is_reader_held_up(&self) -> bool {
+        self.reader_held_up.load(Ordering::Acquire)
+    }
+
+    /// Ends when a batch has been handed over since this was last asked, or the reader was held up.
     pub async fn handed_over(&self) {
         self.handed_over.notified().await;
     }

@@ -22,6 +22,10 @@ pub(super) const FLUSH_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// meanwhile, and longer than nearly all batches take.
 pub(super) const WAY_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// So many batches wait where the target is what limits: one more than the reader may have handed over while the one under way is
+/// about to be done.
+const WAITING_MIN: usize = 2;
+
 #[derive(Debug)]
 pub(super) struct Writer {
     // Before the runtime, so that the connections are closed while there is still one.
@@ -40,7 +44,8 @@ impl Writer {
         let mut flight = self.target.new_flight();
         while let Some(batch) = self.next_batch()? {
             let Writer { target, runtime, full } = &mut self;
-            let more = Further { next: &|| full.try_recv().ok(), now: &Instant::now, tick: &tick };
+            let more =
+                Further { next: &|| full.try_recv().ok(), waiting: &|| full.len(), now: &Instant::now, tick: &tick };
             if runtime.block_on(target.work(batch, &mut flight, more))? == Continues::No {
                 return Ok(());
             }
@@ -82,6 +87,8 @@ pub(super) enum Continues {
 #[derive(Clone, Copy)]
 pub(super) struct Further<'f, T> {
     pub next: &'f dyn Fn() -> Option<Box<Batch>>,
+    /// How many there are to be taken.
+    pub waiting: &'f dyn Fn() -> usize,
     pub now: &'f dyn Fn() -> Instant,
     /// Ends after [`WAY_LOOK_INTERVAL`].
     pub tick: &'f dyn Fn() -> T,
@@ -124,6 +131,7 @@ impl TargetSide {
         self.crew.take(first, flight, (further.now)());
         while !flight.is_empty() {
             while self.crew.takes(flight)
+                && self.is_behind(flight, (further.waiting)())
                 && let Some(batch) = (further.next)().and_then(|batch| self.wants(batch))
             {
                 self.crew.take(batch, flight, (further.now)());
@@ -142,6 +150,12 @@ impl TargetSide {
             }
         }
         Ok(Continues::Yes)
+    }
+
+    /// A batch is to be begun beside others. Where the source is what limits, a further session on the target would only take
+    /// processor time from it.
+    fn is_behind(&self, flight: &Flight, waiting: usize) -> bool {
+        flight.is_empty() || waiting >= WAITING_MIN || self.shared.is_reader_held_up()
     }
 
     fn give_back(&self, batch: Box<Batch>, applied: Applied) {

@@ -42,6 +42,11 @@ impl Scene {
         self.replication.chain.a.sql(DATABASE, &transaction).await
     }
 
+    /// One more that waits: beside the one under way another is begun where the target is behind by two.
+    async fn fall_behind(&self) -> Result<()> {
+        self.batch("INSERT INTO pad DEFAULT VALUES").await
+    }
+
     fn c(&self) -> &Server {
         &self.replication.chain.c
     }
@@ -75,6 +80,7 @@ async fn batches_commit_in_the_order_of_the_source() -> Result<()> {
     scene.locker.batch_execute("BEGIN; SELECT FROM t WHERE id = 1 FOR UPDATE").await?;
     scene.batch("UPDATE t SET note = 'new' WHERE id = 1").await?;
     scene.batch("INSERT INTO t VALUES (3, 'three')").await?;
+    scene.fall_behind().await?;
     scene.wait_for_sessions(1, 1).await?;
     assert_eq!(scene.c().scalar(DATABASE, "SELECT string_agg(note, ' ' ORDER BY id) FROM t").await?, "one two");
     scene.locker.batch_execute("COMMIT").await?;
@@ -124,6 +130,7 @@ async fn a_batch_in_the_way_of_an_earlier_one_lets_go() -> Result<()> {
     scene.batch("UPDATE t SET code = 'x' WHERE id = 1; UPDATE t SET code = 'y' WHERE id = 1").await?;
     scene.wait_for_sessions(1, 0).await?;
     scene.batch("UPDATE t SET code = 'x' WHERE id = 2").await?;
+    scene.fall_behind().await?;
     scene.wait_for_sessions(1, 1).await?;
     scene.locker.batch_execute("COMMIT").await?;
     scene.end(&["public.t"]).await
@@ -137,6 +144,7 @@ async fn a_batch_that_is_too_early_is_done_again_in_its_turn() -> Result<()> {
     scene.locker.batch_execute("BEGIN; SELECT FROM t WHERE id = 1 FOR UPDATE").await?;
     scene.batch("UPDATE t SET code = 'c' WHERE id = 1").await?;
     scene.batch("UPDATE t SET code = 'a' WHERE id = 2").await?;
+    scene.fall_behind().await?;
     // It has failed, is rolled back, and waits.
     scene.wait_for_sessions(1, 0).await?;
     scene.locker.batch_execute("COMMIT").await?;
@@ -158,9 +166,10 @@ async fn children_follow_their_parents() -> Result<()> {
     scene.locker.batch_execute("BEGIN; SELECT FROM child WHERE id = 1 FOR UPDATE").await?;
     scene.batch("INSERT INTO parent VALUES (2, 'b'); UPDATE child SET parent = NULL WHERE id = 1").await?;
     scene.batch("INSERT INTO child VALUES (2, 1)").await?;
-    scene.wait_for_sessions(1, 1).await?;
     // It would find no parent yet.
     scene.batch("INSERT INTO child VALUES (3, 2)").await?;
+    scene.wait_for_sessions(1, 1).await?;
+    scene.fall_behind().await?;
     scene.locker.batch_execute("COMMIT").await?;
     scene.end(&["public.parent", "public.child"]).await
 }

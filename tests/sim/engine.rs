@@ -357,7 +357,8 @@ async fn write(mut target: TargetSide, full: Receiver<Box<Batch>>, around: Rc<Su
         match full.try_recv() {
             Ok(batch) => {
                 let Some(batch) = target.wants(batch) else { break };
-                let further = Further { next: &|| full.try_recv().ok(), now: &now, tick: &tick };
+                let (next, waiting) = (|| full.try_recv().ok(), || full.len());
+                let further = Further { next: &next, waiting: &waiting, now: &now, tick: &tick };
                 if target.work(batch, &mut flight, further).await? == Continues::No {
                     return Ok(());
                 }
