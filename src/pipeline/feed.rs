@@ -61,8 +61,7 @@ impl Feed {
             let copied = copied_up_to(config, target, before).await?;
             check_timeline(config, Whose::Target, before, copied, &identity, &known.history)?;
         }
-        // From now on what follows is kept for us.
-        trail::record_reader(trail, config.name.as_str(), before.end_lsn)?;
+        keep(config, trail, before.end_lsn)?;
         Ok(Feed::Trail { config: trail.clone(), known })
     }
 
@@ -135,6 +134,15 @@ pub fn check_origin(config: &Config, known: &trail::Known) -> Result<(), Error> 
     let what = format!("the trail is of slot \"{slot}\", and the configuration is of \"{wanted}\"");
     let mend = "name the replication that writes it as `of` in [trail]; or another folder as `dir`";
     Err(Error::refused(Stage::Trail, what, mend))
+}
+
+/// From now on what follows is kept for us. Where the disk is full it is enough that we are known: then no less is kept.
+fn keep(config: &Config, trail: &TrailConfig, progress: Lsn) -> Result<(), Error> {
+    let name = config.name.as_str();
+    match trail::record_reader(trail, name, progress) {
+        Err(error) if error.is_full_disk() && trail::readers(trail)?.iter().any(|reader| reader.name == name) => Ok(()),
+        recorded => recorded,
+    }
 }
 
 /// The first timeline has no history, and no file of it.

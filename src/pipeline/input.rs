@@ -29,7 +29,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) enum Input {
-    Source(Intake),
+    Source(Box<Intake>),
     Trail(Box<Followed>),
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Followed {
 impl Input {
     /// With a spool for a stream that has transactions in progress.
     pub fn source(stream: ReplicationStream, spool: Option<Spool>) -> Input {
-        Input::Source(Intake::new(stream, spool))
+        Input::Source(Box::new(Intake::new(stream, spool)))
     }
 
     /// What follows `progress`, up to which the reader has been recorded.

@@ -70,7 +70,7 @@ use self::skips::Skips;
 use self::workers::{Ends, Workers, no_resources};
 use crate::apply::Crew;
 use crate::config::{Config, ValueFormat};
-use crate::error::{Error, Kind, Stage};
+use crate::error::{Disposition, Error, Kind, Stage};
 use crate::postgres;
 use crate::snapshot::{self, CopyOptions, Follows, Order};
 use crate::transform::Transform;
@@ -151,6 +151,10 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
                         continue;
                     }
                     Ok(()) => return Ok(summary),
+                    // What passes by itself is of no matter to a run that is to end.
+                    Err(error) if shared.is_stopped() && error.disposition() != Disposition::Halt => {
+                        return Ok(summary);
+                    }
                     Err(error) => error,
                 }
             }

@@ -5,6 +5,7 @@
 //!  change of a transaction ────┼─ of a table that is copied beside ─────► left out, or the only ones that are taken
 //!                              ├─ of a table that is published no more ─► left out
 //!                              ├─ a heartbeat ──────────────────────────► left out
+//!                              ├─ for other targets of the trail ──────► left out
 //!                              └─ any other ────────────────────────────► taken
 //! ```
 
@@ -49,8 +50,8 @@ pub(super) enum Known {
     /// Whichever.
     Any,
     /// Those that are selected, and where `copied` says so only these; and those, by their quoted names, that are not
-    /// published any more.
-    Only { selection: TableSelection, copied: Option<TableSet>, unpublished: Vec<String> },
+    /// published any more. With `others`, what is not selected is for other targets of the same trail.
+    Only { selection: TableSelection, copied: Option<TableSet>, unpublished: Vec<String>, others: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,12 +128,12 @@ impl Selection {
         Ok(verdict)
     }
 
-    /// False for a table that is not published any more.
+    /// False for a table that is not published any more, or is for other targets.
     fn is_known(&self, relation: &Relation) -> Result<bool, Error> {
-        let Known::Only { selection, copied, unpublished } = &self.known else { return Ok(true) };
+        let Known::Only { selection, copied, unpublished, others } = &self.known else { return Ok(true) };
         let (schema, name) = (relation.namespace.as_str(), relation.name.as_str());
         let quoted = relation.to_string();
-        if unpublished.contains(&quoted) {
+        if unpublished.contains(&quoted) || *others && !selection.selects(schema, name) {
             return Ok(false);
         }
         let is_copied = copied.as_ref().is_none_or(|tables| tables.contains(schema, name));

@@ -364,7 +364,7 @@ async fn known(
         let copied_before = states.iter().filter(|state| !state.is_missing()).map(|state| &state.table);
         copied = Some(names().chain(copied_before).collect());
     }
-    Ok(Known::Only { selection: config.tables.clone(), copied, unpublished })
+    Ok(Known::Only { selection: config.tables.clone(), copied, unpublished, others: config.only_applies() })
 }
 
 /// Takes over from another engine, and says so where one still has a transaction open.

@@ -24,6 +24,7 @@ pub(super) struct Shared {
     phase: AtomicU8,
     flushed: AtomicU64,
     succeeded: AtomicBool,
+    stopped: AtomicBool,
     changes: AtomicU64,
     transactions: AtomicU64,
     writer_ended: AtomicBool,
@@ -42,6 +43,7 @@ impl Shared {
             phase: AtomicU8::new(Phase::Running as u8),
             flushed: AtomicU64::new(progress.as_u64()),
             succeeded: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             writer_ended: AtomicBool::new(false),
@@ -65,6 +67,16 @@ impl Shared {
     fn enter(&self, phase: Phase) {
         self.phase.fetch_max(phase as u8, Ordering::AcqRel);
         self.waker.wake();
+    }
+
+    /// Somebody has asked for the end of the run.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.drain();
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
     }
 
     pub fn drain(&self) {

@@ -133,7 +133,7 @@ impl Workers {
                 recv(stop) -> _ => {
                     tracing::info!("stopping");
                     ending = Ending::Draining { since: Instant::now() };
-                    shared.drain();
+                    shared.stop();
                 }
                 default(tick) => match ending {
                     Ending::NotAsked => report.log(what, shared),

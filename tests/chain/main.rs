@@ -10,6 +10,7 @@ mod conflicts;
 mod constraints;
 mod crash;
 mod deferred;
+mod disk;
 mod expressions;
 mod failures;
 mod feedback;

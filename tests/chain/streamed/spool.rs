@@ -1,68 +1,23 @@
 //! Where transactions in progress lie: files that nobody else sees or reads, and a disk that may be full.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::{Engine, wait_for};
-use tempfile::TempDir;
 
 use super::{DDL, TABLES, options};
+use crate::disk::SmallDisk;
 use crate::load::{settle, stop, wait_log, wait_streaming};
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
 /// So small that most of a transaction is on disk.
 const SMALL_MEMORY: &str = "memory_bytes = \"256KiB\"\n";
 const CLEAR_TEXT: &str = "clear text of a row";
-const DISK_MIB: u64 = 16;
 
 fn spool(folder: &Path, more: &str) -> String {
     format!("[spool]\ndir = \"{}\"\n{SMALL_MEMORY}{more}", folder.display())
-}
-
-/// A file system with little room, which is unmounted with this.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    /// # Errors
-    /// Without the right to mount.
-    fn mount() -> Result<SmallDisk> {
-        let folder = tempfile::tempdir()?;
-        let options = format!("size={DISK_MIB}m");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).output()?;
-        ensure!(mounted.status.success(), "mount: {}", String::from_utf8_lossy(&mounted.stderr));
-        Ok(SmallDisk(folder))
-    }
-
-    /// Leaves no room at all.
-    fn fill(&self) -> Result<()> {
-        let mut ballast = fs::File::create(self.ballast())?;
-        // It ends where there is no room any more, which is what is wanted.
-        let written = std::io::copy(&mut std::io::repeat(0), &mut ballast);
-        ensure!(written.is_err(), "the disk has no end");
-        Ok(())
-    }
-
-    fn clear(&self) -> Result<()> {
-        Ok(fs::remove_file(self.ballast())?)
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.0.path().join("ballast")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Whoever still has it open keeps it until then.
-        let unmounted = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-        if !unmounted.is_ok_and(|status| status.success()) {
-            eprintln!("{} could not be unmounted", self.0.path().display());
-        }
-    }
 }
 
 #[tokio::test]
@@ -75,7 +30,7 @@ async fn a_full_disk_of_the_spool_is_said_and_waited_for() -> Result<()> {
         }
     };
     let replication = Replication::start_with(options().b_conf("wal_sender_timeout", "2s"), DDL).await?;
-    replication.configure(&spool(disk.0.path(), ""))?;
+    replication.configure(&spool(disk.path(), ""))?;
     replication.setup().await?;
     let engine = replication.spawn()?;
     wait_streaming(&engine, 1).await?;
@@ -85,7 +40,7 @@ async fn a_full_disk_of_the_spool_is_said_and_waited_for() -> Result<()> {
     large.batch_execute("BEGIN; INSERT INTO t SELECT n, repeat('x', 400) FROM generate_series(1, 10000) n").await?;
     a.sql(DATABASE, "INSERT INTO whole VALUES (1, 'behind it')").await?;
     wait_log(&engine, "the disk of the spool is full", 1).await?;
-    ensure!(engine.stderr().contains(&disk.0.path().display().to_string()), "no directory:\n{}", engine.stderr());
+    ensure!(engine.stderr().contains(&disk.path().display().to_string()), "no directory:\n{}", engine.stderr());
     // What had come before is still applied.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let end_lsn = replication.end_lsn().await?;
@@ -99,8 +54,7 @@ async fn a_full_disk_of_the_spool_is_said_and_waited_for() -> Result<()> {
     large.batch_execute("COMMIT").await?;
     settle(&replication, &engine, &TABLES).await?;
     // Once it is applied it takes no room.
-    fs::write(disk.ballast(), vec![0; (DISK_MIB << 20) as usize - (1 << 20)])
-        .context("the room that is there again")?;
+    disk.has_room().context("the room that is there again")?;
     stop(&engine).await
 }
 
