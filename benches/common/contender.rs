@@ -35,12 +35,20 @@ pub enum Contender {
     Engine,
     /// With one session on C.
     Alone,
+    /// Through a trail.
+    Trail,
     /// The stream read and thrown away.
     Ceiling,
 }
 
-pub const CONTENDERS: [Contender; 5] =
-    [Contender::NativeText, Contender::NativeBinary, Contender::Engine, Contender::Alone, Contender::Ceiling];
+pub const CONTENDERS: [Contender; 6] = [
+    Contender::NativeText,
+    Contender::NativeBinary,
+    Contender::Engine,
+    Contender::Alone,
+    Contender::Trail,
+    Contender::Ceiling,
+];
 
 /// One that runs, or has run.
 #[derive(Debug)]
@@ -57,6 +65,7 @@ impl Contender {
             Contender::NativeBinary => "native, binary",
             Contender::Engine => "pgsluice",
             Contender::Alone => "pgsluice, 1",
+            Contender::Trail => "pgsluice, trail",
             Contender::Ceiling => "ceiling",
         }
     }
@@ -66,7 +75,7 @@ impl Contender {
     }
 
     pub fn is_engine(self) -> bool {
-        matches!(self, Contender::Engine | Contender::Alone)
+        matches!(self, Contender::Engine | Contender::Alone | Contender::Trail)
     }
 
     /// Its slot on B, and its subscription.
@@ -76,6 +85,7 @@ impl Contender {
             Contender::NativeBinary => "native_binary",
             Contender::Engine => "pgsluice_bench",
             Contender::Alone => "pgsluice_alone",
+            Contender::Trail => "pgsluice_trail",
             Contender::Ceiling => "ceiling",
         }
     }
@@ -87,7 +97,8 @@ impl Contender {
 
     pub async fn prepare(self, chain: &Chain, config: &Config) -> Result<()> {
         if self.is_engine() {
-            return config.command(self, &["setup"]).await;
+            config.command(self, &["setup"]).await?;
+            return config.keep_trail(self);
         }
         slot::create(chain, DATABASE, self.slot()).await?;
         let Some(database) = self.database() else { return Ok(()) };
@@ -107,7 +118,7 @@ impl Contender {
                 self.alter(chain, "ENABLE").await?;
                 Running::Native
             }
-            Contender::Engine | Contender::Alone => {
+            Contender::Engine | Contender::Alone | Contender::Trail => {
                 Running::Engine(Engine::spawn(Path::new(ENGINE), &config.path(self), &["run"])?)
             }
             Contender::Ceiling => {
@@ -140,7 +151,10 @@ impl Contender {
 
     pub async fn remove(self, chain: &Chain, config: &Config) -> Result<()> {
         match (self, self.database()) {
-            (Contender::Engine | Contender::Alone, _) => return config.command(self, &["teardown", "--yes"]).await,
+            (Contender::Engine | Contender::Alone | Contender::Trail, _) => {
+                config.let_go_of_trail(self)?;
+                return config.command(self, &["teardown", "--yes"]).await;
+            }
             (_, Some(database)) => {
                 self.alter(chain, "SET (slot_name = NONE)").await?;
                 chain.c.sql(database, &format!("DROP SUBSCRIPTION {}", self.slot())).await?;
@@ -163,13 +177,16 @@ pub struct Config(TempDir);
 impl Config {
     pub fn write(chain: &Chain) -> Result<Config> {
         let config = Config(tempfile::tempdir()?);
-        for (contender, name, apply) in
-            [(Contender::Engine, "bench", ""), (Contender::Alone, "alone", "[apply]\nworkers = 1\n")]
-        {
+        let trail = format!("[trail]\ndir = \"{}\"\n", config.trail().display());
+        for (contender, name, more) in [
+            (Contender::Engine, "bench", ""),
+            (Contender::Alone, "alone", "[apply]\nworkers = 1\n"),
+            (Contender::Trail, "trail", trail.as_str()),
+        ] {
             let database = contender.database().context("an engine writes")?;
             let text = format!(
                 "name = \"{name}\"\n[source]\ndsn = \"{}\"\n[primary]\ndsn = \"{}\"\n[target]\ndsn = \"{}\"\n\
-                 [tables]\ninclude = [\"public.*\"]\n[snapshot]\ncopy_data = false\n{apply}",
+                 [tables]\ninclude = [\"public.*\"]\n[snapshot]\ncopy_data = false\n{more}",
                 chain.b.dsn(DATABASE),
                 chain.a.dsn(DATABASE),
                 chain.c.dsn(database),
@@ -181,6 +198,39 @@ impl Config {
 
     fn path(&self, engine: Contender) -> std::path::PathBuf {
         self.0.path().join(format!("{}.toml", engine.slot()))
+    }
+
+    /// In a folder on disk.
+    fn trail(&self) -> std::path::PathBuf {
+        self.0.path().join("trail")
+    }
+
+    /// A reader that reads nothing: all that is written stays to be counted.
+    fn keep_trail(&self, engine: Contender) -> Result<()> {
+        if engine != Contender::Trail {
+            return Ok(());
+        }
+        let nothing = "{\"position\": \"0/0\", \"at\": \"\"}";
+        fs::write(self.trail().join("readers/bench_keep"), nothing).context("a reader of the trail")
+    }
+
+    fn let_go_of_trail(&self, engine: Contender) -> Result<()> {
+        if engine != Contender::Trail {
+            return Ok(());
+        }
+        fs::remove_file(self.trail().join("readers/bench_keep")).context("a reader of the trail")
+    }
+
+    /// What lies in the trail.
+    pub fn trail_bytes(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for entry in fs::read_dir(self.trail())? {
+            let entry = entry?;
+            if entry.path().extension().is_some_and(|suffix| suffix == "trail") {
+                bytes += entry.metadata()?.len();
+            }
+        }
+        Ok(bytes)
     }
 
     async fn command(&self, engine: Contender, command: &[&str]) -> Result<()> {

@@ -91,6 +91,7 @@ fn color(contender: Contender) -> &'static str {
         Contender::NativeBinary => "#689",
         Contender::Engine => "#d62",
         Contender::Alone => "#e96",
+        Contender::Trail => "#b6c",
         Contender::Ceiling => "#ddd",
     }
 }
