@@ -37,16 +37,19 @@ pub enum Contender {
     Alone,
     /// As two shards, each with one session on C.
     Shards,
+    /// Through a trail.
+    Trail,
     /// The stream read and thrown away.
     Ceiling,
 }
 
-pub const CONTENDERS: [Contender; 6] = [
+pub const CONTENDERS: [Contender; 7] = [
     Contender::NativeText,
     Contender::NativeBinary,
     Contender::Engine,
     Contender::Alone,
     Contender::Shards,
+    Contender::Trail,
     Contender::Ceiling,
 ];
 
@@ -66,6 +69,7 @@ impl Contender {
             Contender::Engine => "pgsluice",
             Contender::Alone => "pgsluice, 1",
             Contender::Shards => "pgsluice, 2 × 1",
+            Contender::Trail => "pgsluice, trail",
             Contender::Ceiling => "ceiling",
         }
     }
@@ -75,7 +79,7 @@ impl Contender {
     }
 
     pub fn is_engine(self) -> bool {
-        matches!(self, Contender::Engine | Contender::Alone | Contender::Shards)
+        matches!(self, Contender::Engine | Contender::Alone | Contender::Shards | Contender::Trail)
     }
 
     /// Its slot on B, and its subscription.
@@ -86,6 +90,7 @@ impl Contender {
             Contender::Engine => "pgsluice_bench",
             Contender::Alone => "pgsluice_alone",
             Contender::Shards => "pgsluice_shards",
+            Contender::Trail => "pgsluice_trail",
             Contender::Ceiling => "ceiling",
         }
     }
@@ -97,7 +102,8 @@ impl Contender {
 
     pub async fn prepare(self, chain: &Chain, config: &Config) -> Result<()> {
         if self.is_engine() {
-            return config.command(self, &["setup"]).await;
+            config.command(self, &["setup"]).await?;
+            return config.keep_trail(self);
         }
         slot::create(chain, DATABASE, self.slot()).await?;
         let Some(database) = self.database() else { return Ok(()) };
@@ -117,7 +123,7 @@ impl Contender {
                 self.alter(chain, "ENABLE").await?;
                 Running::Native
             }
-            Contender::Engine | Contender::Alone | Contender::Shards => {
+            Contender::Engine | Contender::Alone | Contender::Shards | Contender::Trail => {
                 Running::Engine(Engine::spawn(Path::new(ENGINE), &config.path(self), &["run"])?)
             }
             Contender::Ceiling => {
@@ -157,7 +163,8 @@ impl Contender {
 
     pub async fn remove(self, chain: &Chain, config: &Config) -> Result<()> {
         match (self, self.database()) {
-            (Contender::Engine | Contender::Alone | Contender::Shards, _) => {
+            (Contender::Engine | Contender::Alone | Contender::Shards | Contender::Trail, _) => {
+                config.let_go_of_trail(self)?;
                 return config.command(self, &["teardown", "--yes"]).await;
             }
             (_, Some(database)) => {
@@ -183,15 +190,17 @@ impl Config {
     pub fn write(chain: &Chain) -> Result<Config> {
         let config = Config(tempfile::tempdir()?);
         let alone = "[apply]\nworkers = 1\n";
-        for (contender, name, shards, apply) in [
+        let trail = format!("[trail]\ndir = \"{}\"\n", config.trail().display());
+        for (contender, name, shards, more) in [
             (Contender::Engine, "bench", 1, ""),
             (Contender::Alone, "alone", 1, alone),
             (Contender::Shards, "shards", 2, alone),
+            (Contender::Trail, "trail", 1, trail.as_str()),
         ] {
             let database = contender.database().context("an engine writes")?;
             let text = format!(
                 "name = \"{name}\"\nshards = {shards}\n[source]\ndsn = \"{}\"\n[primary]\ndsn = \"{}\"\n[target]\ndsn = \"{}\"\n\
-                 [tables]\ninclude = [\"public.*\"]\n[snapshot]\ncopy_data = false\n{apply}",
+                 [tables]\ninclude = [\"public.*\"]\n[snapshot]\ncopy_data = false\n{more}",
                 chain.b.dsn(DATABASE),
                 chain.a.dsn(DATABASE),
                 chain.c.dsn(database),
@@ -203,6 +212,39 @@ impl Config {
 
     fn path(&self, engine: Contender) -> std::path::PathBuf {
         self.0.path().join(format!("{}.toml", engine.slot()))
+    }
+
+    /// In a folder on disk.
+    fn trail(&self) -> std::path::PathBuf {
+        self.0.path().join("trail")
+    }
+
+    /// A reader that reads nothing: all that is written stays to be counted.
+    fn keep_trail(&self, engine: Contender) -> Result<()> {
+        if engine != Contender::Trail {
+            return Ok(());
+        }
+        let nothing = "{\"position\": \"0/0\", \"at\": \"\"}";
+        fs::write(self.trail().join("readers/bench_keep"), nothing).context("a reader of the trail")
+    }
+
+    fn let_go_of_trail(&self, engine: Contender) -> Result<()> {
+        if engine != Contender::Trail {
+            return Ok(());
+        }
+        fs::remove_file(self.trail().join("readers/bench_keep")).context("a reader of the trail")
+    }
+
+    /// What lies in the trail.
+    pub fn trail_bytes(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for entry in fs::read_dir(self.trail())? {
+            let entry = entry?;
+            if entry.path().extension().is_some_and(|suffix| suffix == "trail") {
+                bytes += entry.metadata()?.len();
+            }
+        }
+        Ok(bytes)
     }
 
     async fn command(&self, engine: Contender, command: &[&str]) -> Result<()> {

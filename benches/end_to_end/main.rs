@@ -4,7 +4,7 @@
 //! ```text
 //!  load ──► A ──► B ──► native, text   ──► a database on C
 //!                  ├──► native, binary ──► another
-//!                  ├──► pgsluice       ──► another
+//!                  ├──► pgsluice       ──► another, with and without a trail
 //!                  └──► ceiling
 //! ```
 //!

@@ -92,6 +92,7 @@ fn color(contender: Contender) -> &'static str {
         Contender::Engine => "#d62",
         Contender::Alone => "#e96",
         Contender::Shards => "#fb9",
+        Contender::Trail => "#b6c",
         Contender::Ceiling => "#ddd",
     }
 }

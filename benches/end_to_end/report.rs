@@ -50,6 +50,15 @@ impl Outcome {
         self.rounds.iter().filter_map(of_round).collect()
     }
 
+    /// Per round, how fast the drain through a trail was against that without.
+    fn trail_ratios(&self) -> Vec<f64> {
+        let of_round = |round: &Vec<Drained>| {
+            let of = |contender| round.iter().find(|one| one.contender == contender && one.void.is_none());
+            Some(of(Contender::Engine)?.seconds / of(Contender::Trail)?.seconds)
+        };
+        self.rounds.iter().filter_map(of_round).collect()
+    }
+
     /// Per round, CPU of C for the engine as a share of what the cheaper native took.
     fn cpu_c_ratios(&self) -> Vec<f64> {
         let of_round = |round: &Vec<Drained>| {
@@ -84,6 +93,13 @@ impl Outcome {
         let cpu = self.cpu_c_ratios();
         writeln!(text, "goal × {:.2}; CPU on C against the cheaper native {}", self.load.goal, range(&cpu))
             .expect("a string takes all");
+        writeln!(
+            text,
+            "with a trail × {} of without; {:.0} bytes written a row",
+            range(&self.trail_ratios()),
+            median(&self.of(Contender::Trail, |one| one.trail_bytes.map(|bytes| bytes as f64 / self.rows as f64)))
+        )
+        .expect("a string takes all");
         for (round, one) in
             self.rounds.iter().enumerate().flat_map(|(round, all)| all.iter().map(move |one| (round, one)))
         {
@@ -175,6 +191,7 @@ fn drained_json(one: &Drained) -> Value {
         "cpu_c_s": one.cpu_c_s,
         "cpu_engine_s": one.cpu_engine_s,
         "peak_rss_bytes": one.peak_rss_bytes,
+        "trail_bytes": one.trail_bytes,
         "void": one.void,
     })
 }

@@ -30,6 +30,8 @@ pub struct Drained {
     pub cpu_c_s: Option<f64>,
     pub cpu_engine_s: Option<f64>,
     pub peak_rss_bytes: Option<u64>,
+    /// Written to the trail, where there is one.
+    pub trail_bytes: Option<u64>,
     /// Why this drain does not count.
     pub void: Option<String>,
 }
@@ -121,7 +123,8 @@ async fn drain(chain: &Chain, config: &Config, contender: Contender) -> Result<D
     let stopped = contender.stop(chain, &running).await;
     let void = ended.and(stopped).err().map(|error| format!("{error:#}"));
     let cpu_c_s = watch.is_some().then_some(cpu_c_s);
-    Ok(Drained { contender, seconds, cpu_b_s, cpu_c_s, cpu_engine_s, peak_rss_bytes, void })
+    let trail_bytes = if contender == Contender::Trail { Some(config.trail_bytes()?) } else { None };
+    Ok(Drained { contender, seconds, cpu_b_s, cpu_c_s, cpu_engine_s, peak_rss_bytes, trail_bytes, void })
 }
 
 async fn wait_for_end(running: &mut Running, watch: Option<&Watch>, start: Instant) -> Result<()> {

@@ -15,13 +15,13 @@ use pgsluice_proto::Lsn;
 use pgsluice_proto::command::ProtoVersion;
 use tokio_postgres::Client;
 
+use super::asked::{Streaming, Terms, check_spool, read_publication, read_slot, stream_options};
 use super::capture::{self, Told};
 use super::feed::{check_origin, history};
 use super::history::{Whose, check_gap, check_identity, check_position, check_timeline};
 use super::intake::Intake;
 use super::promotion::Watched;
 use super::retry::Retry;
-use super::session::{Streaming, Terms, check_spool, read_publication, read_slot, stream_options};
 use super::workers::no_resources;
 use crate::checkpoint::Progress;
 use crate::config::{Config, Role, TrailConfig};
@@ -207,7 +207,7 @@ fn session(
     let watch = move || {
         if let Ok(runtime) = postgres::new_runtime(STAGE) {
             let mut ours = ours;
-            while is_over.recv_timeout(TIMELINE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            loop {
                 match runtime.block_on(source.look(ours)) {
                     Ok(None) => {}
                     Ok(Some(timeline)) => {
@@ -215,6 +215,9 @@ fn session(
                         ours = timeline;
                     }
                     Err(error) => tracing::debug!(%error, "whether the source was promoted is not known"),
+                }
+                if is_over.recv_timeout(TIMELINE_INTERVAL) != Err(RecvTimeoutError::Timeout) {
+                    return;
                 }
             }
         }

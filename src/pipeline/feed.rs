@@ -12,9 +12,9 @@ use std::time::Instant;
 use pgsluice_proto::{Lsn, TimelineId};
 use tokio_postgres::Client;
 
+use super::asked::{Streaming, Terms, read_slot};
 use super::history::{Whose, check_gap, check_identity, check_timeline};
 use super::input::Input;
-use super::session::{Streaming, Terms, read_slot};
 use crate::checkpoint::Progress;
 use crate::config::{Config, TrailConfig};
 use crate::error::{Error, Kind, Stage};

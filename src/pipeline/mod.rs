@@ -15,6 +15,7 @@
 //! - A session that ends leaves nothing behind that the next one needs: progress is on the target.
 //! - A table's changes come by one stream at a time: this one, or while it is copied beside it (`newcomers`) another.
 
+mod asked;
 mod both;
 mod capture;
 mod capturing;
@@ -51,6 +52,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use pgsluice_proto::Lsn;
 
+pub use self::asked::{check_heartbeat, read_position, stream_options};
 pub use self::both::run;
 pub use self::capturing::{Captured, capture};
 pub use self::conflicts::check as check_conflicts;
@@ -64,7 +66,6 @@ use self::retry::Retry;
 use self::selection::{Beside, Selection};
 use self::session::apply_options;
 use self::session::{Attempt, Opened, Session, Stages};
-pub use self::session::{check_heartbeat, read_position, stream_options};
 use self::shared::{Phase, Shared};
 use self::skips::Skips;
 use self::workers::{Ends, Workers, no_resources};

@@ -16,11 +16,12 @@ use pgsluice_proto::Lsn;
 use tokio_postgres::Client;
 
 use super::Opening;
+use super::asked::{Streaming, Terms};
 use super::handover::Handover;
 use super::input::Input;
 use super::reader::Start;
 use super::selection::{Beside, Known, Selection};
-use super::session::{Streaming, Terms, apply_options};
+use super::session::apply_options;
 use super::shared::{Phase, Shared};
 use super::skips::Skips;
 use super::workers::{Ends, Workers, no_resources};

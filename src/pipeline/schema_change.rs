@@ -4,7 +4,7 @@
 
 use tokio_postgres::Client;
 
-use super::session;
+use super::asked;
 use crate::checkpoint;
 use crate::config::{Config, Ddl};
 use crate::error::{Error, Kind, Lacks, Stage};
@@ -33,7 +33,7 @@ pub(super) fn meet(config: &Config, epoch: Option<i64>, error: Error) -> Option<
 async fn mend(config: &Config, epoch: Option<i64>, lacks: &Lacks) -> Result<Option<String>, Error> {
     let source = postgres::connect(&config.source, Stage::Schema).await?;
     let target = postgres::connect(&config.target, Stage::Schema).await?;
-    let mapping = session::read_mapping(config, &source).await?;
+    let mapping = asked::read_mapping(config, &source).await?;
     let additions = missing::additions(&source, &target, &mapping, lacks).await?;
     let mend = said(&additions);
     let (Ddl::Additive, Some(epoch)) = (config.apply.ddl, epoch) else { return Ok(Some(mend)) };

@@ -121,7 +121,9 @@ impl Current {
             if let Err(error) = self.file.sync_data() {
                 // Linux takes what it could not write for written from then on, and the next sync would succeed. So it must not be there
                 // any more. It was not confirmed, and comes again.
-                self.file.set_len(self.synced).map_err(|error| failed(&dir.segment(self.number()), "truncate", error))?;
+                self.file
+                    .set_len(self.synced)
+                    .map_err(|error| failed(&dir.segment(self.number()), "truncate", error))?;
                 return Err(failed(&dir.segment(self.number()), "sync", error));
             }
             self.synced = self.written;

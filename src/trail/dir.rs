@@ -58,11 +58,32 @@ impl Dir {
         self.0.join(READERS)
     }
 
-    /// The numbers of the segments that are there, ascending; none where there is no folder.
+    /// Does something with the numbers of the segments that are there, ascending; none where there is no folder. Those that every
+    /// reader has passed may go meanwhile, from the first one on: then it is done again.
     ///
     /// # Errors
-    /// A refusal if one is missing between others.
+    /// A refusal if one is missing between others; those of what is done.
+    pub fn with_segments<T>(&self, work: impl Fn(&[u64]) -> Result<T, Error>) -> Result<T, Error> {
+        const TRIES: usize = 100;
+        let mut tries = 0;
+        loop {
+            let numbers = self.list()?;
+            let error = match self.check_gap(&numbers).and_then(|()| work(&numbers)) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            tries += 1;
+            if tries == TRIES || self.list()?.first() == numbers.first() {
+                return Err(error);
+            }
+        }
+    }
+
     pub fn segments(&self) -> Result<Vec<u64>, Error> {
+        self.with_segments(|numbers| Ok(numbers.to_owned()))
+    }
+
+    fn list(&self) -> Result<Vec<u64>, Error> {
         let entries = match fs::read_dir(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|error| failed(&self.0, "list the folder", error))?,
@@ -74,9 +95,13 @@ impl Dir {
             numbers.extend(number.filter(|number| self.segment(*number).file_name() == Some(&name)));
         }
         numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    fn check_gap(&self, numbers: &[u64]) -> Result<(), Error> {
         match numbers.windows(2).find(|pair| pair[1] != pair[0] + 1) {
             Some(pair) => Err(self.missing(pair[0] + 1)),
-            None => Ok(numbers),
+            None => Ok(()),
         }
     }
 

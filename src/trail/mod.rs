@@ -42,6 +42,7 @@ pub use self::format::{EndMark, Header, Origin};
 pub use self::lock::{Lock, WriterState};
 pub use self::readers::Reader;
 pub use self::segment::Record;
+use self::segment::Segment;
 pub use self::tail::{Tail, Tailed};
 pub use self::verify::{Listed, Trail, list, verify};
 pub use self::writer::{Room, Writer};
@@ -67,14 +68,15 @@ pub struct Known {
 /// `None` where there is none.
 pub fn read(config: &TrailConfig) -> Result<Option<Known>, Error> {
     let dir = Dir::new(&config.dir);
-    let numbers = dir.segments()?;
-    let (Some(mark), Some(first), Some(last)) = (tail::read_mark(&dir)?, numbers.first(), numbers.last()) else {
-        return Ok(None);
-    };
-    let begins_at = segment::Segment::peek(&dir, *first)?.starts_at();
-    let Header { origin, history, timeline, .. } = segment::Segment::peek(&dir, mark.segment.min(*last))?;
-    let history = history.into_iter().map(|(timeline, lsn)| (TimelineId(timeline), Lsn::new(lsn))).collect();
-    Ok(Some(Known { origin, history, timeline: TimelineId(timeline), begins_at, ends_at: mark.lsn }))
+    dir.with_segments(|numbers| {
+        let (Some(mark), Some(first), Some(last)) = (tail::read_mark(&dir)?, numbers.first(), numbers.last()) else {
+            return Ok(None);
+        };
+        let begins_at = Segment::peek(&dir, *first)?.starts_at();
+        let Header { origin, history, timeline, .. } = Segment::peek(&dir, mark.segment.min(*last))?;
+        let history = history.into_iter().map(|(timeline, lsn)| (TimelineId(timeline), Lsn::new(lsn))).collect();
+        Ok(Some(Known { origin, history, timeline: TimelineId(timeline), begins_at, ends_at: mark.lsn }))
+    })
 }
 
 /// The trail, or a refusal where there is none.

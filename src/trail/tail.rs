@@ -60,41 +60,12 @@ impl Tail {
     /// A refusal if there is no trail, or none that has what follows; [`Kind::TrailBehind`] if it ends before.
     pub fn open(config: &TrailConfig, progress: Lsn) -> Result<Tail, Error> {
         let (dir, keys) = (Dir::new(&config.dir), Keys::new(config));
-        let numbers = dir.segments()?;
-        let mark = read_mark(&dir)?;
-        let (Some(mark), Some(first)) = (mark, numbers.first()) else { return Err(no_trail(&dir)) };
-        let begins_at = Segment::peek(&dir, *first)?.starts_at();
-        if begins_at > progress {
-            return Err(passed_over(begins_at, progress));
-        }
-        if mark.lsn < progress {
-            return Err(Error::new(STAGE, Kind::TrailBehind { end: mark.lsn, progress }));
-        }
-        let mut number = *first;
-        for later in numbers.iter().copied().filter(|later| (first + 1..=mark.segment).contains(later)) {
-            if Segment::peek(&dir, later)?.starts_at() > progress {
-                break;
-            }
-            number = later;
-        }
-        let segment = Segment::open(&dir, number, &keys)?;
+        let (mark, segment) = dir.with_segments(|numbers| find(&dir, &keys, numbers, progress))?;
         let path = dir.end();
         let end_file = File::open(&path).map_err(|error| failed(&path, "open", error))?;
         let changed = watch(&dir)?;
-        let end = segment.walk.end;
-        Ok(Tail {
-            dir,
-            keys,
-            segment,
-            end_file,
-            mark,
-            changed,
-            block: Vec::new(),
-            at: 0,
-            end,
-            position: end,
-            is_open: false,
-        })
+        let (block, end) = (Vec::new(), segment.walk.end);
+        Ok(Tail { dir, keys, segment, end_file, mark, changed, block, at: 0, end, position: end, is_open: false })
     }
 
     pub fn header(&self) -> &Header {
@@ -200,6 +171,27 @@ impl Tail {
         }
         Err(damaged(&self.dir.end(), Fault { offset: 0, what: "the end mark is not where a block ends" }))
     }
+}
+
+/// The segment that has what follows `progress`, and how far the trail goes.
+fn find(dir: &Dir, keys: &Keys, numbers: &[u64], progress: Lsn) -> Result<(EndMark, Segment), Error> {
+    let mark = read_mark(dir)?;
+    let (Some(mark), Some(first)) = (mark, numbers.first()) else { return Err(no_trail(dir)) };
+    let begins_at = Segment::peek(dir, *first)?.starts_at();
+    if begins_at > progress {
+        return Err(passed_over(begins_at, progress));
+    }
+    if mark.lsn < progress {
+        return Err(Error::new(STAGE, Kind::TrailBehind { end: mark.lsn, progress }));
+    }
+    let mut number = *first;
+    for later in numbers.iter().copied().filter(|later| (first + 1..=mark.segment).contains(later)) {
+        if Segment::peek(dir, later)?.starts_at() > progress {
+            break;
+        }
+        number = later;
+    }
+    Ok((mark, Segment::open(dir, number, keys)?))
 }
 
 /// Why this segment is not the one that follows, if so.

@@ -86,6 +86,8 @@ pub struct Writer {
     position: Lsn,
     /// That were taken since it was opened.
     transactions: u64,
+    /// The source has gone over to it, and the segment that is written does not know yet.
+    next_timeline: Option<u32>,
 }
 
 /// Messages that are in no block yet.
@@ -158,6 +160,7 @@ impl Writer {
             marked: last,
             position: last.lsn,
             transactions: 0,
+            next_timeline: None,
         };
         writer.mark(last)?;
         Ok(writer)
@@ -182,8 +185,9 @@ impl Writer {
         &self.identity.origin
     }
 
+    /// That what comes next is on.
     pub fn timeline(&self) -> TimelineId {
-        TimelineId(self.identity.timeline)
+        TimelineId(self.next_timeline.unwrap_or(self.identity.timeline))
     }
 
     pub fn arrivals_before(&self) -> u64 {
@@ -192,9 +196,9 @@ impl Writer {
 
     /// The source goes on along another timeline. A segment that says so begins between transactions.
     pub fn follow_timeline(&mut self, timeline: TimelineId) {
-        if timeline.0 > self.identity.timeline {
-            self.identity.history.push((self.identity.timeline, self.taken().as_u64()));
-            self.identity.timeline = timeline.0;
+        if timeline > self.timeline() {
+            self.next_timeline = Some(timeline.0);
+            self.end_segment_if_due();
         }
     }
 
@@ -365,7 +369,7 @@ impl Writer {
     fn end_segment_if_due(&mut self) {
         let is_due = |current: &Current| {
             current.bytes() >= self.limits.segment_bytes
-                || current.header().timeline != self.identity.timeline
+                || self.next_timeline.is_some()
                 || !self.keys.is_current(current.header())
         };
         let is_between = self.buffer.bytes.is_empty();
@@ -390,6 +394,10 @@ impl Writer {
     /// Begins a segment where all that came before is synced.
     fn begin_segment(&mut self) -> Result<(), Error> {
         let number = self.next_number;
+        if let Some(timeline) = self.next_timeline.take() {
+            self.identity.history.push((self.identity.timeline, self.marked.lsn.as_u64()));
+            self.identity.timeline = timeline;
+        }
         let Identity { origin, history, timeline } = self.identity.clone();
         let header = Header {
             version: FORMAT_VERSION,

@@ -166,6 +166,56 @@ async fn a_copy_and_tables_that_join_later_come_beside_a_trail() -> Result<()> {
     stop(&engine).await
 }
 
+/// B is promoted under the capture, or while none runs; the trail says from where on it is of another timeline.
+#[tokio::test]
+async fn a_promotion_of_the_standby_is_in_the_trail() -> Result<()> {
+    for is_running in [true, false] {
+        let trailed = Trailed::start(ChainOptions::default(), "CREATE TABLE log (n int)", "").await?;
+        let replication = &trailed.replication;
+        let chain = &replication.chain;
+        let mut engine = replication.spawn()?;
+        chain.a.sql(DATABASE, "INSERT INTO log VALUES (0)").await?;
+        settle(replication, &engine, &["public.log"]).await?;
+        if !is_running {
+            stop(&engine).await?;
+        }
+        chain.a.stop_immediate().await?;
+        chain.b.sql(DATABASE, "SELECT pg_promote()").await?;
+        let more = format!("[trail]\ndir = \"{}\"\n", trailed.dir().display());
+        replication.configure_servers(&chain.b.dsn(DATABASE), None, &chain.c.dsn(DATABASE), &more)?;
+        if is_running {
+            // That of the capture, and that of the target.
+            wait_log(&engine, "the source was promoted, and the stream goes on", 2).await?;
+        } else {
+            engine = replication.spawn()?;
+        }
+        for round in 0..3 {
+            chain.b.sql(DATABASE, "INSERT INTO log SELECT generate_series(1, 10)").await?;
+            let expected = chain.b.scalar(DATABASE, "SELECT count(*) FROM log").await?;
+            wait_for("the rows on C", DEADLINE, || async {
+                ensure!(engine.is_running(), "the engine has ended:\n{}", engine.stderr());
+                Ok((chain.c.scalar(DATABASE, "SELECT count(*) FROM log").await? == expected).then_some(()))
+            })
+            .await?;
+            match round {
+                0 => drop(engine.sigkill().await?),
+                _ => stop(&engine).await?,
+            }
+            engine = replication.spawn()?;
+        }
+        wait_streaming(&engine, 1).await?;
+        stop(&engine).await?;
+        pgsluice_testkit::assert_same(&chain.b, &chain.c, DATABASE, &["public.log"]).await;
+        let listed = trailed.ls().await?;
+        let timelines: Vec<_> =
+            listed["segments"].as_array().context("segments")?.iter().map(|one| one["timeline"].as_u64()).collect();
+        ensure!(timelines.last() == Some(&Some(2)), "{timelines:?}");
+        let timeline = chain.c.scalar(DATABASE, "SELECT timeline FROM pgsluice.progress").await?;
+        ensure!(timeline == "2", "progress is of timeline {timeline}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_dump_shows_what_came() -> Result<()> {
     let trailed = Trailed::start(ChainOptions::default(), DDL, "").await?;
@@ -202,7 +252,6 @@ async fn who_may_write_and_what_does_not_fit_is_said() -> Result<()> {
     refused(&["trail", "forget", "nobody"], "there are test").await?;
     trailed.configure("of = \"other\"\n")?;
     refused(&["capture"], "only its own configuration").await?;
-    refused(&["run"], "the trail is of slot \"pgsluice_test\"").await?;
     replication.configure("")?;
     refused(&["capture"], "the configuration has no [trail]").await?;
     refused(&["trail", "ls"], "the configuration has no [trail]").await?;
@@ -223,6 +272,23 @@ async fn who_may_write_and_what_does_not_fit_is_said() -> Result<()> {
     replication.catch_up().await?;
     replication.assert_same(&["public.t"]).await?;
     ensure!(!end.is_empty(), "an end");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_trail_of_another_slot_is_refused() -> Result<()> {
+    let trailed = Trailed::start(ChainOptions::default(), DDL, "").await?;
+    let replication = &trailed.replication;
+    let text = std::fs::read_to_string(replication.config())?.replace("name = \"test\"", "name = \"other\"");
+    std::fs::write(replication.config(), text)?;
+    let output = replication.command(&["setup"]).await?;
+    ensure!(output.code == Some(3) && output.stderr.contains("there is a trail in"), "{output:?}");
+    std::fs::rename(trailed.dir(), trailed.folder.path().join("away"))?;
+    replication.setup().await?;
+    std::fs::remove_dir_all(trailed.dir())?;
+    std::fs::rename(trailed.folder.path().join("away"), trailed.dir())?;
+    let output = replication.command(&["run", "--stop-at", "current"]).await?;
+    ensure!(output.code == Some(3) && output.stderr.contains("the trail is of slot \"pgsluice_test\""), "{output:?}");
     Ok(())
 }
 
