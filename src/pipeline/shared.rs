@@ -3,9 +3,12 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
+use crossbeam_channel::{Receiver, Sender};
 use pgsluice_proto::Lsn;
 use tokio::sync::Notify;
 
+use crate::batch::Batch;
+use crate::error::{Error, Kind, Stage};
 use crate::source::Waker;
 
 /// How the session is to end.
@@ -168,4 +171,17 @@ impl Shared {
     pub fn has_writer_ended(&self) -> bool {
         self.writer_ended.load(Ordering::Acquire)
     }
+}
+
+/// Both ends of a channel of batches.
+type BatchChannel = (Sender<Box<Batch>>, Receiver<Box<Batch>>);
+
+/// All batches there are, in the channel that gives them back.
+pub(super) fn empty_batches(count: usize) -> Result<BatchChannel, Error> {
+    let (give_back, empty) = crossbeam_channel::bounded(count);
+    for _ in 0..count {
+        // The channel holds as many as there are.
+        give_back.try_send(Box::default()).map_err(|_| Error::new(Stage::Apply, Kind::Panicked))?;
+    }
+    Ok((give_back, empty))
 }

@@ -9,10 +9,10 @@ use tokio::runtime::Runtime;
 
 use super::input::Input;
 use super::reader::{Reader, Start};
-use super::shared::Shared;
+use super::shared::{Shared, empty_batches};
 use super::writer::{TargetSide, Writer};
 use crate::apply::Crew;
-use crate::batch::{Batch, Limits, pool_batches};
+use crate::batch::{Limits, pool_batches};
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 
@@ -29,9 +29,6 @@ enum Worker {
     /// Works for the session, which ends without it.
     Helper,
 }
-
-/// Both ends of a channel of batches.
-type BatchChannel = (Sender<Box<Batch>>, Receiver<Box<Batch>>);
 
 type Ended = (Worker, Result<(), Error>);
 
@@ -147,16 +144,6 @@ impl Workers {
         }
         outcome
     }
-}
-
-/// All batches there are, in the channel that gives them back.
-pub(super) fn empty_batches(count: usize) -> Result<BatchChannel, Error> {
-    let (give_back, empty) = crossbeam_channel::bounded(count);
-    for _ in 0..count {
-        // The channel holds as many as there are.
-        give_back.try_send(Box::default()).map_err(|_| Error::new(Stage::Apply, Kind::Panicked))?;
-    }
-    Ok((give_back, empty))
 }
 
 pub(super) fn no_resources(source: std::io::Error) -> Error {

@@ -15,9 +15,24 @@ use std::path::Path;
 use pgsluice_proto::Lsn;
 
 use super::dir::{Dir, failed};
-use super::format::{BlockHeader, EndMark, Header, Kind, Seal, encode_block};
-use super::writer::Kept;
+use super::format::{BlockHeader, EndMark, Header, Kind, Origin, Seal, encode_block};
 use crate::error::Error;
+
+/// What all segments say alike.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub origin: Origin,
+    pub history: Vec<(u32, u64)>,
+    pub timeline: u32,
+}
+
+/// A segment that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub number: u64,
+    pub starts_at: Lsn,
+    pub bytes: u64,
+}
 
 #[derive(Debug)]
 pub(super) struct Current {

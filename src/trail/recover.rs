@@ -11,14 +11,13 @@
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
 
-use super::current::Current;
+use super::current::{Current, Identity, Kept};
 use super::dir::{Dir, damaged, failed};
 use super::format::{EndMark, Fault, Header, Kind};
 use super::keys::Keys;
 use super::known::Known;
 use super::segment::{Found, Segment, split_record};
 use super::walk::Walk;
-use super::writer::{Identity, Kept};
 use crate::error::Error;
 
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 
 use pgsluice_proto::{Lsn, TimelineId};
 
-use super::current::Current;
+use super::current::{Current, Identity, Kept};
 use super::dir::{self, Dir, failed, is_full};
 use super::format::{BlockHeader, END_BYTES, EndMark, FORMAT_VERSION, Header, Kind, Origin, Seal, encode_block};
 use super::keys::Keys;
@@ -46,22 +46,6 @@ pub enum Room {
 struct Limits {
     segment_bytes: u64,
     max_bytes: u64,
-}
-
-/// What all segments say alike.
-#[derive(Clone, Debug)]
-pub(super) struct Identity {
-    pub origin: Origin,
-    pub history: Vec<(u32, u64)>,
-    pub timeline: u32,
-}
-
-/// A segment that is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Kept {
-    pub number: u64,
-    pub starts_at: Lsn,
-    pub bytes: u64,
 }
 
 #[derive(Debug)]
