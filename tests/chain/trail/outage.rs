@@ -27,6 +27,8 @@ async fn outage(replication: &Replication) -> Result<u64> {
     let begin = chain.a.scalar(DATABASE, "SELECT pg_current_wal_lsn()").await?;
     let written = format!("SELECT (pg_current_wal_lsn() - '{begin}')::bigint");
     let held = "SELECT max(pg_last_wal_replay_lsn() - restart_lsn)::bigint FROM pg_replication_slots";
+    // About a thousand times, however long it is: the servers are in memory.
+    let pause = Duration::from_millis(30).max(Duration::from_secs(seconds) / 1_000);
     let mut n = 0;
     while began.elapsed() < Duration::from_secs(seconds) || bytes(&chain.a, &written).await? < WRITTEN_MIN {
         n += 1;
@@ -34,7 +36,7 @@ async fn outage(replication: &Replication) -> Result<u64> {
         chain.a.sql(DATABASE, &rows).await?;
         // Where a slot could restart, A says every fifteen seconds by itself.
         chain.log_standby_snapshot().await?;
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        tokio::time::sleep(pause).await;
         retained = bytes(&chain.b, held).await?.max(retained);
     }
     println!(
