@@ -21,8 +21,9 @@ use crate::error::{Error, Kind, Stage};
 use crate::source::{Filled, Waker};
 use crate::trail::{Lock, Record, Room, Writer};
 
-/// With little to do, syncs are at least so far apart. Longer than a sync takes on a good disk.
-const SYNC_INTERVAL: Duration = Duration::from_millis(5);
+/// Syncs are at least so far apart, unless much is unsynced: longer than the reader's pauses, so that they are seldom cut short, and
+/// many commits share one. What comes alone is synced at once.
+const SYNC_INTERVAL: Duration = Duration::from_millis(20);
 /// With nothing to be written, the end follows the source's WAL this often, so that an idle slot does not hold WAL back.
 const IDLE_ADVANCE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often is looked what readers have passed.
@@ -146,8 +147,8 @@ impl<'a> Capture<'a> {
             (Taken::All, Filled::Drained) => {
                 if self.until_sync(now) == Duration::ZERO {
                     self.sync(now)?;
-                    return Ok(());
                 }
+                // A sync takes no place of a pause: without it rows would come one by one, at B's cost.
                 let at_most = self.until_sync(now);
                 self.intake.stream().wait_after_drain(&self.told.waker, at_most, now)
             }
