@@ -84,8 +84,8 @@ pub async fn wait_progress(replication: &Replication) -> Result<()> {
 /// Waits until this engine has brought C to where A is now, and compares.
 pub async fn settle(replication: &Replication, engine: &Engine, tables: &[&str]) -> Result<()> {
     let caught_up = replication.wait_caught_up();
-    let ended =
-        wait_for("the end of the engine", DEADLINE + DEADLINE, || async { Ok((!engine.is_running()).then_some(())) });
+    let longer = Duration::from_secs(LOAD_SECONDS.into());
+    let ended = wait_for("the end of the engine", longer, || async { Ok((!engine.is_running()).then_some(())) });
     let outcome = tokio::select! {
         caught_up = caught_up => caught_up,
         _ = ended => Err(anyhow::anyhow!("the engine has ended")),

@@ -115,18 +115,33 @@ impl Replication {
         self.succeed(&["run", "--stop-at", "current"]).await
     }
 
-    /// Waits until an engine that runs has brought C to where A is now, all its shards included.
+    /// Waits until an engine that runs has brought C to where A is now, all its shards included. That may take as long as it goes on:
+    /// minutes of load, or of an outage, may have left more than a minute can bring.
     pub async fn wait_caught_up(&self) -> Result<()> {
         let position = self.chain.a.scalar(DATABASE, "SELECT pg_current_wal_lsn()").await?;
         let sql = format!(
             "SELECT coalesce(bool_and(end_lsn >= '{position}'), false) FROM pgsluice.progress \
              WHERE name = 'test' OR name LIKE 'test\\_%'"
         );
-        wait_for("C at A's position", DEADLINE, || async {
-            let reached = self.chain.c.scalar(DATABASE, &sql).await?;
-            Ok((reached == "t").then_some(()))
-        })
-        .await
+        let reached = || async { Ok((self.chain.c.scalar(DATABASE, &sql).await? == "t").then_some(())) };
+        loop {
+            let before = self.progress().await?;
+            match wait_for("C at A's position", DEADLINE, reached).await {
+                Err(_) if self.progress().await? != before => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Of all shards.
+    async fn progress(&self) -> Result<String> {
+        self.chain
+            .c
+            .scalar(
+                DATABASE,
+                "SELECT coalesce(string_agg(end_lsn::text, ' ' ORDER BY name), '') FROM pgsluice.progress",
+            )
+            .await
     }
 
     /// C holds what B holds, row for row.
