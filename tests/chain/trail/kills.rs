@@ -17,6 +17,8 @@ use crate::replication::{DEADLINE, ENGINE};
 /// Within so many calls there is one of every kind.
 const CALLS_MAX: u64 = 90;
 
+const ROUNDS_TO_CATCH_UP: u64 = 25;
+
 fn build(folder: &Path) -> Result<String> {
     let (source, library) = (folder.join("killer.c"), folder.join("killer.so"));
     std::fs::write(&source, include_str!("killer.c"))?;
@@ -35,9 +37,15 @@ async fn an_engine_killed_at_any_call_loses_and_doubles_nothing() -> Result<()> 
     let library = build(trailed.folder.path())?;
     let dir = trailed.dir().canonicalize()?.into_os_string().into_string().ok().context("a path in UTF-8")?;
     let rows = "BEGIN; INSERT INTO log SELECT generate_series(1, 20); INSERT INTO whole SELECT n, repeat('x', 1000) FROM generate_series(1, 20) n;
-                COMMIT; UPDATE whole SET note = 'y' WHERE id = 3; DELETE FROM whole; SELECT pg_sleep(0.01)";
+                COMMIT; UPDATE whole SET note = 'y' WHERE id = 3; DELETE FROM whole; SELECT pg_sleep(0.04)";
     let changes = Changes::start(replication, rows);
     for round in 0..kills {
+        // Between deaths C is let come up with A now and then, so that it is not for the last engine to do it all.
+        if round % ROUNDS_TO_CATCH_UP == ROUNDS_TO_CATCH_UP - 1 {
+            let engine = replication.spawn()?;
+            replication.wait_caught_up().await.with_context(|| format!("round {round}:\n{}", engine.stderr()))?;
+            engine.sigkill().await?;
+        }
         let (at, how) = (1 + random.below(CALLS_MAX), ["before", "after", "torn"][round as usize % 3]);
         let at = at.to_string();
         let env = [("LD_PRELOAD", library.as_str()), ("KILL_DIR", &dir), ("KILL_AT", &at), ("KILL_HOW", how)];
