@@ -238,11 +238,11 @@ impl Decoder {
 const OUTSIDE: &str = "outside of a transaction";
 
 #[cold]
-fn out_of_sequence(lsn: Lsn, message: &'static str, state: &'static str) -> Error {
+pub(crate) fn out_of_sequence(lsn: Lsn, message: &'static str, state: &'static str) -> Error {
     decode_error(DecodeError { lsn, offset: 0, kind: DecodeErrorKind::OutOfSequence { message, state } })
 }
 
 #[cold]
-fn decode_error(error: DecodeError) -> Error {
+pub(crate) fn decode_error(error: DecodeError) -> Error {
     Error::new(Stage::Decode, Kind::Decode(error))
 }

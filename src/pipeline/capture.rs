@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pgsluice_proto::pgoutput::{self, Begin, Commit};
-use pgsluice_proto::{DecodeError, DecodeErrorKind, Lsn, TimelineId};
+use pgsluice_proto::{Lsn, TimelineId};
 
 use super::intake::{Intake, Message, Next, ROOM_LOOK_INTERVAL};
-use crate::decode::Arrival;
-use crate::error::{Error, Kind, Stage};
+use crate::decode::{Arrival, decode_error, out_of_sequence};
+use crate::error::Error;
 use crate::source::{Filled, Waker};
 use crate::trail::{Lock, Record, Room, Writer};
 
@@ -331,14 +331,4 @@ fn commit(lsn: Lsn, messages: &mut pgoutput::Decoder, payload: &[u8]) -> Result<
         pgoutput::Message::Commit(commit) => Ok(commit),
         other => Err(out_of_sequence(lsn, other.name(), "where a Commit comes")),
     }
-}
-
-#[cold]
-fn out_of_sequence(lsn: Lsn, message: &'static str, state: &'static str) -> Error {
-    decode_error(DecodeError { lsn, offset: 0, kind: DecodeErrorKind::OutOfSequence { message, state } })
-}
-
-#[cold]
-fn decode_error(error: DecodeError) -> Error {
-    Error::new(Stage::Decode, Kind::Decode(error))
 }

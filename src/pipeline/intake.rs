@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use pgsluice_proto::frame::{Frame, PrimaryKeepalive};
 use pgsluice_proto::pgoutput::{Segments, StreamAbort, StreamCommit, StreamStart, Streamed};
-use pgsluice_proto::{DecodeError, DecodeErrorKind, Lsn, Xid};
+use pgsluice_proto::{Lsn, Xid};
 
-use crate::decode::Arrival;
-use crate::error::{Error, Kind, Stage};
+use crate::decode::{self, Arrival, decode_error};
+use crate::error::Error;
 use crate::source::{Filled, ReplicationStream};
 use crate::spool::{Followed, Replay, Replayed, Room, Spool};
 
@@ -316,10 +316,5 @@ impl InProgress {
 #[cold]
 fn out_of_sequence(lsn: Lsn, message: &'static str) -> Error {
     let state = "of a transaction in progress, where it cannot come";
-    decode_error(DecodeError { lsn, offset: 0, kind: DecodeErrorKind::OutOfSequence { message, state } })
-}
-
-#[cold]
-fn decode_error(error: DecodeError) -> Error {
-    Error::new(Stage::Decode, Kind::Decode(error))
+    decode::out_of_sequence(lsn, message, state)
 }
