@@ -10,7 +10,6 @@ mod conflicts;
 mod constraints;
 mod crash;
 mod deferred;
-mod disk;
 mod expressions;
 mod failures;
 mod feedback;

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::compare::check_same;
-use pgsluice_testkit::{Chain, Random, wait_for};
+use pgsluice_testkit::{Chain, Random, SmallDisk, wait_for};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
-use crate::disk::TABLESPACE;
 use crate::{DATABASE, Stage};
 
 const CLIENTS: u64 = 4;
@@ -24,7 +23,8 @@ const TABLES: [&str; 4] = ["public.accounts", "public.ledger", "public.journal",
 const DEADLINE: Duration = Duration::from_secs(180);
 const TRANSFER_PAUSE_MAX: Duration = Duration::from_millis(15);
 
-pub async fn create(chain: &Chain, on_small_disk: bool) -> Result<()> {
+/// The tables of C lie on `disk`, where there is one.
+pub async fn create(chain: &Chain, disk: Option<&SmallDisk>) -> Result<()> {
     let tables = |tablespace: &str| {
         format!(
             "CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL DEFAULT 0, transfers bigint NOT NULL DEFAULT 0){tablespace};
@@ -35,8 +35,14 @@ pub async fn create(chain: &Chain, on_small_disk: bool) -> Result<()> {
         )
     };
     chain.a.sql(DATABASE, &tables("")).await?;
-    let tablespace = if on_small_disk { format!(" TABLESPACE {TABLESPACE}") } else { String::new() };
-    chain.c.sql(DATABASE, &tables(&tablespace)).await?;
+    let tablespace = match disk {
+        Some(disk) => {
+            chain.c.sql("postgres", &format!("CREATE TABLESPACE small LOCATION '{}'", disk.path().display())).await?;
+            " TABLESPACE small"
+        }
+        None => "",
+    };
+    chain.c.sql(DATABASE, &tables(tablespace)).await?;
     let rows = format!(
         "INSERT INTO accounts SELECT generate_series(1, {ACCOUNTS});
          INSERT INTO papers SELECT g, repeat(md5(g::text), 100) FROM generate_series(1, 200) g"

@@ -8,7 +8,6 @@
 //! Ends with a table of what was done and how often, or with the first thing that is lost, doubled or torn.
 
 mod bank;
-mod disk;
 mod engines;
 mod faults;
 
@@ -16,10 +15,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pgsluice_testkit::{Chain, ChainOptions, Proxy, Random, wait_for};
+use pgsluice_testkit::{Chain, ChainOptions, Proxy, Random, SmallDisk, wait_for};
 
 use crate::bank::Bank;
-use crate::disk::SmallDisk;
 use crate::engines::Engines;
 use crate::faults::Fault;
 
@@ -27,6 +25,8 @@ const DATABASE: &str = "app";
 /// Between two faults; some come while the one before is still being healed.
 const PAUSE_MAX: Duration = Duration::from_secs(4);
 const COMPARE_INTERVAL: Duration = Duration::from_secs(60);
+/// Room for the tables of a run, and a little more.
+const DISK_MIB: u64 = 512;
 
 /// The servers, what lies between them and the engine, and the engine.
 struct Stage {
@@ -86,14 +86,14 @@ async fn main() -> Result<()> {
 
 async fn set_up() -> Result<Stage> {
     let chain = Chain::start(ChainOptions::default()).await?;
-    let disk = match SmallDisk::mount(&chain.c).await {
+    let disk = match SmallDisk::mount_for(&chain.c, DISK_MIB) {
         Ok(disk) => Some(disk),
         Err(error) => {
             eprintln!("a full disk is left out, since no small one can be mounted: {error:#}");
             None
         }
     };
-    bank::create(&chain, disk.is_some()).await?;
+    bank::create(&chain, disk.as_ref()).await?;
     let to_source = Proxy::start(chain.b.port()).await?;
     let to_target = Proxy::start(chain.c.port()).await?;
     let engines = Engines::set_up(&chain, &to_source, &to_target).await?;

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pgsluice_testkit::{Engine, wait_for};
+use pgsluice_testkit::{Engine, SmallDisk, wait_for};
 
 use super::{DDL, TABLES, options};
-use crate::disk::SmallDisk;
 use crate::load::{settle, stop, wait_log, wait_streaming};
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
+const DISK_MIB: u64 = 16;
 /// So small that most of a transaction is on disk.
 const SMALL_MEMORY: &str = "memory_bytes = \"256KiB\"\n";
 const CLEAR_TEXT: &str = "clear text of a row";
@@ -22,7 +22,7 @@ fn spool(folder: &Path, more: &str) -> String {
 
 #[tokio::test]
 async fn a_full_disk_of_the_spool_is_said_and_waited_for() -> Result<()> {
-    let disk = match SmallDisk::mount() {
+    let disk = match SmallDisk::mount(DISK_MIB) {
         Ok(disk) => disk,
         Err(error) => {
             println!("nothing is tested, for want of a disk that can be filled: {error:#}");

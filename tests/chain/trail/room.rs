@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use pgsluice_testkit::{ChainOptions, Engine};
+use pgsluice_testkit::{ChainOptions, Engine, SmallDisk};
 
 use super::{DDL, TABLES, Trailed};
-use crate::disk::SmallDisk;
 use crate::load::{settle, stop, wait_log, wait_streaming};
 use crate::replication::{DATABASE, ENGINE};
 
+const DISK_MIB: u64 = 16;
 const MEBIBYTE: &str = "INSERT INTO whole SELECT n, repeat('x', 1000) FROM generate_series(1, 1000) n";
 
 async fn confirmed(trailed: &Trailed) -> Result<String> {
@@ -65,7 +65,7 @@ async fn a_trail_that_is_as_large_as_it_may_be_is_waited_for() -> Result<()> {
 
 #[tokio::test]
 async fn a_full_disk_of_the_trail_is_said_and_waited_for() -> Result<()> {
-    let disk = match SmallDisk::mount() {
+    let disk = match SmallDisk::mount(DISK_MIB) {
         Ok(disk) => disk,
         Err(error) => {
             println!("nothing is tested, for want of a disk that can be filled: {error:#}");

@@ -20,6 +20,7 @@
 mod chain;
 pub mod compare;
 mod directory;
+mod disk;
 mod engine;
 mod pgbench;
 mod postgres;
@@ -34,6 +35,7 @@ mod wire;
 
 pub use chain::{Chain, ChainOptions, Pair};
 pub use compare::assert_same;
+pub use disk::SmallDisk;
 pub use engine::{Engine, Output, TERMINAL_COLUMNS, TERMINAL_ROWS, run, run_within};
 pub use pgbench::Pgbench;
 pub use postgres::Install;

@@ -1,27 +1,45 @@
-//! A disk that can be filled.
+//! A disk that can be filled: a small tmpfs of its own.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
-const DISK_MIB: u64 = 16;
+use crate::Server;
 
 /// A file system with little room, which is unmounted with this.
-pub struct SmallDisk(TempDir);
+#[derive(Debug)]
+pub struct SmallDisk {
+    folder: TempDir,
+    mib: u64,
+}
 
 impl SmallDisk {
     /// # Errors
     /// Without the right to mount.
-    pub fn mount() -> Result<SmallDisk> {
+    pub fn mount(mib: u64) -> Result<SmallDisk> {
+        SmallDisk::mount_with(mib, "mode=700")
+    }
+
+    /// One that this server may write to.
+    ///
+    /// # Errors
+    /// Without the right to mount.
+    pub fn mount_for(server: &Server, mib: u64) -> Result<SmallDisk> {
+        let owner = fs::metadata(server.data_dir())?;
+        SmallDisk::mount_with(mib, &format!("mode=700,uid={},gid={}", owner.uid(), owner.gid()))
+    }
+
+    fn mount_with(mib: u64, options: &str) -> Result<SmallDisk> {
         let folder = tempfile::tempdir()?;
-        let options = format!("size={DISK_MIB}m");
+        let options = format!("size={mib}m,{options}");
         let mounted =
             Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path()).output()?;
         ensure!(mounted.status.success(), "mount: {}", String::from_utf8_lossy(&mounted.stderr));
-        Ok(SmallDisk(folder))
+        Ok(SmallDisk { folder, mib })
     }
 
     /// Leaves no room at all.
@@ -38,25 +56,25 @@ impl SmallDisk {
     }
 
     pub fn path(&self) -> &Path {
-        self.0.path()
+        self.folder.path()
     }
 
     /// Nothing takes room on it.
     pub fn has_room(&self) -> Result<()> {
-        Ok(fs::write(self.ballast(), vec![0; (DISK_MIB << 20) as usize - (1 << 20)])?)
+        Ok(fs::write(self.ballast(), vec![0; ((self.mib - 1) << 20) as usize])?)
     }
 
     fn ballast(&self) -> PathBuf {
-        self.0.path().join("ballast")
+        self.path().join("ballast")
     }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         // Whoever still has it open keeps it until then.
-        let unmounted = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+        let unmounted = Command::new("umount").arg("--lazy").arg(self.path()).status();
         if !unmounted.is_ok_and(|status| status.success()) {
-            eprintln!("{} could not be unmounted", self.0.path().display());
+            eprintln!("{} could not be unmounted", self.path().display());
         }
     }
 }
