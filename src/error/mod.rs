@@ -7,6 +7,7 @@ mod client;
 mod next_step;
 mod row_key;
 mod server;
+mod verdict;
 
 use std::fmt;
 use std::io;
@@ -16,6 +17,8 @@ use pgsluice_proto::{DecodeError, Lsn, Oid};
 
 pub use self::row_key::RowKey;
 pub use self::server::ServerError;
+use self::verdict::Cause;
+pub use self::verdict::Disposition;
 use crate::config::{ConfigError, LogConfig, Role};
 
 /// Where it happened.
@@ -35,33 +38,11 @@ pub enum Stage {
     Trail,
 }
 
-/// What the supervisor does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disposition {
-    /// It can pass by itself: build everything anew from the progress on the target.
-    Retry,
-    /// It passes once somebody has done something about a server, however long that takes: the same, for as long.
-    Wait,
-    /// A person has to look.
-    Halt,
-}
-
 /// Done; failed while working; usage or configuration; refused by a check or a guardrail.
 pub const EXIT_DONE: u8 = 0;
 pub const EXIT_FAILED: u8 = 1;
 pub const EXIT_USAGE: u8 = 2;
 pub const EXIT_REFUSED: u8 = 3;
-
-/// What an error is due to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    /// One row, which the target does not take or does not have.
-    Row,
-    /// What was to be written, and how.
-    Data,
-    /// The servers, the configuration, or who writes.
-    Other,
-}
 
 pub struct Error(Box<Inner>);
 
@@ -260,85 +241,11 @@ impl Error {
     }
 
     pub fn disposition(&self) -> Disposition {
-        match &self.0.kind {
-            Kind::Unreachable { .. }
-            | Kind::Lost { .. }
-            | Kind::FormatOutdated { .. }
-            | Kind::Rewritten
-            | Kind::TablesToCopy(_)
-            | Kind::DeferredDue
-            | Kind::SkipsChanged
-            | Kind::SpoolOutgrown { .. }
-            | Kind::EarlyGivenUp
-            | Kind::TrailBehind { .. }
-            | Kind::Behind { .. } => Disposition::Retry,
-            Kind::Server { error, .. } => server_disposition(error),
-            Kind::Deferred { last, .. } => last.disposition(),
-            Kind::Mismatch { .. } | Kind::LacksColumns(_) | Kind::Spool { .. } | Kind::Trail { .. } => {
-                Disposition::Wait
-            }
-            Kind::Config(_)
-            | Kind::Usage(_)
-            | Kind::Refused { .. }
-            | Kind::SkipMissed { .. }
-            | Kind::Authentication { .. }
-            | Kind::Statement { .. }
-            | Kind::Program { .. }
-            | Kind::Decode(_)
-            | Kind::Protocol { .. }
-            | Kind::Fenced { .. }
-            | Kind::TrailDamaged { .. }
-            | Kind::RowCount { .. }
-            | Kind::SetCount { .. }
-            | Kind::RowNotWhole { .. }
-            | Kind::Row { .. }
-            | Kind::TimedOut { .. }
-            | Kind::GaveUp { .. }
-            | Kind::Incomplete(_)
-            | Kind::Interrupted
-            | Kind::Output(_)
-            | Kind::Panicked => Disposition::Halt,
-        }
+        verdict::of(&self.0.kind).disposition
     }
 
     pub fn exit_code(&self) -> u8 {
-        match &self.0.kind {
-            Kind::Config(_) | Kind::Usage(_) => EXIT_USAGE,
-            Kind::Refused { .. } | Kind::SkipMissed { .. } | Kind::Fenced { .. } => EXIT_REFUSED,
-            Kind::Deferred { last, .. } => last.exit_code(),
-            Kind::Unreachable { .. }
-            | Kind::Lost { .. }
-            | Kind::Authentication { .. }
-            | Kind::Server { .. }
-            | Kind::Statement { .. }
-            | Kind::Program { .. }
-            | Kind::Decode(_)
-            | Kind::Protocol { .. }
-            | Kind::RowCount { .. }
-            | Kind::SetCount { .. }
-            | Kind::RowNotWhole { .. }
-            | Kind::Mismatch { .. }
-            | Kind::LacksColumns(_)
-            | Kind::Row { .. }
-            | Kind::FormatOutdated { .. }
-            | Kind::Rewritten
-            | Kind::TablesToCopy(_)
-            | Kind::DeferredDue
-            | Kind::SkipsChanged
-            | Kind::Spool { .. }
-            | Kind::SpoolOutgrown { .. }
-            | Kind::EarlyGivenUp
-            | Kind::Trail { .. }
-            | Kind::TrailDamaged { .. }
-            | Kind::TrailBehind { .. }
-            | Kind::Behind { .. }
-            | Kind::TimedOut { .. }
-            | Kind::GaveUp { .. }
-            | Kind::Incomplete(_)
-            | Kind::Interrupted
-            | Kind::Output(_)
-            | Kind::Panicked => EXIT_FAILED,
-        }
+        verdict::of(&self.0.kind).exit_code
     }
 
     /// It speaks of what was to be written, not of the servers or of who writes: in another order, or without another
@@ -375,51 +282,7 @@ impl Error {
     }
 
     fn cause(&self) -> Cause {
-        match &self.0.kind {
-            Kind::RowCount { rows: 0, .. } | Kind::RowNotWhole { .. } => Cause::Row,
-            Kind::RowCount { .. } | Kind::SetCount { .. } | Kind::Mismatch { .. } | Kind::LacksColumns(_) => {
-                Cause::Data
-            }
-            Kind::Server { role: Role::Target, error } => match (server_disposition(error), error.class()) {
-                (Disposition::Retry | Disposition::Wait, _) => Cause::Other,
-                // Data exceptions, and violations of constraints.
-                (Disposition::Halt, "22" | "23") => Cause::Row,
-                (Disposition::Halt, _) => Cause::Data,
-            },
-            Kind::Server { role: Role::Source | Role::Primary, .. }
-            | Kind::Config(_)
-            | Kind::Usage(_)
-            | Kind::Refused { .. }
-            | Kind::SkipMissed { .. }
-            | Kind::Unreachable { .. }
-            | Kind::Lost { .. }
-            | Kind::Authentication { .. }
-            | Kind::Statement { .. }
-            | Kind::Program { .. }
-            | Kind::Decode(_)
-            | Kind::Protocol { .. }
-            | Kind::Fenced { .. }
-            | Kind::Row { .. }
-            | Kind::FormatOutdated { .. }
-            | Kind::Rewritten
-            | Kind::TablesToCopy(_)
-            | Kind::DeferredDue
-            | Kind::SkipsChanged
-            | Kind::Spool { .. }
-            | Kind::SpoolOutgrown { .. }
-            | Kind::EarlyGivenUp
-            | Kind::Trail { .. }
-            | Kind::TrailDamaged { .. }
-            | Kind::TrailBehind { .. }
-            | Kind::Behind { .. }
-            | Kind::TimedOut { .. }
-            | Kind::Deferred { .. }
-            | Kind::GaveUp { .. }
-            | Kind::Incomplete(_)
-            | Kind::Interrupted
-            | Kind::Output(_)
-            | Kind::Panicked => Cause::Other,
-        }
+        verdict::of(&self.0.kind).cause
     }
 
     /// SQLSTATE, or a word for what the engine itself has found: enough to count by, without any value of a row.
@@ -473,21 +336,6 @@ impl Error {
             _ => {}
         }
         self
-    }
-}
-
-/// Which server errors pass by themselves ("PostgreSQL Error Codes").
-fn server_disposition(error: &ServerError) -> Disposition {
-    match (error.class(), error.code.as_str()) {
-        // A full disk.
-        (_, "53100") => Disposition::Wait,
-        // Connection exceptions; insufficient resources; the server shuts down, has crashed,
-        // or starts; somebody cancelled us; errors of its file system.
-        ("08" | "53" | "57" | "58", _)
-        // Serialization failure, deadlock, lock not available, object in use, and a target that is read-only because
-        // it is just failing over.
-        | (_, "40001" | "40P01" | "55P03" | "55006" | "25006") => Disposition::Retry,
-        _ => Disposition::Halt,
     }
 }
 
