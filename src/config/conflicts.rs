@@ -6,8 +6,8 @@ use std::ops::Range;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::file::File;
 use super::raw::{CONFLICT, RawConflict, line_of};
-use super::resolve::File;
 use super::rules::patterns;
 use super::{ConfigError, Pattern, Problem};
 

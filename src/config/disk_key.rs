@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::resolve::File;
+use super::file::File;
 use super::{ConfigError, Problem};
 
 const KEY_BYTES: usize = 32;
@@ -65,11 +65,4 @@ fn parse_key(bytes: &[u8]) -> Option<DiskKey> {
         *byte = u8::try_from(high? * 16 + low?).ok()?;
     }
     Some(DiskKey(key))
-}
-
-impl File<'_> {
-    /// A path that is meant from where the configuration lies.
-    pub(super) fn beside(&self, path: &str) -> PathBuf {
-        self.path.parent().unwrap_or(Path::new("")).join(path)
-    }
 }

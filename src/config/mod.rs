@@ -14,6 +14,7 @@ mod conflicts;
 mod disk_key;
 mod dsn;
 mod error;
+mod file;
 mod pattern;
 mod raw;
 mod resolve;

@@ -8,8 +8,8 @@ use std::str::FromStr;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::file::{File, text_of};
 use super::raw::{OneOrMore, RawMask, RawMaskTable, RawRenaming, RawRule, RawSteps, Text, line_of};
-use super::resolve::{File, text_of};
 use super::{ConfigError, NamePattern, OWN_SCHEMA, Pattern, PatternError, Problem, Secret};
 
 /// The table of the file.

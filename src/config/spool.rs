@@ -3,8 +3,8 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use super::file::{File, KIB, MIB, text_of};
 use super::raw::RawSpool;
-use super::resolve::{File, KIB, MIB, text_of};
 use super::{ConfigError, DiskKey, disk_key};
 
 const MEMORY_BYTES: usize = 64 * MIB as usize;

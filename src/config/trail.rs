@@ -3,8 +3,8 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use super::file::{File, MIB, list_of, text_of};
 use super::raw::RawTrail;
-use super::resolve::{File, MIB, list_of, text_of};
 use super::{ConfigError, DiskKey, Name, Problem, ValueFormat, disk_key};
 
 const MAX_BYTES: u64 = 16 * 1024 * MIB;
