@@ -1,7 +1,7 @@
 //! The configuration: TOML text comes in, a [`Config`] goes out, and nothing past it is checked a second time.
 //!
 //! ```text
-//! text ──raw──► RawConfig ──resolve──► Config ──split──► one Config a shard
+//! text ─parse─► RawConfig ──resolve──► Config ──split──► one Config a shard
 //!        keys,            values, DSNs (libpq's),
 //!        types            patterns, passwords
 //! ```
@@ -15,6 +15,7 @@ mod disk_key;
 mod dsn;
 mod error;
 mod file;
+mod parse;
 mod pattern;
 mod raw;
 mod resolve;
@@ -77,7 +78,7 @@ impl Config {
     /// As [`Config::load`], with the text and the environment as arguments. `path` stands in messages, and its folder
     /// is where a relative `password_file` is looked for.
     pub fn parse(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
-        resolve::resolve(raw::parse(text, path)?, text, path, env)
+        resolve::resolve(parse::parse(text, path)?, text, path, env)
     }
 
     /// The name that slot and publication go by: our own, unless we apply from the trail of another.

@@ -4,16 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
 
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{
-    ConfigError, Ddl, Key, LetterCase, OnDuplicate, OnError, OnMissingRow, Problem, SynchronousCommit, ValueFormat,
-    unknown_key,
-};
+use super::{Ddl, LetterCase, OnDuplicate, OnError, OnMissingRow, SynchronousCommit, ValueFormat};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -296,46 +292,6 @@ pub(super) fn keys_of(table: &str) -> Option<&'static [&'static str]> {
     })
 }
 
-pub(super) fn parse(text: &str, path: &Path) -> Result<RawConfig, ConfigError> {
-    // The error's message alone: its Display quotes the line, which can hold a password.
-    let syntax = |error: toml::de::Error| ConfigError::Syntax {
-        path: path.to_owned(),
-        line: error.span().map_or(1, |span| line_of(text, &span)),
-        message: error.message().replace('\n', ", "),
-    };
-    let document = DeTable::parse(text).map_err(syntax)?;
-    if let Some(stranger) = unknown_key::find(document.get_ref()) {
-        return Err(stranger.into_error(text, path));
-    }
-    let value_error = |key: Key, span: Range<usize>, message: String| ConfigError::Value {
-        path: path.to_owned(),
-        key,
-        line: line_of(text, &span),
-        problem: Box::new(Problem::Type(message)),
-    };
-    for (key, value) in document.get_ref() {
-        let name = key.get_ref().as_ref();
-        let message = match value.get_ref() {
-            DeValue::Array(list) if comes_often(name) && list.iter().all(|one| one.get_ref().is_table()) => continue,
-            _ if comes_often(name) => format!("expected {name}s, each below a line [[{name}]] of its own"),
-            value if !TABLES.contains(&name) || value.is_table() => continue,
-            _ => format!("expected a table, written as [{name}] on a line of its own"),
-        };
-        return Err(value_error(Key::new("", name), key.span(), message));
-    }
-    let keys = document.get_ref().clone();
-    RawConfig::deserialize(toml::Deserializer::from(document)).map_err(|error| {
-        match error.span().and_then(|span| Some((key_at(&keys, span.start)?, span))) {
-            Some((key, span)) => value_error(key, span, error.message().to_owned()),
-            None => syntax(error),
-        }
-    })
-}
-
-fn comes_often(table: &str) -> bool {
-    matches!(table, RULE | CONFLICT)
-}
-
 /// The line, counted from 1, on which a span of the text begins.
 pub(super) fn line_of(text: &str, span: &Range<usize>) -> usize {
     1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count()
@@ -350,13 +306,4 @@ pub(super) fn tables_of<'a, 'i>(document: &'a DeTable<'i>) -> impl Iterator<Item
         };
         tables.into_iter().map(|table| (key.get_ref().as_ref(), table))
     })
-}
-
-/// The key whose value holds the byte at `offset`.
-fn key_at(document: &DeTable<'_>, offset: usize) -> Option<Key> {
-    let mut keys = tables_of(document)
-        .chain([("", document)])
-        .flat_map(|(table, keys)| keys.iter().map(move |entry| (table, entry)));
-    keys.find(|(_, (_, value))| value.span().contains(&offset))
-        .map(|(table, (key, _))| Key::new(table, key.get_ref().as_ref()))
 }

@@ -119,10 +119,10 @@ fn suggest(table: &str, name: &str, kind: Kind) -> Suggestion {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::config::parse;
 
     fn complaint(text: &str) -> String {
-        raw::parse(text, "p.toml".as_ref()).err().unwrap().to_string()
+        parse::parse(text, "p.toml".as_ref()).err().unwrap().to_string()
     }
 
     #[test]
