@@ -12,11 +12,12 @@ use pgsluice_proto::pgoutput::Cell;
 use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, ToSql};
 
+use super::attempt::attempt;
 use super::failed;
 use super::heal::How;
 use super::parameter::Parameter;
 use super::plan::{Plans, TablePlan};
-use super::policy::{Policies, attempt};
+use super::policy::Policies;
 use crate::batch::{BatchedChange, BatchedOperation, OldRow, Row};
 use crate::decode::Relation;
 use crate::error::{Error, Kind};

@@ -20,10 +20,10 @@ use pgsluice_proto::Lsn;
 use pgsluice_proto::pgoutput::Cell;
 use tokio_postgres::Client;
 
+use super::attempt::{Tried, attempt};
 use super::in_order::RowStatement;
 use super::parameter::Parameter;
 use super::plan::{Plans, Prepared, TablePlan};
-use super::policy::{Tried, attempt};
 use crate::batch::{BatchedChange, BatchedOperation, OldRow, Row};
 use crate::config::{OnDuplicate, OnMissingRow, Policy};
 use crate::decode::Relation;

@@ -11,7 +11,7 @@
 //!
 //! Changes are applied as sets. Where that fails there is a ladder, each step after a rollback: as sets, in the source's
 //! order, one source transaction at a time. The last step keeps what comes before the transaction that cannot be applied.
-//! That one is applied as the policies of its tables have it (`policy`); where they have no answer, its error is the one that
+//! That one is applied as the policies of its tables have it (`refused`); where they have no answer, its error is the one that
 //! is reported.
 //!
 //! **Always holds:**
@@ -19,6 +19,7 @@
 //! - Every statement's count of rows is compared with what the change asks for before anything commits.
 //! - After an error the session is not used again: what it had open is rolled back with it.
 
+mod attempt;
 mod beside;
 mod catalog;
 mod claims;
@@ -35,6 +36,7 @@ mod net;
 mod parameter;
 mod plan;
 mod policy;
+mod refused;
 mod sets;
 mod sql;
 
@@ -45,6 +47,7 @@ use futures_util::future::{Either, select, try_join};
 use pgsluice_proto::Lsn;
 use tokio_postgres::Client;
 
+use self::attempt::attempt;
 pub use self::catalog::{TargetColumn, TargetTable, is_stable_in_binary, load as load_tables};
 pub use self::crew::{Crew, Early, Flight};
 use self::durability::Durability;
@@ -52,7 +55,6 @@ pub use self::early::{Order, Orders};
 use self::plan::Plans;
 pub use self::plan::{check_columns, row_key_columns};
 pub use self::policy::Policies;
-use self::policy::attempt;
 use crate::batch::{Batch, Part};
 use crate::checkpoint::{Checkpoint, Moves};
 use crate::config::Role;
@@ -225,7 +227,7 @@ impl Applier {
                 Manner::InOrder => behind(begin, in_order::apply(client, plans, batch.changes_in(places))).await?,
                 Manner::ByPolicy => {
                     begin.await?;
-                    policy::apply(client, plans, policies, batch, places).await?;
+                    refused::apply(client, plans, policies, batch, places).await?;
                 }
             }
         }
@@ -269,7 +271,7 @@ impl Applier {
         }
         match attempt(client, in_order::apply(client, plans, batch.changes())).await? {
             Ok(()) => Ok(()),
-            Err(_) => policy::apply(client, plans, policies, batch, 0..batch.len()).await,
+            Err(_) => refused::apply(client, plans, policies, batch, 0..batch.len()).await,
         }
     }
 
