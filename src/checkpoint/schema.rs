@@ -18,7 +18,7 @@ pub const TABLES: [(&str, &str); 8] = [
     ("exceptions", EXCEPTIONS_SQL),
     ("conflicts", CONFLICTS_SQL),
     ("skips", SKIPS_SQL),
-    ("shards", crate::shards::SHARDS_SQL),
+    ("shards", SHARDS_SQL),
 ];
 
 const PROGRESS_SQL: &str = "\
@@ -152,6 +152,16 @@ CREATE TABLE IF NOT EXISTS pgsluice.skips (
     commit_time timestamptz,
     changes bigint,
     PRIMARY KEY (name, commit_lsn)
+);
+";
+
+/// Which part of a replication each of those is that are one together.
+const SHARDS_SQL: &str = "\
+CREATE TABLE IF NOT EXISTS pgsluice.shards (
+    name text PRIMARY KEY,
+    whole text NOT NULL,
+    number integer NOT NULL,
+    count integer NOT NULL
 );
 ";
 

@@ -35,16 +35,6 @@ const STAGE: Stage = Stage::Checkpoint;
 const CHANGE: &str = "to change it, `pgsluice teardown`, then `pgsluice setup`, and copy the tables again; docs/operating.md, \
                       Shards, has how to do without the copy";
 
-/// Which part of a replication each of those is that are one together.
-pub const SHARDS_SQL: &str = "\
-CREATE TABLE IF NOT EXISTS pgsluice.shards (
-    name text PRIMARY KEY,
-    whole text NOT NULL,
-    number integer NOT NULL,
-    count integer NOT NULL
-);
-";
-
 /// A row of `pgsluice.shards`.
 #[derive(Debug)]
 struct Recorded {
