@@ -205,8 +205,8 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let crew = crew(config, target, progress.epoch, (options, fires)).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
     let mapping = Arc::new(mapping);
-    // Nothing may be needed that only its commit tells: what a copy has already, what is passed over, what rules make of the commit.
-    let is_plain = copied.ends_at().is_none() && missing.is_empty() && skips.is_empty() && mapping.is_empty();
+    // Nothing may be needed that only its commit tells: what a copy has already, what is passed over.
+    let is_plain = copied.ends_at().is_none() && missing.is_empty() && skips.is_empty();
     let may_be_early = early && is_plain && input.has_spool() && crew.size() > 1 && config.conflicts.only_stop();
     let reads = Reads { mapping: mapping.clone(), binary, known: known.clone() };
     let early = (may_be_early && !constraints_fire && restart_at.is_none()).then_some(reads);

@@ -27,6 +27,11 @@ pub(super) fn is_volatile(field: usize) -> bool {
     field < FIRST_OF_TABLE
 }
 
+/// Whether nobody knows the field before the transaction has committed.
+pub(super) fn is_of_commit(field: usize) -> bool {
+    matches!(FIELDS[field].0, "$lsn" | "$commit_time" | "$xid")
+}
+
 /// The transaction that a change belongs to, or the snapshot that a copied row is of.
 #[derive(Clone, Debug)]
 pub struct Metadata {

@@ -102,6 +102,17 @@ impl Transform {
         Ok(())
     }
 
+    /// Whether rules make something of the commit in the rows of the relation.
+    ///
+    /// # Errors
+    /// As [`Transform::push`].
+    pub fn reads_commit(&mut self, relation: &Arc<Relation>) -> Result<bool, Error> {
+        if self.mapping.is_empty() {
+            return Ok(false);
+        }
+        Ok(matches!(self.known(relation)?, Known::Plan(plan) if plan.reads_commit()))
+    }
+
     /// What the truncate comes to on the target.
     pub fn truncate(&mut self, truncate: Truncate) -> Result<Truncate, Error> {
         if self.mapping.is_empty() {

@@ -7,7 +7,7 @@ use pgsluice_proto::pgoutput::{Cell, ReplicaIdentity};
 
 use super::expression::Expression;
 use super::mask::Masking;
-use super::metadata::{Metadata, Op};
+use super::metadata::{self, Metadata, Op};
 use crate::decode::{Column, Relation};
 
 /// How rows of a relation become rows of its table on the target.
@@ -83,6 +83,17 @@ impl Plan {
     /// The condition that rows have to meet.
     pub fn filter_text(&self) -> Option<&str> {
         self.filter_text.as_deref()
+    }
+
+    /// Something in its rows is only known when their transaction has committed.
+    pub fn reads_commit(&self) -> bool {
+        let first = self.source.columns.len();
+        let is_of_commit = |index: &usize| index.checked_sub(first).is_some_and(metadata::is_of_commit);
+        let reads = |output: &Output| match &output.how {
+            How::Compute(expression) => expression.columns().iter().any(is_of_commit),
+            How::Cell(_) | How::Mask { .. } | How::Fixed { .. } => false,
+        };
+        self.outputs.iter().any(reads)
     }
 
     /// Rows are deleted by an update that says so.

@@ -253,9 +253,13 @@ impl Following {
         }
         match self.decoder.decode(lsn, payload)? {
             Decoded::Change(change) => {
-                if self.selection.takes(change.relation)? {
-                    self.transform.push(&change, batch)?;
+                if !self.selection.takes(change.relation)? {
+                    return Ok(Taken::Yes);
                 }
+                if self.transform.reads_commit(change.relation)? {
+                    return Ok(Taken::NotEarly);
+                }
+                self.transform.push(&change, batch)?;
                 Ok(Taken::Yes)
             }
             // It would keep everybody from reading the table for as long as the transaction takes.

@@ -14,6 +14,11 @@ use crate::replication::{DATABASE, DEADLINE, Replication};
 const CONFIG: &str = "[apply]\nbatch_bytes = \"64KiB\"\nbatch_rows = 500\n";
 const EXIT_REFUSED: i32 = 3;
 
+/// An engine changes rows of `t` on C.
+const AT_WORK: &str =
+    "EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.relation = 'public.t'::regclass
+    AND l.mode = 'RowExclusiveLock' AND l.granted AND a.application_name LIKE 'pgsluice%')";
+
 /// A transaction on A that is open, and that a session on C is at work on.
 struct Scene {
     replication: Replication,
@@ -23,8 +28,12 @@ struct Scene {
 
 impl Scene {
     async fn set(rows: &str) -> Result<Scene> {
+        Scene::set_with("", rows).await
+    }
+
+    async fn set_with(rules: &str, rows: &str) -> Result<Scene> {
         let replication = Replication::start_with(options(), DDL).await?;
-        replication.configure(CONFIG)?;
+        replication.configure(&format!("{CONFIG}{rules}"))?;
         replication.setup().await?;
         let engine = replication.spawn()?;
         wait_streaming(&engine, 1).await?;
@@ -42,9 +51,13 @@ impl Scene {
     }
 
     async fn wait_at_work(&self) -> Result<()> {
-        let sql = "SELECT count(*) > 0 FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.relation = 'public.t'::regclass
-                   AND l.mode = 'RowExclusiveLock' AND l.granted AND a.application_name LIKE 'pgsluice%'";
-        wait_c(&self.replication, "C to be at work on it", sql).await.with_context(|| self.engine.stderr())
+        let sql = format!("SELECT {AT_WORK}");
+        wait_c(&self.replication, "C to be at work on it", &sql).await.with_context(|| self.engine.stderr())
+    }
+
+    async fn wait_given_up(&self) -> Result<()> {
+        let sql = format!("SELECT NOT {AT_WORK}");
+        wait_c(&self.replication, "it to be given up", &sql).await.with_context(|| self.engine.stderr())
     }
 
     /// Goes on with it for as long as `work` takes, so that nothing ends because nothing came.
@@ -93,6 +106,41 @@ async fn a_large_transaction_is_made_before_it_commits_and_seen_after() -> Resul
     scene.end().await?;
     let before = format!("SELECT count(*) > 1000 FROM t WHERE xmin::text::bigint < {now}");
     ensure!(c.scalar(DATABASE, &before).await? == "t", "it was made after its commit");
+    Ok(())
+}
+
+/// What a rule makes of a row is made early, unless it is made of what only the commit tells.
+#[tokio::test]
+async fn rules_wait_for_no_commit_but_those_that_are_about_it() -> Result<()> {
+    let rules = "[[rule]]\ntable = \"public.t\"\nwhere = \"id % 3 <> 0\"\nset = { note = \"upper(note) || $op\" }\n\
+                 [[rule]]\ntable = \"public.large\"\nset = { body = \"$lsn\" }\n";
+    for needs_commit in [false, true] {
+        let scene = Scene::set_with(rules, "INSERT INTO t VALUES (-1, 'old')").await?;
+        let (a, c) = (&scene.replication.chain.a, &scene.replication.chain.c);
+        scene.begin("UPDATE t SET note = 'large' WHERE id = -1").await?;
+        let now = c.scalar(DATABASE, "SELECT pg_current_xact_id()").await?;
+        if needs_commit {
+            scene.large.batch_execute("INSERT INTO large VALUES (1, 1, 'large')").await?;
+            scene.while_busy(scene.wait_given_up()).await?;
+        }
+        let lsn = "SELECT pg_current_wal_insert_lsn()";
+        let before = a.scalar(DATABASE, lsn).await?;
+        scene.large.batch_execute("COMMIT").await?;
+        let after = a.scalar(DATABASE, lsn).await?;
+        scene.replication.wait_caught_up().await?;
+        let sum = |note: &str| format!("SELECT count(*) || ' ' || sum(hashtext(id || {note})) FROM t");
+        let made = sum("upper(note) || CASE WHEN id < 0 THEN 'U' ELSE 'I' END") + " WHERE id % 3 <> 0";
+        ensure!(
+            a.scalar(DATABASE, &made).await? == c.scalar(DATABASE, &sum("note")).await?,
+            "C is not as the rules say"
+        );
+        let early = format!("SELECT count(*) > 1000 FROM t WHERE xmin::text::bigint < {now}");
+        ensure!((c.scalar(DATABASE, &early).await? == "t") != needs_commit, "needs its commit: {needs_commit}");
+        let of_commit = format!("SELECT count(*) FROM large WHERE body::pg_lsn BETWEEN '{before}' AND '{after}'");
+        ensure!(c.scalar(DATABASE, &of_commit).await? == u8::from(needs_commit).to_string(), "the commit is another");
+        ensure!(!scene.engine.stderr().contains("session ended"), "{}", scene.engine.stderr());
+        stop(&scene.engine).await?;
+    }
     Ok(())
 }
 
