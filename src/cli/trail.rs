@@ -148,7 +148,14 @@ fn segment_text(segment: &Listed) -> String {
 
 pub fn writer_text(writer: &trail::WriterState) -> String {
     let paused = writer.paused.as_ref().map_or(String::new(), |why| format!("; nothing is read: {why}"));
-    format!("process {} since {}{paused}", writer.pid, writer.since)
+    let command = match writer.command {
+        Some(trail::Command::Setup) => " (setup)",
+        Some(trail::Command::Run) => " (run)",
+        Some(trail::Command::Capture) => " (capture)",
+        Some(trail::Command::Teardown) => " (teardown)",
+        None => "",
+    };
+    format!("process {}{command} since {}{paused}", writer.pid, writer.since)
 }
 
 /// What is there now, and nothing that comes meanwhile.

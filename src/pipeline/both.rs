@@ -1,4 +1,4 @@
-//! Runs a replication: its apply side, and where it has a trail that nobody writes, the capture beside it.
+//! Runs a replication: its apply side, and where it has a trail that nobody captures for, the capture beside it.
 //!
 //! ```text
 //!  stop ──► supervisor ──stop──► thread "apply": sessions with the target ◄── trail
@@ -22,6 +22,8 @@ use crate::error::{Error, Kind, Stage};
 use crate::snapshot::CopyOptions;
 use crate::trail::{self, Lock};
 
+/// How often is looked whether another engine, whose place this one takes, has let go of the trail.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// As long as there may be a trail between. What has no end at all cannot be added to a time.
 const RETRY_LIMIT: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -33,24 +35,49 @@ pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiv
     let Some(trail) = config.trail.as_ref().filter(|trail| trail.of.is_none()) else {
         return apply(config, stop_at, options, stop);
     };
-    match trail::lock(trail)? {
-        Some(lock) => with_capture(config, (trail, lock), (stop_at, options), stop),
-        None => {
-            tracing::info!(dir = %trail.dir.display(), "another process writes the trail, and this one only applies");
+    let dir = trail.dir.display();
+    match turn(trail)? {
+        Turn::Ours(lock) => {
+            let Some(capture) = Capture::start(config, trail, lock, stop)? else {
+                return Ok(Summary { end_lsn: pgsluice_proto::Lsn::INVALID, transactions: 0, changes: 0, sessions: 0 });
+            };
+            with_capture(config, (trail, Some(capture)), (stop_at, options), stop)
+        }
+        Turn::Later => {
+            tracing::info!(%dir, "another process writes the trail, and this one does once that has ended");
+            with_capture(config, (trail, None), (stop_at, options), stop)
+        }
+        Turn::Others => {
+            tracing::info!(%dir, "another process writes the trail, and this one only applies");
             apply(config, stop_at, options, stop)
         }
     }
 }
 
+/// Whose the capture is.
+enum Turn {
+    Ours(Lock),
+    /// An engine has it that this one takes the place of; or somebody for a moment.
+    Later,
+    /// Somebody has it who was asked for nothing else.
+    Others,
+}
+
+fn turn(trail: &TrailConfig) -> Result<Turn, Error> {
+    if let Some(lock) = trail::lock(trail, trail::Command::Run)? {
+        return Ok(Turn::Ours(lock));
+    }
+    let captures = trail::writer(trail)?.is_some_and(|writer| writer.command == Some(trail::Command::Capture));
+    Ok(if captures { Turn::Others } else { Turn::Later })
+}
+
 fn with_capture(
     config: &Config,
-    (trail, lock): (&TrailConfig, Lock),
+    (trail, mut capture): (&TrailConfig, Option<Capture>),
     (stop_at, options): (StopAt, CopyOptions),
     stop: &Receiver<()>,
 ) -> Result<Summary, Error> {
-    let Some(capture) = Capture::start(config, trail, lock, stop)? else {
-        return Ok(Summary { end_lsn: pgsluice_proto::Lsn::INVALID, transactions: 0, changes: 0, sessions: 0 });
-    };
+    let capturing = config;
     let (asked, is_asked) = crossbeam_channel::bounded(1);
     let (report, applied) = crossbeam_channel::bounded(1);
     let mut config = config.clone();
@@ -68,16 +95,21 @@ fn with_capture(
         // One request is enough, and it may have ended.
         Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
     };
-    let never = crossbeam_channel::never();
-    let mut stop = stop;
+    let (nobody, never) = (crossbeam_channel::never(), crossbeam_channel::never());
+    let (mut stop, mut is_stopped) = (stop, false);
     loop {
+        let look = match &capture {
+            None if !is_stopped => crossbeam_channel::after(LOOK_INTERVAL),
+            None | Some(_) => crossbeam_channel::never(),
+        };
+        let ended = capture.as_ref().map_or(&nobody, Capture::ended);
         crossbeam_channel::select! {
             recv(applied) -> result => {
                 let applied = result.unwrap_or_else(|_| Err(panicked()));
-                let captured = capture.stop();
-                return applied.and_then(|summary| captured.map(|_| summary));
+                let captured = capture.map_or(Ok(()), |capture| capture.stop().map(drop));
+                return applied.and_then(|summary| captured.map(|()| summary));
             }
-            recv(capture.ended()) -> result => {
+            recv(ended) -> result => {
                 end();
                 let captured = result.unwrap_or_else(|_| Err(panicked()));
                 let applied = applied.recv().unwrap_or_else(|_| Err(panicked()));
@@ -85,10 +117,26 @@ fn with_capture(
             }
             recv(stop) -> _ => {
                 end();
-                stop = &never;
+                (stop, is_stopped) = (&never, true);
             }
+            recv(look) -> _ => match take_over(capturing, trail) {
+                Ok(taken) => capture = taken,
+                Err(error) => {
+                    end();
+                    // What has ended the run is said, and not what it was at.
+                    drop(applied.recv());
+                    return Err(error);
+                }
+            },
         }
     }
+}
+
+/// The capture, if whoever had it has ended.
+fn take_over(config: &Config, trail: &TrailConfig) -> Result<Option<Capture>, Error> {
+    let Turn::Ours(lock) = turn(trail)? else { return Ok(None) };
+    let (capture, _) = Capture::begin(config, trail, lock)?;
+    Ok(Some(capture))
 }
 
 fn panicked() -> Error {

@@ -68,6 +68,18 @@ impl Capture {
         lock: Lock,
         stop: &Receiver<()>,
     ) -> Result<Option<Capture>, Error> {
+        let (capture, is_open) = Capture::begin(config, trail, lock)?;
+        crossbeam_channel::select! {
+            recv(is_open) -> opened => match opened {
+                Ok(()) => Ok(Some(capture)),
+                Err(_) => capture.ended.recv().unwrap_or_else(|_| Err(panicked())).map(|_| None),
+            },
+            recv(stop) -> _ => Ok(None),
+        }
+    }
+
+    /// Begins to write a trail that is there already. The other end hears when the first session begins.
+    pub fn begin(config: &Config, trail: &TrailConfig, lock: Lock) -> Result<(Capture, Receiver<()>), Error> {
         let told = Arc::new(Told::new().map_err(no_resources)?);
         let (report, ended) = crossbeam_channel::bounded(1);
         let (opened, is_open) = crossbeam_channel::bounded(1);
@@ -79,14 +91,7 @@ impl Capture {
             drop(report.send(result));
         };
         let thread = thread::Builder::new().name("pgsluice-capture".to_owned()).spawn(work).map_err(no_resources)?;
-        let capture = Capture { told, ended, _thread: thread };
-        crossbeam_channel::select! {
-            recv(is_open) -> opened => match opened {
-                Ok(()) => Ok(Some(capture)),
-                Err(_) => capture.ended.recv().unwrap_or_else(|_| Err(panicked())).map(|_| None),
-            },
-            recv(stop) -> _ => Ok(None),
-        }
+        Ok((Capture { told, ended, _thread: thread }, is_open))
     }
 
     /// Hears how it has ended by itself.
@@ -124,7 +129,7 @@ pub fn capture(config: &Config, stop: &Receiver<()>) -> Result<Captured, Error> 
         let what = format!("the trail is that of \"{of}\", and only its own configuration says what is to be in it");
         return Err(Error::refused(Stage::Trail, what, "give `pgsluice capture` that configuration"));
     }
-    let Some(lock) = trail::lock(trail)? else { return Err(is_written(trail)?) };
+    let Some(lock) = trail::lock(trail, trail::Command::Capture)? else { return Err(is_written(trail)?) };
     let Some(capture) = Capture::start(config, trail, lock, stop)? else { return Ok(nothing()) };
     let mut transactions = 0;
     loop {
@@ -140,8 +145,7 @@ pub fn capture(config: &Config, stop: &Receiver<()>) -> Result<Captured, Error> 
 }
 
 fn is_written(trail: &TrailConfig) -> Result<Error, Error> {
-    let who =
-        trail::list(trail)?.writer.map_or("another process".to_owned(), |writer| format!("process {}", writer.pid));
+    let who = trail::writer(trail)?.map_or("another process".to_owned(), |writer| format!("process {}", writer.pid));
     let what = format!("the trail in {} is written by {who}", trail.dir.display());
     Ok(Error::refused(Stage::Trail, what, "there is one that writes; stop it first, or leave it be"))
 }

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::pipeline::{self, Whose};
 use crate::source::CreatedSlot;
 use crate::source::publication::{Publication, PublishedTable, TableName};
-use crate::trail::{self, Known, Lock, Origin, Writer};
+use crate::trail::{self, Command, Known, Lock, Origin, Writer};
 
 /// Before there is a slot: that there is no trail of another, and nobody writes one.
 ///
@@ -19,7 +19,7 @@ use crate::trail::{self, Known, Lock, Origin, Writer};
 /// A refusal if so; whatever the folder has against it.
 pub(super) fn prepare(trail: &TrailConfig) -> Result<Lock, Error> {
     let dir = trail.dir.display();
-    let Some(lock) = trail::lock(trail)? else {
+    let Some(lock) = trail::lock(trail, Command::Setup)? else {
         let what = format!("the trail in {dir} is being written by another process");
         return Err(Error::refused(STAGE, what, "stop it; or name another folder as `dir` in [trail]"));
     };
@@ -63,7 +63,7 @@ pub(super) fn remove(config: &Config, trail: &TrailConfig) -> Result<Step, Error
 /// As [`remove`].
 pub(super) fn check_remove(config: &Config, trail: &TrailConfig) -> Result<Lock, Error> {
     let dir = trail.dir.display();
-    let Some(lock) = trail::lock(trail)? else {
+    let Some(lock) = trail::lock(trail, Command::Teardown)? else {
         let what = format!("the trail in {dir} is being written by another process");
         return Err(Error::refused(STAGE, what, "stop `pgsluice capture` or `pgsluice run` first"));
     };

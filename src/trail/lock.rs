@@ -16,10 +16,21 @@ use crate::error::Error;
 /// Always as long as this, so that a full disk does not keep the file from being written.
 const FILE_BYTES: usize = 512;
 
+/// What a writer was started as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Command {
+    Setup,
+    Run,
+    Capture,
+    Teardown,
+}
+
 /// What a writer says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriterState {
     pub pid: u32,
+    pub command: Option<Command>,
     /// RFC 3339.
     pub since: String,
     /// Why nothing is read from the source, if so.
@@ -34,7 +45,7 @@ pub struct Lock {
 
 impl Lock {
     /// `None` where another process has it.
-    pub fn take(dir: &Dir) -> Result<Option<Lock>, Error> {
+    pub fn take(dir: &Dir, command: Command) -> Result<Option<Lock>, Error> {
         let path = dir.lock();
         let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
         let file = opened.map_err(|error| failed(&path, "open", error))?;
@@ -43,7 +54,8 @@ impl Lock {
             locked => locked.map_err(|error| failed(&path, "lock", error.into()))?,
         }
         let since = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        let mut lock = Lock { file, state: WriterState { pid: std::process::id(), since, paused: None } };
+        let mut lock =
+            Lock { file, state: WriterState { pid: std::process::id(), command: Some(command), since, paused: None } };
         lock.say(None);
         Ok(Some(lock))
     }
@@ -76,5 +88,5 @@ pub fn writer(dir: &Dir) -> Result<Option<WriterState>, Error> {
         Ok(()) => serde_json::from_slice(text.trim_ascii_end()).ok(),
         Err(_) => None,
     };
-    Ok(Some(state.unwrap_or(WriterState { pid: 0, since: "unknown".to_owned(), paused: None })))
+    Ok(Some(state.unwrap_or(WriterState { pid: 0, command: None, since: "unknown".to_owned(), paused: None })))
 }

@@ -39,7 +39,7 @@ use pgsluice_proto::{Lsn, TimelineId};
 use self::dir::Dir;
 pub use self::dir::passed_over;
 pub use self::format::{EndMark, Header, Origin};
-pub use self::lock::{Lock, WriterState};
+pub use self::lock::{Command, Lock, WriterState};
 pub use self::readers::Reader;
 pub use self::segment::Record;
 use self::segment::Segment;
@@ -50,8 +50,13 @@ use crate::config::TrailConfig;
 use crate::error::Error;
 
 /// Takes the lock of whoever writes; `None` where another process has it. The folder is made where it is missing.
-pub fn lock(config: &TrailConfig) -> Result<Option<Lock>, Error> {
-    Lock::take(&Dir::create(&config.dir)?)
+pub fn lock(config: &TrailConfig, command: Command) -> Result<Option<Lock>, Error> {
+    Lock::take(&Dir::create(&config.dir)?, command)
+}
+
+/// Who writes now; `None` where nobody does.
+pub fn writer(config: &TrailConfig) -> Result<Option<WriterState>, Error> {
+    lock::writer(&Dir::new(&config.dir))
 }
 
 /// What a trail says of itself.

@@ -16,7 +16,7 @@ use pgsluice_testkit::{ChainOptions, Engine, wait_for};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::load::{settle, stop, wait_log, wait_streaming};
+use crate::load::{expect_end, settle, stop, wait_log, wait_streaming};
 use crate::replication::{DATABASE, DEADLINE, ENGINE, Replication};
 
 const DDL: &str = "CREATE TABLE t (id int PRIMARY KEY, note text, n numeric);
@@ -24,6 +24,8 @@ const DDL: &str = "CREATE TABLE t (id int PRIMARY KEY, note text, n numeric);
     CREATE TABLE whole (id int, note text); ALTER TABLE whole REPLICA IDENTITY FULL;
     CREATE TABLE large (id int PRIMARY KEY, n int, body text); ALTER TABLE large ALTER body SET STORAGE EXTERNAL";
 const TABLES: [&str; 4] = ["public.t", "public.log", "public.whole", "public.large"];
+
+const EXIT_REFUSED: i32 = 3;
 
 /// A replication with a trail in a folder of its own.
 struct Trailed {
@@ -127,7 +129,13 @@ async fn what_comes_through_a_trail_is_what_comes_without() -> Result<()> {
         })
         .await?;
         let engine = replication.spawn()?;
-        wait_log(&engine, "another process writes the trail", 1).await?;
+        wait_log(&engine, "another process writes the trail, and this one only applies", 1).await?;
+        settle(replication, &engine, &TABLES).await?;
+        // The capture can be stopped and come again without the other.
+        stop(&capture).await?;
+        let capture = trailed.capture()?;
+        wait_log(&capture, "capturing starts", 1).await?;
+        replication.run_each("INSERT INTO log VALUES (7)").await?;
         settle(replication, &engine, &TABLES).await?;
         stop(&engine).await?;
         stop(&capture).await?;
@@ -328,4 +336,37 @@ async fn keys_change_from_segment_to_segment() -> Result<()> {
     ensure!(ids.len() == 2 && ids.iter().all(|id| id.len() == 16), "{ids:?}");
     replication.catch_up().await?;
     replication.assert_same(&TABLES).await
+}
+
+/// A second engine takes over all that the first one did.
+#[tokio::test]
+async fn an_engine_that_takes_over_captures_too() -> Result<()> {
+    let trailed = Trailed::start(ChainOptions::default(), DDL, "").await?;
+    let replication = &trailed.replication;
+    let first = replication.spawn()?;
+    wait_streaming(&first, 1).await?;
+    let second = replication.spawn()?;
+    wait_log(&second, "another process writes the trail, and this one does once that has ended", 1).await?;
+    expect_end(&first, EXIT_REFUSED, &["has taken over"]).await?;
+    wait_log(&second, "capturing starts", 1).await?;
+    replication
+        .run_each("INSERT INTO t SELECT n, 'note ' || n FROM generate_series(1, 500) n; DELETE FROM t WHERE id % 5 = 0")
+        .await?;
+    settle(replication, &second, &TABLES).await?;
+    let writer = trailed.ls().await?["writer"].clone();
+    ensure!(writer["pid"] == second.pid() && writer["command"] == "run", "{writer}");
+    let output = replication.command(&["capture"]).await?;
+    ensure!(output.code == Some(EXIT_REFUSED) && output.stderr.contains("is written by process"), "{}", output.stderr);
+    stop(&second).await?;
+
+    // Not where there is one that was asked for nothing else: that may be between two of its runs.
+    let capture = trailed.capture()?;
+    wait_log(&capture, "capturing starts", 1).await?;
+    let engine = replication.spawn()?;
+    wait_streaming(&engine, 1).await?;
+    stop(&capture).await?;
+    let capture = trailed.capture()?;
+    wait_log(&capture, "capturing starts", 1).await?;
+    stop(&capture).await?;
+    stop(&engine).await
 }

@@ -39,12 +39,12 @@ impl Place {
 
     fn create(&self) -> Writer {
         let origin = Origin { system_identifier: "7".to_owned(), slot: "s".to_owned(), consistent_point: Some(100) };
-        let lock = lock(&self.config).unwrap().unwrap();
+        let lock = lock(&self.config, Command::Run).unwrap().unwrap();
         Writer::create(&self.config, &lock, origin, TimelineId(1), Lsn::new(100)).unwrap()
     }
 
     fn open(&self) -> Result<Writer, Error> {
-        let lock = lock(&self.config).unwrap().expect("nobody writes");
+        let lock = lock(&self.config, Command::Run).unwrap().expect("nobody writes");
         Writer::open(&self.config, &lock).map(|opened| opened.expect("a trail"))
     }
 
@@ -243,7 +243,7 @@ fn what_every_reader_has_passed_goes_and_no_more() {
     assert!(writer.prune().unwrap_err().to_string().contains("odd"));
     fs::remove_file(place.config.dir.join("readers/odd")).unwrap();
     drop(writer);
-    let lock = lock(&place.config).unwrap().unwrap();
+    let lock = lock(&place.config, Command::Run).unwrap().unwrap();
     assert!(remove(&place.config, &lock).unwrap());
     assert!(read(&place.config).unwrap().is_none() && place.files().is_empty());
 }
@@ -276,15 +276,15 @@ fn no_more_is_taken_than_may_be_there_but_for_a_transaction_that_has_begun() {
 #[test]
 fn one_writes() {
     let place = Place::new(None);
-    let mut held = lock(&place.config).unwrap().unwrap();
-    assert!(lock(&place.config).unwrap().is_none());
+    let mut held = lock(&place.config, Command::Run).unwrap().unwrap();
+    assert!(lock(&place.config, Command::Run).unwrap().is_none());
     let state = list(&place.config).unwrap().writer.unwrap();
     assert_eq!((state.pid, state.paused), (std::process::id(), None));
     held.say(Some("the disk is full"));
     assert_eq!(list(&place.config).unwrap().writer.unwrap().paused.as_deref(), Some("the disk is full"));
     drop(held);
     assert!(list(&place.config).unwrap().writer.is_none());
-    assert!(lock(&place.config).unwrap().is_some());
+    assert!(lock(&place.config, Command::Run).unwrap().is_some());
 }
 
 #[test]
