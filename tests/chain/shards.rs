@@ -400,3 +400,35 @@ async fn a_shard_without_tables_keeps_up() -> Result<()> {
     ensure!(removed.matches("removed").count() == 16 * 3 + 1, "{removed}");
     Ok(())
 }
+
+/// One shard streams, and the other waits for a table of C amid its copy.
+#[tokio::test]
+async fn a_stop_amid_the_copy_of_one_ends_all_and_the_copy_goes_on() -> Result<()> {
+    let replication = start(DDL, ROWS, "", COPY).await?;
+    let c = &replication.chain.c;
+    let locker = c.connect(DATABASE).await?;
+    locker.batch_execute("BEGIN; LOCK TABLE orders IN SHARE MODE").await?;
+    let engine = replication.spawn()?;
+    wait_for("the copy to wait for the lock, and the other shard to stream", DEADLINE, || async {
+        let sql = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'orders'::regclass AND NOT granted)";
+        let waits = c.scalar(DATABASE, sql).await? == "t";
+        Ok((waits && engine.stderr().contains("streaming starts")).then_some(()))
+    })
+    .await?;
+    stop(&engine).await?;
+    ensure!(c.scalar(DATABASE, "SELECT count(*) FROM orders").await? == "0", "the lock has kept nobody out");
+    locker.batch_execute("ROLLBACK").await?;
+    let engine = replication.spawn()?;
+    wait_streaming(&engine, 2).await?;
+    settle(&replication, &engine, &TABLES).await?;
+    stop(&engine).await
+}
+
+/// It does not follow the others as if that were all.
+#[tokio::test]
+async fn tail_ends_where_one_shard_cannot_be_followed() -> Result<()> {
+    let replication = start(DDL, "", "", "").await?;
+    replication.chain.b.sql(DATABASE, "SELECT pg_drop_replication_slot('pgsluice_test_2')").await?;
+    let said = ["slot \"pgsluice_test_2\" does not exist on the source", "pgsluice setup"];
+    ensure_said(&replication.command(&["tail"]).await?, 3, &said)
+}
