@@ -94,6 +94,12 @@ pub async fn settle(replication: &Replication, engine: &Engine, tables: &[&str])
     replication.assert_same(tables).await
 }
 
+/// Waits until C says that this is true.
+pub async fn wait_c(replication: &Replication, what: &str, sql: &str) -> Result<()> {
+    wait_for(what, DEADLINE, || async { Ok((replication.chain.c.scalar(DATABASE, sql).await? == "t").then_some(())) })
+        .await
+}
+
 /// Waits until the engine streams, for the `session`th time.
 pub async fn wait_streaming(engine: &Engine, session: usize) -> Result<()> {
     wait_log(engine, "streaming starts", session).await

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::{ChainOptions, Server, wait_for};
 
-use crate::load::{Changes, Random, assert_memory_is_bounded, settle, stop, wait_streaming};
+use crate::load::{Changes, Random, assert_memory_is_bounded, settle, stop, wait_c, wait_streaming};
 use crate::mode::STREAMING;
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
@@ -39,11 +39,6 @@ async fn wait_streamed(b: &Server, more_than: u64) -> Result<()> {
         Ok((streamed(b).await? > more_than).then_some(()))
     })
     .await
-}
-
-async fn wait_c(replication: &Replication, what: &str, sql: &str) -> Result<()> {
-    wait_for(what, DEADLINE, || async { Ok((replication.chain.c.scalar(DATABASE, sql).await? == "t").then_some(())) })
-        .await
 }
 
 fn number(variable: &str, default: u64) -> u64 {

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::{Engine, wait_for};
 use tokio_postgres::Client;
 
-use super::{DDL, TABLES, options, wait_c};
-use crate::load::{expect_end, settle, stop, wait_streaming};
+use super::{DDL, TABLES, options};
+use crate::load::{expect_end, settle, stop, wait_c, wait_streaming};
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
 /// What is larger than a batch is applied early.
