@@ -10,7 +10,8 @@
 //! Two figures. *Applied* is the target's clock when it wrote the row, inside of the transaction that brings it: what
 //! follows until the commit is not in it. *Visible* is the watcher's clock when it first saw the row, so it has half of the
 //! watcher's interval in it, of both contenders alike.
-//! With `--command`, `pgsluice bench` measures the same engine in each round too.
+//! With `--command`, `pgsluice bench` and a slice measure the same engine at the same time in each round, each with half of the rate: what
+//! stalls the one stalls the other.
 //! `cargo bench --bench latency [-- --command --rate N --slices N --slice-seconds N --poll-us N --json FILE | --quick]`
 
 mod command;
@@ -65,12 +66,14 @@ async fn main() -> Result<()> {
             outcome.slices.push(measured);
         }
         if arguments.command {
-            commanded.push(command::run(&chain, &config, plan).await.context("pgsluice bench")?);
+            let both = command::run(&chain, &config, plan, &mut next_id).await.context("pgsluice bench")?;
+            eprintln!("slice {round}: {}", both.line());
+            commanded.push(both);
         }
     }
     println!("{}", report::table(&outcomes, arguments.rate_per_s));
-    if let Some(engine) = outcomes.iter().find(|one| arguments.command && one.contender == Contender::Engine) {
-        println!("{}", command::table(&commanded, engine));
+    if arguments.command {
+        println!("{}", command::table(&commanded));
     }
     if let Some(path) = arguments.json {
         let text = serde_json::to_string_pretty(&report::json(&outcomes, arguments.rate_per_s))?;

@@ -71,6 +71,13 @@ pub async fn run(
 ) -> Result<Measured> {
     let running = contender.start(chain, config, Lsn::INVALID).await?;
     catch_up(chain, contender, next_id).await?;
+    let measured = measure(chain, contender, plan, next_id).await.with_context(|| stderr(&running))?;
+    contender.stop(chain, &running).await?;
+    Ok(measured)
+}
+
+/// The same while the contender is at work.
+pub async fn measure(chain: &Chain, contender: Contender, plan: Plan, next_id: &mut i64) -> Result<Measured> {
     let count = |length: Duration| (plan.rate_per_s as f64 * length.as_secs_f64()) as i64;
     let rows = Rows { first_id: *next_id, warm: count(WARM_UP), measured: count(plan.length) };
     *next_id = rows.last_id() + 1;
@@ -91,10 +98,7 @@ pub async fn run(
     for one in sent {
         one.map_err(|_| anyhow!("a sender has panicked"))?.context("send")?;
     }
-    let measured = measured.map_err(|_| anyhow!("the watcher has panicked"))?;
-    let measured = measured.with_context(|| stderr(&running))?;
-    contender.stop(chain, &running).await?;
-    Ok(measured)
+    measured.map_err(|_| anyhow!("the watcher has panicked"))?
 }
 
 fn stderr(running: &Running) -> String {
@@ -105,7 +109,7 @@ fn stderr(running: &Running) -> String {
 }
 
 /// What was sent while the other had its turn comes first, and is not measured.
-async fn catch_up(chain: &Chain, contender: Contender, next_id: &mut i64) -> Result<()> {
+pub async fn catch_up(chain: &Chain, contender: Contender, next_id: &mut i64) -> Result<()> {
     let id = *next_id;
     *next_id += 1;
     chain.a.sql(DATABASE, &format!("INSERT INTO ping VALUES ({id}, 0)")).await?;
