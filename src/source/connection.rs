@@ -32,6 +32,8 @@ pub type Row = Vec<Option<String>>;
 
 const COPY_BOTH_RESPONSE: u8 = b'W';
 const READ_BYTES: usize = 64 * 1024;
+/// Before its walsender answers START_REPLICATION, the server removes what an earlier one of the slot has spilled to its disk.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// What IDENTIFY_SYSTEM says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,8 +150,13 @@ impl Connection {
     }
 
     /// Starts the stream.
+    ///
+    /// # Errors
+    /// [`Kind::Lost`] after a minute without an answer, or what the server reports.
     pub fn start(mut self, start: StartLogical<'_>, options: StreamOptions) -> Result<ReplicationStream, Error> {
         let round_trip = self.measure_round_trip()?;
+        self.read_timeout = START_LIMIT;
+        self.limit_reads(Some(START_LIMIT))?;
         self.send(|out| frontend::query(&Command::StartLogical(start).to_string(), out))?;
         loop {
             match self.peek_tag()? {

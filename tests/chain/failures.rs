@@ -1,12 +1,13 @@
 //! What passes by itself, what is waited for, and what `docs/failures.md` says of all failures.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pgsluice_testkit::{Engine, Server};
+use pgsluice_testkit::{CutPoint, Engine, Proxy, Server, wait_for};
 
 use crate::load::{expect_end, settle, stop, wait_log, wait_streaming};
-use crate::replication::{DATABASE, Replication};
+use crate::replication::{DATABASE, DEADLINE, Replication};
 
 const TABLES: &[&str] = &["public.t"];
 
@@ -62,6 +63,28 @@ async fn a_full_disk_of_the_target_is_waited_for() -> Result<()> {
     // Without a lock that could stand against the engine's: it would end at a deadlock.
     replication.chain.c.sql(DATABASE, "SELECT setval('failures', 2000000)").await?;
     settle(&replication, &engine, TABLES).await?;
+    stop(&engine).await
+}
+
+/// As where it has much to remove first that an earlier walsender has spilled.
+#[tokio::test]
+async fn a_walsender_that_is_slow_to_start_is_waited_for() -> Result<()> {
+    let replication = Replication::start("CREATE TABLE t (id int PRIMARY KEY, note text)").await?;
+    let [a, b, c] = replication.servers();
+    let proxy = Proxy::start(b.port()).await?;
+    let source = format!("{} connect_timeout=1", proxy.dsn(DATABASE));
+    replication.configure_servers(&source, Some(&a.dsn(DATABASE)), &c.dsn(DATABASE), "")?;
+    replication.setup().await?;
+    proxy.arm(b"START_REPLICATION", CutPoint::Stall);
+    let engine = replication.spawn()?;
+    wait_for("the engine to ask for the stream", DEADLINE, || async { Ok(proxy.fired().then_some(())) }).await?;
+    // Longer than other answers are waited for.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    proxy.resume();
+    wait_streaming(&engine, 1).await?;
+    replication.run_each("INSERT INTO t VALUES (1, 'x')").await?;
+    settle(&replication, &engine, TABLES).await?;
+    ensure!(!engine.stderr().contains("session ended"), "{}", engine.stderr());
     stop(&engine).await
 }
 

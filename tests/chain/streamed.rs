@@ -8,7 +8,7 @@ mod spool;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pgsluice_testkit::{ChainOptions, Server, wait_for};
 
 use crate::load::{Changes, Random, assert_memory_is_bounded, settle, stop, wait_c, wait_streaming};
@@ -261,7 +261,11 @@ async fn transactions_of_any_size_take_bounded_memory_and_nobody_waits_for_them(
     let all = "SELECT (SELECT count(*) FROM emptied) || ' ' || (SELECT count(*) FROM t)";
     let on_a = a.scalar(DATABASE, all).await?;
     let arrived = || async { Ok((replication.chain.c.scalar(DATABASE, all).await? == on_a).then_some(())) };
-    wait_for("both on C", DEADLINE.mul_f64(1.0 + rows as f64 / 200_000.0), arrived).await?;
+    let deadline = DEADLINE.mul_f64(1.0 + rows as f64 / 200_000.0);
+    tokio::select! {
+        arrived = wait_for("both on C", deadline, arrived) => arrived?,
+        status = engine.wait(deadline) => bail!("the engine has ended with {}:\n{}", status?, engine.stderr()),
+    }
     settle(&replication, &engine, &TABLES).await?;
     assert_memory_is_bounded(&engine, MEMORY_MAX_MIB)?;
     ensure!(!engine.stderr().contains("session ended"), "the engine lost its session:\n{}", engine.stderr());

@@ -38,6 +38,8 @@ pub enum CutPoint {
     /// The server has answered all of it, ReadyForQuery included, and the client gets none of that. For messages which
     /// are answered so: queries, and Parse, Bind or Execute up to their Sync.
     AfterAnswer,
+    /// No cut: as by [`Proxy::stall`], from just before the message.
+    Stall,
 }
 
 /// A proxy on 127.0.0.1; dropping it closes its connections and its port.
@@ -117,7 +119,7 @@ impl Proxy {
         *self.control.armed() = Some((needle.to_vec(), at));
     }
 
-    /// Whether the armed cut has happened.
+    /// Whether the armed fault has happened.
     pub fn fired(&self) -> bool {
         self.control.fired.load(Ordering::SeqCst)
     }
@@ -224,6 +226,12 @@ impl Link {
             let message = wire::read_message(&mut from_client).await?;
             self.control.flowing().await;
             cut_at = cut_at.or_else(|| self.control.trigger(&message));
+            if cut_at == Some(CutPoint::Stall) {
+                cut_at = None;
+                self.control.stalled.send_replace(true);
+                self.control.fired.store(true, Ordering::SeqCst);
+                self.control.flowing().await;
+            }
             if cut_at == Some(CutPoint::BeforeForward) {
                 to_server.flush().await?;
                 self.end();
