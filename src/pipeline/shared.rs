@@ -116,13 +116,14 @@ impl Shared {
         self.bytes_handed_over.load(Ordering::Acquire)
     }
 
-    /// Whether the reader waits for the target to give back a batch.
+    /// The reader waits for the target to give back a batch, or does not any more.
     pub fn hold_up_reader(&self, is_held_up: bool) {
         if self.reader_held_up.swap(is_held_up, Ordering::AcqRel) != is_held_up && is_held_up {
             self.handed_over.notify_one();
         }
     }
 
+    /// Whether the reader waits for the target to give back a batch.
     pub fn is_reader_held_up(&self) -> bool {
         self.reader_held_up.load(Ordering::Acquire)
     }

@@ -30,6 +30,12 @@ pub(super) fn compile(decisions: &Decisions<'_>, relation: &Relation) -> Outcome
     let is_whole = outputs.len() == relation.columns.len();
     let as_it_came = |(at, output): (usize, &Output)| matches!(output.how, How::Cell(column) if column == at);
     let keeps_rows = filter.is_none() && is_whole && outputs.iter().enumerate().all(as_it_came);
+    let is_of_commit = |index: &usize| index.checked_sub(relation.columns.len()).is_some_and(metadata::is_of_commit);
+    let reads_commit = |output: &Output| match &output.how {
+        How::Compute(expression) => expression.columns().iter().any(is_of_commit),
+        How::Cell(_) | How::Mask { .. } | How::Fixed { .. } => false,
+    };
+    let reads_commit = outputs.iter().any(reads_commit);
     Ok(Plan {
         target: Arc::new(compiler.target(columns, &outputs)?),
         source: Arc::new(relation.clone()),
@@ -37,6 +43,7 @@ pub(super) fn compile(decisions: &Decisions<'_>, relation: &Relation) -> Outcome
         outputs,
         keeps_rows: keeps_rows && decisions.soft_delete.is_none(),
         soft_delete: decisions.soft_delete.is_some(),
+        reads_commit,
         filter_text: decisions.filter.map(|(_, text)| text.to_owned()),
     })
 }

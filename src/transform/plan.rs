@@ -7,7 +7,7 @@ use pgsluice_proto::pgoutput::{Cell, ReplicaIdentity};
 
 use super::expression::Expression;
 use super::mask::Masking;
-use super::metadata::{self, Metadata, Op};
+use super::metadata::{Metadata, Op};
 use crate::decode::{Column, Relation};
 
 /// How rows of a relation become rows of its table on the target.
@@ -22,6 +22,8 @@ pub struct Plan {
     /// Rows pass as they came.
     pub(super) keeps_rows: bool,
     pub(super) soft_delete: bool,
+    /// Something is computed of what only the commit tells.
+    pub(super) reads_commit: bool,
     /// In the words of the rules.
     pub(super) filter_text: Option<String>,
 }
@@ -87,13 +89,7 @@ impl Plan {
 
     /// Something in its rows is only known when their transaction has committed.
     pub fn reads_commit(&self) -> bool {
-        let first = self.source.columns.len();
-        let is_of_commit = |index: &usize| index.checked_sub(first).is_some_and(metadata::is_of_commit);
-        let reads = |output: &Output| match &output.how {
-            How::Compute(expression) => expression.columns().iter().any(is_of_commit),
-            How::Cell(_) | How::Mask { .. } | How::Fixed { .. } => false,
-        };
-        self.outputs.iter().any(reads)
+        self.reads_commit
     }
 
     /// Rows are deleted by an update that says so.
