@@ -5,6 +5,7 @@
 //!                           Pair:  the same without B
 //!  test ──► Proxy ──► B|C   faults on the wire
 //!           Engine          the pgsluice binary as a child process
+//!           FarHost         a namespace for programs, behind links that can be cut without a word
 //! ```
 //!
 //! In: nothing but a PostgreSQL, which `scripts/postgres` finds or fetches. Out: running servers, and answers about what
@@ -22,6 +23,7 @@ pub mod compare;
 mod directory;
 mod disk;
 mod engine;
+mod far_host;
 mod pgbench;
 mod postgres;
 mod process;
@@ -37,6 +39,7 @@ pub use chain::{Chain, ChainOptions, Pair};
 pub use compare::assert_same;
 pub use disk::SmallDisk;
 pub use engine::{Engine, Output, TERMINAL_COLUMNS, TERMINAL_ROWS, run, run_within};
+pub use far_host::{FarHost, Link};
 pub use pgbench::Pgbench;
 pub use postgres::Install;
 pub use process::Signal;

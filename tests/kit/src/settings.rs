@@ -19,6 +19,7 @@ host  all,replication  md5_user    127.0.0.1/32  md5
 host  all,replication  clear_user  127.0.0.1/32  password
 local all,replication  all                       trust
 host  all,replication  all         127.0.0.1/32  trust
+host  all,replication  all         198.18.0.0/16 trust
 ";
 
 /// What every server gets, whatever its part in a chain.

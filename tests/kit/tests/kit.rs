@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use pgsluice_testkit::{
-    Chain, ChainOptions, CutPoint, Engine, Install, Pair, Pgbench, Proxy, compare, run_within, wait_for,
+    Chain, ChainOptions, CutPoint, Engine, FarHost, Install, Pair, Pgbench, Proxy, compare, run_within, wait_for,
 };
 use tokio_postgres::NoTls;
 
@@ -265,4 +265,29 @@ async fn nothing_outlives_a_killed_test() -> Result<()> {
     test.sigkill().await?;
     let gone = || async { Ok((!any_process_with(&dir)).then_some(())) };
     wait_for("the servers to be gone", DEADLINE, gone).await
+}
+
+#[tokio::test]
+async fn a_far_host_reaches_a_server_by_a_link_until_that_is_cut() -> Result<()> {
+    let Some(host) = FarHost::start(2)? else { return Ok(()) };
+    let pair = Pair::start(ChainOptions::default().c_conf("listen_addresses", "*")).await?;
+    let select = async |link: usize| {
+        let dsn = format!("{} connect_timeout=2", host.link(link).dsn(&pair.c.dsn("app")));
+        let mut command = host.command(&pair.c.install().program("psql"));
+        command.args(["-XAt", "-c", "SELECT host(inet_client_addr())", "-d", &dsn]);
+        let psql = Engine::spawn_command(command)?;
+        let status = psql.wait(DEADLINE).await?;
+        anyhow::Ok((status.success(), psql.stdout()))
+    };
+    let (reached, address) = select(0).await?;
+    anyhow::ensure!(reached && address.starts_with("198.18."), "{address}");
+    anyhow::ensure!(select(1).await?.1 != address, "both links are one");
+    host.link(0).cut()?;
+    anyhow::ensure!(!select(0).await?.0, "the link is not cut");
+    anyhow::ensure!(select(1).await?.0, "the other link is cut as well");
+    host.vanish()?;
+    anyhow::ensure!(!select(1).await?.0, "the host has not vanished");
+    host.link(0).mend()?;
+    anyhow::ensure!(select(0).await?.0, "the link is not mended");
+    Ok(())
 }
