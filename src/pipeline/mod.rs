@@ -115,7 +115,6 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
         epoch: None,
         chunks: Arc::default(),
         copied: false,
-        strange: Vec::new(),
         early: true,
     };
     loop {
@@ -161,8 +160,9 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
             }
             Err(error) => error,
         };
-        if let Kind::TablesToCopy(tables) = error.kind() {
-            opening.strange.extend(tables.iter().cloned());
+        if matches!(error.kind(), Kind::TablesToCopy(_)) {
+            // No failure: the next session knows these tables, and passes what this one has ended at.
+            retry.succeeded();
         }
         if matches!(error.kind(), Kind::FormatOutdated { .. }) {
             // The catalogs are of now, and what is still to come may be of then: in text it fits whatever the type is.
@@ -193,8 +193,6 @@ struct Opening {
     chunks: Arc<AtomicUsize>,
     /// Tables had to be copied first.
     copied: bool,
-    /// Tables, quoted, that a session found it had to have copied.
-    strange: Vec<String>,
     /// Large transactions may be applied before they commit.
     early: bool,
 }
@@ -203,8 +201,8 @@ impl Opening {
     fn open(&mut self) -> Result<Session, Error> {
         loop {
             let beside = self.stop_at == StopAt::Never;
-            let Opening { config, options, epoch, strange, early, .. } = self;
-            match session::open(Attempt { config, options, epoch, beside, strange, early: *early })? {
+            let Opening { config, options, epoch, early, .. } = self;
+            match session::open(Attempt { config, options, epoch, beside, early: *early })? {
                 Opened::Session(session) => return Ok(*session),
                 Opened::Missing(_) if matches!(self.stop_at, StopAt::Lsn(_)) => {
                     let what = "there are tables to copy, and a copy is of the source as it is now, not as it was";

@@ -49,9 +49,10 @@ pub(super) enum Beside {
 pub(super) enum Known {
     /// Whichever.
     Any,
-    /// Those that are selected, and where `copied` says so only these; and those, by their quoted names, that are not
-    /// published any more. With `others`, what is not selected is for other targets of the same trail.
-    Only { selection: TableSelection, copied: Option<TableSet>, unpublished: Vec<String>, others: bool },
+    /// Those that are selected, and where `copied` says so only these. `as_of` is where the source was before the publication was
+    /// read: a table that it does not hold, and that a transaction has changed whose commit record lies before, has left it since.
+    /// With `others`, what is not selected is for other targets of the same trail.
+    Only { selection: TableSelection, copied: Option<TableSet>, as_of: Lsn, others: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,8 @@ enum Verdict {
     /// In transactions whose commit record is not before this.
     TakenFrom(Lsn),
     LeftOut,
+    /// In transactions whose commit record is before this. After it the table may have joined.
+    LeftOutBefore(Lsn),
 }
 
 impl Selection {
@@ -95,11 +98,12 @@ impl Selection {
     pub fn takes(&mut self, relation: &Relation) -> Result<bool, Error> {
         let verdict = match self.verdicts.get(relation.version as usize) {
             Some(Verdict::NotYet) | None => self.judge(relation)?,
+            Some(Verdict::LeftOutBefore(lsn)) if self.commit_lsn >= *lsn => self.judge(relation)?,
             Some(verdict) => *verdict,
         };
         Ok(match verdict {
             Verdict::TakenFrom(lsn) => self.commit_lsn >= lsn,
-            Verdict::LeftOut | Verdict::NotYet => false,
+            Verdict::LeftOut | Verdict::LeftOutBefore(_) | Verdict::NotYet => false,
         })
     }
 
@@ -114,8 +118,8 @@ impl Selection {
         let verdict = if (schema, name) == HEARTBEAT {
             // That its transaction comes is all that it is for.
             Verdict::LeftOut
-        } else if is_ours && self.is_known(relation)? {
-            Verdict::TakenFrom(self.copied.snapshot_lsn(schema, name).unwrap_or(Lsn::INVALID))
+        } else if is_ours {
+            self.judge_ours(relation)?
         } else {
             Verdict::LeftOut
         };
@@ -128,18 +132,23 @@ impl Selection {
         Ok(verdict)
     }
 
-    /// False for a table that is not published any more, or is for other targets.
-    fn is_known(&self, relation: &Relation) -> Result<bool, Error> {
-        let Known::Only { selection, copied, unpublished, others } = &self.known else { return Ok(true) };
+    fn judge_ours(&self, relation: &Relation) -> Result<Verdict, Error> {
         let (schema, name) = (relation.namespace.as_str(), relation.name.as_str());
-        let quoted = relation.to_string();
-        if unpublished.contains(&quoted) || *others && !selection.selects(schema, name) {
-            return Ok(false);
+        let taken = Verdict::TakenFrom(self.copied.snapshot_lsn(schema, name).unwrap_or(Lsn::INVALID));
+        let Known::Only { selection, copied, as_of, others } = &self.known else { return Ok(taken) };
+        let is_selected = selection.selects(schema, name);
+        if *others && !is_selected {
+            return Ok(Verdict::LeftOut);
         }
-        let is_copied = copied.as_ref().is_none_or(|tables| tables.contains(schema, name));
-        if selection.selects(schema, name) && is_copied {
-            return Ok(true);
+        if is_selected && copied.as_ref().is_none_or(|tables| tables.contains(schema, name)) {
+            return Ok(taken);
         }
-        Err(Error::new(Stage::Source, Kind::TablesToCopy(vec![quoted])))
+        if self.commit_lsn >= *as_of {
+            return Err(Error::new(Stage::Source, Kind::TablesToCopy(vec![relation.to_string()])));
+        }
+        if !selection.is_bench(schema, name) {
+            tracing::warn!("{relation} is not published any more: what of its changes is still to come is left out");
+        }
+        Ok(Verdict::LeftOutBefore(*as_of))
     }
 }

@@ -35,7 +35,7 @@ use crate::apply::{Applier, Crew, Options, Policies};
 use crate::checkpoint::{self, Moves, Progress};
 use crate::config::{Config, OWN_SCHEMA, Role, SynchronousCommit};
 use crate::error::{Error, Kind, Stage};
-use crate::postgres::{self, quote_qualified};
+use crate::postgres;
 use crate::schema::compare::{self, Weight};
 use crate::shards;
 use crate::skips;
@@ -95,8 +95,6 @@ pub(super) struct Attempt<'a> {
     pub epoch: &'a mut Option<i64>,
     /// Tables may be copied while the others stream.
     pub beside: bool,
-    /// Relations of the stream, quoted, that an earlier session did not know.
-    pub strange: &'a [String],
     /// Large transactions may be applied before they commit.
     pub early: bool,
 }
@@ -119,7 +117,7 @@ enum Prepared {
 }
 
 async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
-    let Attempt { config, options, epoch, beside, strange, early } = attempt;
+    let Attempt { config, options, epoch, beside, early } = attempt;
     let target = postgres::connect(&config.target, Stage::Apply).await?;
     shards::check_split(&target, config, STAGE).await?;
     let Some(before) = checkpoint::read(&target, config.name.as_str()).await? else {
@@ -195,7 +193,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     // Tables that are copied beside it must not begin again for that: when they are handed over is time enough.
     let restart_at = deferred.iter().filter_map(|one| one.due.lsn()).max().filter(|_| missing.is_empty());
     let copied = Copied::new(&states, progress.end_lsn);
-    let known = known(config, &target, &publication, strange).await?;
+    let known = known(config, &target, &publication, server.position).await?;
 
     let proto_version = ProtoVersion::newest_of(server.major());
     let options = stream_options(config, &server);
@@ -303,34 +301,15 @@ async fn warn_of_conflicts(
     Ok(())
 }
 
-/// The tables whose changes may come. Of `strange` ones, those that are not published any more are left out.
-async fn known(
-    config: &Config,
-    target: &Client,
-    publication: &Publication,
-    strange: &[String],
-) -> Result<Known, Error> {
-    let names = || publication.tables.iter().map(|one| &one.table);
-    let states = snapshot::read(target, config.name.as_str()).await?;
-    let is_published = |name: &String| names().any(|table| table.to_string() == *name);
-    // Under another name it would not be copied anew then, and what is still to come under this one is of its rows.
-    let is_selected = |table: &TableName| config.tables.selects(&table.schema, &table.name);
-    let is_of = |name: &String, state: &TableCopy| state.table.to_string() == *name && is_selected(&state.table);
-    // It comes again under the same name, and without a copy nothing but its changes would bring it.
-    let bench = quote_qualified(OWN_SCHEMA, &config.name.bench_table());
-    let is_known = |name: &String| *name == bench || states.iter().any(|state| is_of(name, state));
-    let is_followed = |name: &String| !config.snapshot.copy_data && is_known(name);
-    let is_left_out = |name: &&String| !is_published(name) && !is_followed(name);
-    let unpublished: Vec<_> = strange.iter().filter(is_left_out).cloned().collect();
-    for name in unpublished.iter().filter(|name| **name != bench) {
-        tracing::warn!("{name} is not published any more: what of its changes is still to come is left out");
-    }
+/// The tables whose changes may come. The source was at `as_of` before the publication was read.
+async fn known(config: &Config, target: &Client, publication: &Publication, as_of: Lsn) -> Result<Known, Error> {
     let mut copied = None;
     if config.snapshot.copy_data {
+        let states = snapshot::read(target, config.name.as_str()).await?;
         let copied_before = states.iter().filter(|state| !state.is_missing()).map(|state| &state.table);
-        copied = Some(names().chain(copied_before).collect());
+        copied = Some(publication.tables.iter().map(|one| &one.table).chain(copied_before).collect());
     }
-    Ok(Known::Only { selection: config.tables.clone(), copied, unpublished, others: config.only_applies() })
+    Ok(Known::Only { selection: config.tables.clone(), copied, as_of, others: config.only_applies() })
 }
 
 /// Takes over from another engine, and says so where one still has a transaction open.

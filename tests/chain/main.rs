@@ -22,6 +22,7 @@ mod load;
 mod missing_columns;
 mod mode;
 mod newcomers;
+mod passing_tables;
 mod points;
 mod progress;
 mod replication;

@@ -197,10 +197,13 @@ impl Early {
         let Some(xid) = intake.follow_largest(limits.bytes as u64, self.not_again) else { return false };
         self.count += 1;
         let Reads { mapping, binary, known } = self.reads.clone();
+        let mut selection = Selection::new(Copied::default(), Beside::None, known);
+        // Its commit record comes after all that there is now.
+        selection.begin(Lsn::MAX);
         self.following = Some(Box::new(Following {
             xid,
             decoder: Decoder::amid(xid),
-            selection: Selection::new(Copied::default(), Beside::None, known),
+            selection,
             transform: Transform::new(mapping, binary),
             batch: None,
             described: Vec::new(),
