@@ -158,6 +158,8 @@ pub struct Endpoint {
     pub tls: TlsMode,
     /// From the first packet to the server's readiness. libpq's "0 waits for ever" is refused.
     pub connect_timeout: Duration,
+    /// What the other end does not acknowledge for this long is lost, and so is the connection. It holds for both ends.
+    pub tcp_user_timeout: Duration,
     pub application_name: String,
 }
 

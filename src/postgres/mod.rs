@@ -7,9 +7,12 @@
 
 mod auth_guard;
 mod ident;
+mod liveness;
 mod target;
 
 use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,6 +24,7 @@ pub use auth_guard::{PASSWORD_EXPOSED, PASSWORD_MISSING};
 pub use ident::{quote_ident, quote_literal, quote_qualified};
 pub use target::{NOTICE_LOST_CLIENT, prepare_target};
 
+use self::liveness::{Observed, Traffic};
 use crate::config::{Endpoint, Host, Role, TlsMode};
 use crate::error::{Error, Kind, Stage};
 
@@ -38,8 +42,8 @@ pub const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle 
 /// takes a query, which the isolation that a role begins with may forbid on a standby: it comes after [`SESSION_SETTINGS`].
 pub const NO_TIMEOUTS: &str = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
-/// A dead peer is noticed after about this long without an answer to a TCP probe.
-const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// How many of TCP's probes may go unanswered.
+const TCP_KEEPALIVE_PROBES: u32 = 3;
 
 /// Opens an SQL session and applies [`SESSION_SETTINGS`] and [`NO_TIMEOUTS`]. The connection's task runs on the current tokio runtime.
 ///
@@ -53,12 +57,13 @@ pub async fn connect(endpoint: &Endpoint, stage: Stage) -> Result<Client, Error>
         match &endpoint.host {
             Host::Tcp(host) => {
                 let stream = TcpStream::connect((host.as_str(), endpoint.port)).await.map_err(unreachable)?;
-                tune(&stream).map_err(unreachable)?;
-                open_session(endpoint, stage, stream).await
+                tune(&stream, endpoint.tcp_user_timeout).map_err(unreachable)?;
+                let address = stream.peer_addr().map_err(unreachable)?;
+                open_session(endpoint, stage, stream, Some(address)).await
             }
             Host::Unix(_) => {
                 let stream = UnixStream::connect(endpoint.address()).await.map_err(unreachable)?;
-                open_session(endpoint, stage, stream).await
+                open_session(endpoint, stage, stream, None).await
             }
         }
     };
@@ -76,17 +81,51 @@ pub fn new_runtime(stage: Stage) -> Result<Runtime, Error> {
         .map_err(|source| Error::new(stage, Kind::Lost { role: Role::Target, source }))
 }
 
-fn tune(stream: &TcpStream) -> io::Result<()> {
+fn tune(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive())
+    socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive(timeout))
 }
 
-/// The probes that find a peer that went away without a word.
-pub fn keepalive() -> socket2::TcpKeepalive {
-    socket2::TcpKeepalive::new().with_time(TCP_KEEPALIVE_IDLE).with_interval(Duration::from_secs(10)).with_retries(3)
+/// The probes that find a peer that went away without a word, after about this long.
+pub fn keepalive(timeout: Duration) -> socket2::TcpKeepalive {
+    let (idle, interval) = probes(timeout);
+    socket2::TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(TCP_KEEPALIVE_PROBES)
 }
 
-async fn open_session<S>(endpoint: &Endpoint, stage: Stage, stream: S) -> Result<Client, Error>
+/// How long a connection is at rest before it is probed, and the time between two probes, in whole seconds.
+fn probes(timeout: Duration) -> (Duration, Duration) {
+    let seconds = timeout.as_secs();
+    let interval = Duration::from_secs((seconds / 6).max(1));
+    (Duration::from_secs((seconds / 2).max(1)), interval)
+}
+
+/// Has the server notice that we are gone. A walsender, and a backend that sends a COPY, may find our window closed for as long as the
+/// target takes, which `tcp_user_timeout` would count as gone: they go without it. A walsender has `wal_sender_timeout` instead.
+/// `idle_in_transaction_session_timeout` is no help here: a session that waits for its turn to commit is idle in a transaction, and
+/// nothing is wrong with it. The settings are set where they are found, and do nothing on a Unix socket.
+pub fn notice_lost_client(timeout: Duration, sends_much: bool) -> String {
+    let (idle, interval) = probes(timeout);
+    let mut settings = vec![
+        ("tcp_keepalives_idle", u128::from(idle.as_secs())),
+        ("tcp_keepalives_interval", interval.as_secs().into()),
+        ("tcp_keepalives_count", TCP_KEEPALIVE_PROBES.into()),
+    ];
+    if !sends_much {
+        settings.push(("tcp_user_timeout", timeout.as_millis()));
+    }
+    let values: Vec<_> = settings.iter().map(|(name, value)| format!("('{name}', '{value}')")).collect();
+    format!(
+        "SELECT set_config(name, value, false) FROM (VALUES {}) wanted (name, value) JOIN pg_settings USING (name)",
+        values.join(", ")
+    )
+}
+
+async fn open_session<S>(
+    endpoint: &Endpoint,
+    stage: Stage,
+    stream: S,
+    address: Option<SocketAddr>,
+) -> Result<Client, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -98,17 +137,27 @@ where
     match endpoint.tls {
         TlsMode::Disable => config.ssl_mode(tokio_postgres::config::SslMode::Disable),
     };
-    let guarded = auth_guard::AuthGuard::new(stream, endpoint.password.is_some());
+    let traffic = Arc::new(Traffic::default());
+    let observed = Observed::new(stream, traffic.clone());
+    let guarded = auth_guard::AuthGuard::new(observed, endpoint.password.is_some());
     let (client, connection) =
         config.connect_raw(guarded, NoTls).await.map_err(|error| Error::from_postgres(stage, endpoint.role, error))?;
-    let role = endpoint.role;
+    let (role, silence) = (endpoint.role, endpoint.tcp_user_timeout);
     tokio::spawn(async move {
-        // Whoever uses the client sees the same failure and reports it; this line only helps to date it.
-        if let Err(error) = connection.await {
-            tracing::debug!(%role, %error, "connection ended");
+        tokio::select! {
+            // Whoever uses the client sees the same failure and reports it; this line only helps to date it.
+            ended = connection => if let Err(error) = ended {
+                tracing::debug!(%role, %error, "connection ended");
+            },
+            // With the connection, all that waits for it ends.
+            () = liveness::until_gone(&traffic, address, silence) => {
+                let silence = humantime::format_duration(silence);
+                tracing::warn!("the {role} has answered nothing for {silence}, and its host cannot be reached: the connection is given up");
+            }
         }
     });
-    for settings in [SESSION_SETTINGS, NO_TIMEOUTS] {
+    let lost_client = notice_lost_client(endpoint.tcp_user_timeout, false);
+    for settings in [SESSION_SETTINGS, NO_TIMEOUTS, &lost_client] {
         client.batch_execute(settings).await.map_err(|error| Error::from_postgres(stage, endpoint.role, error))?;
     }
     Ok(client)

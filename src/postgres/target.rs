@@ -16,8 +16,7 @@ pub const NOTICE_LOST_CLIENT: &str =
 const TARGET_SETTINGS: &str = "\
     SELECT set_config('synchronous_commit', 'local', false) WHERE current_setting('synchronous_commit') = 'off'; \
     SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off; \
-    SET plan_cache_mode = 'force_generic_plan'; \
-    SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3";
+    SET plan_cache_mode = 'force_generic_plan'";
 
 /// Settings of a session that writes, beyond those of every session. True where the target's foreign keys and triggers
 /// fire, because the role may not say otherwise.

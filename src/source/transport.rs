@@ -11,10 +11,6 @@ use socket2::SockRef;
 use crate::config::{Endpoint, Host, TlsMode};
 use crate::postgres;
 
-/// A status update that the other side's kernel does not acknowledge within this ends the connection: TCP alone would
-/// go on for a quarter of an hour. A walsender takes updates also while it waits for us, so its window never closes.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
-
 #[derive(Debug)]
 pub(super) enum Transport {
     Tcp(TcpStream),
@@ -28,7 +24,7 @@ impl Transport {
             TlsMode::Disable => {}
         }
         match &endpoint.host {
-            Host::Tcp(host) => connect_tcp(host, endpoint.port, endpoint.connect_timeout).map(Transport::Tcp),
+            Host::Tcp(host) => connect_tcp(host, endpoint).map(Transport::Tcp),
             Host::Unix(_) => UnixStream::connect(endpoint.address()).map(Transport::Unix),
         }
     }
@@ -62,14 +58,18 @@ impl Transport {
     }
 }
 
-fn connect_tcp(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
+fn connect_tcp(host: &str, endpoint: &Endpoint) -> io::Result<TcpStream> {
+    let Endpoint { port, connect_timeout, tcp_user_timeout, .. } = *endpoint;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, timeout) {
+        match TcpStream::connect_timeout(&address, connect_timeout) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
-                SockRef::from(&stream).set_tcp_keepalive(&postgres::keepalive())?;
-                SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
+                SockRef::from(&stream).set_tcp_keepalive(&postgres::keepalive(tcp_user_timeout))?;
+                // A status update that the other side's kernel does not acknowledge within this ends the connection: TCP alone
+                // would go on for a quarter of an hour. A walsender takes updates also while it waits for us, so its window never
+                // closes; and a backend that sends a COPY gets nothing to read.
+                SockRef::from(&stream).set_tcp_user_timeout(Some(tcp_user_timeout))?;
                 return Ok(stream);
             }
             Err(error) => last = error,

@@ -52,3 +52,4 @@ mod toast;
 mod trail;
 mod transactions;
 mod types;
+mod vanished;

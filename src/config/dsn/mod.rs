@@ -25,9 +25,13 @@ const PORT: u16 = 5432;
 const CONNECT_TIMEOUT_S: u64 = 10;
 /// An attempt that takes longer is a server that is gone.
 const CONNECT_TIMEOUT_S_MAX: u64 = 3_600;
+/// Far longer than a network takes to find another way, and short enough for another engine to take over.
+const TCP_USER_TIMEOUT_MS: u64 = 30_000;
+const TCP_USER_TIMEOUT_MS_MIN: u64 = 1_000;
+const TCP_USER_TIMEOUT_MS_MAX: u64 = 3_600_000;
 const APPLICATION_NAME: &str = "pgsluice";
 
-const KEYWORDS: [&str; 10] = [
+const KEYWORDS: [&str; 11] = [
     "host",
     "hostaddr",
     "port",
@@ -37,19 +41,20 @@ const KEYWORDS: [&str; 10] = [
     "sslmode",
     "sslrootcert",
     "connect_timeout",
+    "tcp_user_timeout",
     "application_name",
 ];
 
 /// The other keywords of libpq 18, which are told from misspelt ones.
 #[rustfmt::skip]
-const KEYWORDS_WITHOUT_EFFECT: [&str; 40] = [
+const KEYWORDS_WITHOUT_EFFECT: [&str; 39] = [
     "channel_binding", "client_encoding", "fallback_application_name", "gssdelegation", "gssencmode", "gsslib",
     "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "krbsrvname", "load_balance_hosts",
     "max_protocol_version", "min_protocol_version", "oauth_client_id", "oauth_client_secret", "oauth_issuer",
     "oauth_scope", "options", "passfile", "replication", "require_auth", "requirepeer",
     "scram_client_key", "scram_server_key", "service", "ssl_max_protocol_version",
     "ssl_min_protocol_version", "sslcert", "sslcertmode", "sslcompression", "sslcrl", "sslcrldir", "sslkey",
-    "sslkeylogfile", "sslnegotiation", "sslpassword", "sslsni", "target_session_attrs", "tcp_user_timeout",
+    "sslkeylogfile", "sslnegotiation", "sslpassword", "sslsni", "target_session_attrs",
 ];
 
 /// What is wrong with a connection string.
@@ -102,6 +107,10 @@ pub enum DsnError {
     Port,
     #[error("`connect_timeout` is not a number of seconds from 1 to {CONNECT_TIMEOUT_S_MAX}")]
     ConnectTimeout,
+    #[error(
+        "`tcp_user_timeout` is not a number of milliseconds from {TCP_USER_TIMEOUT_MS_MIN} to {TCP_USER_TIMEOUT_MS_MAX}"
+    )]
+    TcpUserTimeout,
     #[error("`sslmode` is none of disable, allow, prefer, require, verify-ca, verify-full")]
     SslMode,
     #[error(
@@ -171,6 +180,12 @@ pub(super) fn parse(role: Role, text: &str) -> Result<Endpoint, DsnError> {
             .filter(|seconds| (1..=CONNECT_TIMEOUT_S_MAX).contains(seconds))
             .ok_or(DsnError::ConnectTimeout)?,
     };
+    let tcp_user_timeout_ms = match settings.take("tcp_user_timeout") {
+        None => TCP_USER_TIMEOUT_MS,
+        Some(milliseconds) => number(&milliseconds)
+            .filter(|milliseconds| (TCP_USER_TIMEOUT_MS_MIN..=TCP_USER_TIMEOUT_MS_MAX).contains(milliseconds))
+            .ok_or(DsnError::TcpUserTimeout)?,
+    };
     let user = settings.take("user").ok_or(DsnError::NoUser)?;
     let tls = tls_mode(&host, settings.take("sslmode"))?;
     if settings.take("sslrootcert").is_some() {
@@ -185,6 +200,7 @@ pub(super) fn parse(role: Role, text: &str) -> Result<Endpoint, DsnError> {
         password: settings.take("password").map(Secret::new),
         tls,
         connect_timeout: Duration::from_secs(connect_timeout_s),
+        tcp_user_timeout: Duration::from_millis(tcp_user_timeout_ms),
         application_name: settings.take("application_name").unwrap_or_else(|| APPLICATION_NAME.to_owned()),
     })
 }

@@ -27,6 +27,7 @@ fn both_forms_give_the_same_endpoint() {
         password: Some(Secret::new("p@ 'x\\".into())),
         tls: TlsMode::Disable,
         connect_timeout: Duration::from_secs(3),
+        tcp_user_timeout: Duration::from_secs(30),
         application_name: "copy".into(),
     };
     for text in [
