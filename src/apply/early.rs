@@ -9,7 +9,8 @@
 //! - It commits in its turn, with progress, when all that commits before it on the source is on the target.
 //! - Until then nothing depends on it: whatever goes wrong, it is rolled back, and applied in its turn like any other. An update
 //!   of a row that is not there yet is such a case, and a value of a unique key that is there still.
-//! - Nobody waits for its locks for long: not those who commit before it, nor the fence of another engine, nor users of the target.
+//! - Nobody waits for its locks for long: not those who commit before it, nor the fence of another engine, nor users of the target. It is
+//!   asked whether anybody does, and while it waits for a lock itself, and cannot be asked, it waits no longer than [`LOCK_TIMEOUT_MS`].
 //! - What of it is made out of its order is right all the same. A row that both it and one before it have changed was changed by it
 //!   last, so that one finds its lock, and has it given up.
 
@@ -24,6 +25,13 @@ use super::{Applied, Applier, BEGIN, behind, failed, in_order, sets};
 use crate::batch::Batch;
 use crate::error::{Error, Kind, Stage};
 
+/// How long a transaction that is applied early waits for a lock. Whoever waits for one of its own cannot be seen meanwhile.
+const LOCK_TIMEOUT_MS: u32 = 100;
+
+/// So many orders are never on their way at once: parts, of which there are two, each with what gives it up behind it, what gives up the
+/// transaction before them, and a commit.
+pub const ORDERS_MAX: usize = 8;
+
 /// What the session that applies early is to do. Transactions are counted.
 #[derive(Debug)]
 pub enum Order {
@@ -36,7 +44,7 @@ pub enum Order {
 }
 
 /// Where its orders go.
-pub type Orders = mpsc::UnboundedSender<Order>;
+pub type Orders = mpsc::Sender<Order>;
 
 /// How a transaction has ended on the source.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +54,15 @@ pub struct End {
 }
 
 impl Applier {
+    /// Makes this the session that applies early.
+    ///
+    /// # Errors
+    /// Whatever the target says.
+    pub async fn apply_early_only(self) -> Result<Applier, Error> {
+        self.execute(&format!("SET lock_timeout = {LOCK_TIMEOUT_MS}")).await?;
+        Ok(self)
+    }
+
     /// Applies a part of a transaction, whose first begins one of the target. A part that fails leaves it to be rolled back.
     ///
     /// # Errors
@@ -75,7 +92,9 @@ impl Applier {
     /// # Errors
     /// Whatever the target says; where it is [`Kind::Lost`], the commit may have happened.
     pub async fn commit_early(&mut self, End { end_lsn, commit_time }: End) -> Result<(), Error> {
-        self.checkpoint.advance(&self.client, end_lsn, commit_time, 0).await?;
+        // In its turn it waits as any other.
+        let unlimited = self.execute("SET LOCAL lock_timeout = 0");
+        try_join(unlimited, self.checkpoint.advance(&self.client, end_lsn, commit_time, 0)).await?;
         self.execute("COMMIT").await?;
         self.open = false;
         Ok(())
@@ -112,7 +131,7 @@ impl Applier {
         let lost = || Error::new(Stage::Apply, Kind::EarlyGivenUp);
         let (part, (answer, answered)) = (batch.whole(), oneshot::channel());
         let end = End { end_lsn: part.end_lsn.ok_or_else(lost)?, commit_time: part.commit_time };
-        orders.ok_or_else(lost)?.send(Order::Commit { number, end, answer }).map_err(|_| lost())?;
+        orders.ok_or_else(lost)?.send(Order::Commit { number, end, answer }).await.map_err(|_| lost())?;
         let changes = answered.await.map_err(|_| lost())??;
         self.durability.committed(&self.client, end.end_lsn, now).await?;
         Ok(Applied { end_lsn: Some(end.end_lsn), changes, transactions: batch.transaction_count() })

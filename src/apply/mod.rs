@@ -51,7 +51,7 @@ use self::attempt::attempt;
 pub use self::catalog::{TargetColumn, TargetTable, is_stable_in_binary, load as load_tables};
 pub use self::crew::{Crew, Early, Flight};
 use self::durability::Durability;
-pub use self::early::{Order, Orders};
+pub use self::early::{ORDERS_MAX, Order, Orders};
 use self::plan::Plans;
 pub use self::plan::{check_columns, row_key_columns};
 pub use self::policy::Policies;

@@ -300,10 +300,13 @@ fn start_early(
     let (config, span) = (config.clone(), tracing::Span::current());
     let run = move || {
         let _span = span.entered();
-        let connect = async || session::connect_applier(&config, epoch, apply_options(&config, false)).await;
+        let connect = async || {
+            let applier = session::connect_applier(&config, epoch, apply_options(&config, false)).await?;
+            applier.apply_early_only().await
+        };
         let runtime = match postgres::new_runtime(Stage::Apply) {
             Ok(runtime) => runtime,
-            // Whoever orders finds nobody, and its transactions are as lost as with a connection that is.
+            // With it goes the target, and whoever orders gives up as with a connection that is lost.
             Err(error) => return tracing::warn!("{}", error.shown(&config.log)),
         };
         runtime.block_on(target.run(connect, || tokio::time::sleep(early::LOOK_INTERVAL)));

@@ -11,6 +11,7 @@
 //! **Always holds:**
 //! - The spool keeps all of it until that batch is handed over, so it can be given up at any time before.
 //! - The reader never waits for its session while others have something to be read.
+//! - A session that cannot be made, or that has ended in whatever way, has given up all transactions there will be.
 //! - What is decided by the commit is decided then: whether the target has it already, and whether it is still wanted.
 
 mod target;
@@ -20,13 +21,13 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use crossbeam_channel::Receiver;
 use pgsluice_proto::{Lsn, PgTimestamp, Xid};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 pub(super) use self::target::{EarlyTarget, LOOK_INTERVAL};
 use super::intake::Intake;
 use super::selection::{Beside, Known, Selection};
 use super::shared::{Shared, empty_batches};
-use crate::apply::{Early as ForCrew, Order, Orders};
+use crate::apply::{Early as ForCrew, ORDERS_MAX, Order, Orders};
 use crate::batch::{Batch, Limits, Transaction};
 use crate::decode::{Arrival, Decoded, Decoder};
 use crate::error::Error;
@@ -79,6 +80,8 @@ struct Following {
     selection: Selection,
     transform: Transform,
     batch: Option<Box<Batch>>,
+    /// The session has heard of it.
+    is_ordered: bool,
     described: Vec<Described>,
 }
 
@@ -106,7 +109,7 @@ pub(super) enum Came {
 /// Both ends, and what the crew has to know.
 pub(super) fn early(reads: Reads, shared: Arc<Shared>) -> Result<(Early, EarlyTarget, ForCrew), Error> {
     let (give_back, empty) = empty_batches(BATCHES)?;
-    let (orders, ordered) = mpsc::unbounded_channel();
+    let (orders, ordered) = mpsc::channel(ORDERS_MAX);
     let state = Arc::new(State::default());
     let target = EarlyTarget::new(ordered, give_back, state.clone(), shared);
     let for_crew = ForCrew { orders: orders.clone(), pid: state.pid.clone() };
@@ -180,9 +183,18 @@ impl Early {
         let Some(following) = self.following.take() else { return };
         self.not_again = Some(following.xid);
         self.spare = following.batch.or(self.spare.take());
-        // A session that has ended has nothing open.
-        drop(self.orders.send(Order::GiveUp));
+        if following.is_ordered {
+            self.order(Order::GiveUp);
+        }
         intake.wait_for_commit(following.xid);
+    }
+
+    /// There is room for as many as there can be. A session that has ended has given up, and nothing is open there.
+    fn order(&self, order: Order) {
+        if let Err(TrySendError::Full(_)) = self.orders.try_send(order) {
+            debug_assert!(false, "more than {ORDERS_MAX} orders are on their way");
+            self.state.given_up.store(u64::MAX, Ordering::Release);
+        }
     }
 
     fn is_given_up(&self) -> bool {
@@ -206,6 +218,7 @@ impl Early {
             selection,
             transform: Transform::new(mapping, binary),
             batch: None,
+            is_ordered: false,
             described: Vec::new(),
         }));
         true
@@ -235,8 +248,9 @@ impl Early {
     fn hand_over(&mut self) {
         let Some(following) = &mut self.following else { return };
         if let Some(batch) = following.batch.take_if(|batch| batch.has_changes()) {
-            // A session that has ended has ended the stream.
-            drop(self.orders.send(Order::Part { number: self.count, batch }));
+            following.is_ordered = true;
+            let number = self.count;
+            self.order(Order::Part { number, batch });
         }
     }
 }

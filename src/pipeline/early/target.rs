@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 
 use super::State;
 use crate::apply::{Applier, Order};
@@ -45,7 +45,7 @@ struct Open {
 /// Orders that have come, and are to come.
 #[derive(Debug)]
 struct Inbox {
-    receiver: UnboundedReceiver<Order>,
+    receiver: Receiver<Order>,
     queue: VecDeque<Order>,
 }
 
@@ -72,7 +72,7 @@ impl Inbox {
 
 impl EarlyTarget {
     pub(super) fn new(
-        receiver: UnboundedReceiver<Order>,
+        receiver: Receiver<Order>,
         empty: Sender<Box<Batch>>,
         state: Arc<State>,
         shared: Arc<Shared>,
@@ -204,10 +204,52 @@ impl EarlyTarget {
     /// There is no session any more, or none to be had.
     fn lose(&mut self, error: &Error) {
         tracing::warn!(error = %error.code(), "large transactions wait for their commit: their session on the target is lost");
+        self.give_up_all();
+    }
+
+    fn give_up_all(&mut self) {
         self.applier = None;
         self.open = None;
         self.state.pid.store(0, Ordering::Relaxed);
         self.state.given_up.store(u64::MAX, Ordering::Release);
         self.shared.waker.wake();
+    }
+}
+
+impl Drop for EarlyTarget {
+    /// Whatever has ended it, a panic too: nobody is to wait for a session that is not there.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(
+                "large transactions wait for their commit: the thread that applied them has panicked; this is a bug in pgsluice"
+            );
+        }
+        self.give_up_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use pgsluice_proto::Lsn;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::apply::ORDERS_MAX;
+    use crate::error::Error;
+
+    #[test]
+    fn a_thread_that_panics_has_given_up_all_that_comes() {
+        let (orders, ordered) = mpsc::channel(ORDERS_MAX);
+        let (give_back, _empty) = crossbeam_channel::bounded(1);
+        let (state, shared) = (Arc::new(State::default()), Arc::new(Shared::new(Lsn::INVALID).unwrap()));
+        let target = EarlyTarget::new(ordered, give_back, state.clone(), shared);
+        orders.try_send(Order::GiveUp).unwrap();
+        let connect = async || -> Result<Applier, Error> { panic!("as any bug would") };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let run = || runtime.block_on(target.run(connect, || std::future::ready(())));
+        assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
+        assert_eq!(state.given_up.load(Ordering::Acquire), u64::MAX);
     }
 }

@@ -7,7 +7,7 @@ use pgsluice_testkit::{Engine, wait_for};
 use tokio_postgres::Client;
 
 use super::{DDL, TABLES, options};
-use crate::load::{expect_end, settle, stop, wait_c, wait_streaming};
+use crate::load::{expect_end, settle, stop, wait_c, wait_log, wait_streaming};
 use crate::replication::{DATABASE, DEADLINE, Replication};
 
 /// What is larger than a batch is applied early.
@@ -181,6 +181,55 @@ async fn a_large_transaction_gives_way() -> Result<()> {
     scene.large.batch_execute("COMMIT").await?;
     settle(&scene.replication, &other, &TABLES).await?;
     stop(&other).await
+}
+
+/// It cannot be asked whether anybody waits for it while it waits itself.
+#[tokio::test]
+async fn a_large_transaction_that_waits_for_a_lock_gives_way_too() -> Result<()> {
+    let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE 'pgsluice%'";
+    // The row of somebody else, and a whole table of somebody else.
+    let holds = ["SELECT FROM t WHERE id = -2 FOR UPDATE", "LOCK TABLE whole IN SHARE MODE"];
+    for (hold, wants) in
+        holds.into_iter().zip(["UPDATE t SET note = 'large' WHERE id = -2", "INSERT INTO whole VALUES (1)"])
+    {
+        let scene = Scene::set("INSERT INTO t VALUES (-2, 'old'); INSERT INTO t VALUES (-1, 'old')").await?;
+        let c = &scene.replication.chain.c;
+        scene.begin("UPDATE t SET note = 'large' WHERE id = -1").await?;
+        let holder = c.connect(DATABASE).await?;
+        holder.batch_execute(&format!("BEGIN; {hold}")).await?;
+        scene.large.batch_execute(&format!("{wants}; {}", rows(5_001, 10_000))).await?;
+        let either = format!("SELECT ({waits}) OR NOT {AT_WORK}");
+        wait_c(&scene.replication, "it to wait, or to have let go", &either).await?;
+        let user = c.connect(DATABASE).await?;
+        user.batch_execute("SET lock_timeout = '20s'").await?;
+        scene.while_busy(async { Ok(user.batch_execute("SELECT FROM t WHERE id = -1 FOR UPDATE").await?) }).await?;
+        holder.batch_execute("COMMIT").await?;
+        scene.end().await.with_context(|| hold.to_owned())?;
+    }
+    Ok(())
+}
+
+/// It waits for its commit then, as without such a session.
+#[tokio::test]
+async fn a_target_without_room_for_the_session_takes_large_transactions_in_their_turn() -> Result<()> {
+    let replication = Replication::start_with(options(), DDL).await?;
+    let c = &replication.chain.c;
+    replication.configure_unprivileged_target(CONFIG).await?;
+    c.sql(DATABASE, "GRANT SET ON PARAMETER session_replication_role TO writer").await?;
+    replication.setup().await?;
+    let engine = replication.spawn()?;
+    wait_streaming(&engine, 1).await?;
+    c.sql(DATABASE, "ALTER ROLE writer CONNECTION LIMIT 1").await?;
+    let large = replication.chain.a.connect(DATABASE).await?;
+    large.batch_execute(&format!("BEGIN; {}", rows(1, 5_000))).await?;
+    wait_log(&engine, "large transactions wait for their commit", 1).await?;
+    large.batch_execute(&rows(5_001, 20_000)).await?;
+    replication.chain.a.sql(DATABASE, "INSERT INTO whole VALUES (1, 'beside it')").await?;
+    wait_c(&replication, "the small one", "SELECT count(*) = 1 FROM whole").await?;
+    large.batch_execute("COMMIT").await?;
+    settle(&replication, &engine, &TABLES).await?;
+    ensure!(!engine.stderr().contains("session ended"), "{}", engine.stderr());
+    stop(&engine).await
 }
 
 /// Rows that its own changes cannot be made to before others have come; and what is undone, as a part or as a whole.
