@@ -49,7 +49,7 @@ pub struct Early {
 #[derive(Debug)]
 struct Member {
     applier: Box<Applier>,
-    /// Its process on the target, where there are others beside it.
+    /// Its process on the target.
     pid: i32,
 }
 
@@ -89,10 +89,7 @@ impl Crew {
         let constraints_fire = appliers.iter().any(|applier| applier.options.constraints_fire);
         let mut idle = Vec::with_capacity(size);
         for applier in appliers {
-            let mut pid = 0;
-            if size > 1 {
-                pid = applier.pid().await?;
-            }
+            let pid = applier.pid().await?;
             idle.push(Member { applier: Box::new(applier), pid });
         }
         Ok(Crew { idle, size, constraints_fire, durable: None, early: None })
@@ -101,6 +98,12 @@ impl Crew {
     /// There is a session beside them that applies a large transaction before its turn.
     pub fn set_early(&mut self, early: Early) {
         self.early = Some(early);
+    }
+
+    /// The processes on the target, and that of the session beside them.
+    pub fn pids(&self) -> (Vec<i32>, Option<Arc<AtomicI32>>) {
+        let early = self.early.as_ref().map(|early| early.pid.clone());
+        (self.idle.iter().map(|member| member.pid).collect(), early)
     }
 
     /// How many batches can be under way.

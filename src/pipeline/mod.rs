@@ -15,6 +15,7 @@
 //! - A session that ends leaves nothing behind that the next one needs: progress is on the target.
 //! - A table's changes come by one stream at a time: this one, or while it is copied beside it (`newcomers`) another.
 
+mod answers;
 mod asked;
 mod both;
 mod capture;

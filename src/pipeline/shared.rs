@@ -2,6 +2,8 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use pgsluice_proto::Lsn;
@@ -38,6 +40,8 @@ pub(super) struct Shared {
     bytes_handed_over: AtomicUsize,
     /// The reader has something to read, and no batch for it.
     reader_held_up: AtomicBool,
+    /// Since when the writer waits for the target to answer.
+    unanswered_since: Mutex<Option<Instant>>,
 }
 
 impl Shared {
@@ -55,6 +59,7 @@ impl Shared {
             handed_over: Notify::new(),
             bytes_handed_over: AtomicUsize::new(0),
             reader_held_up: AtomicBool::new(false),
+            unanswered_since: Mutex::new(None),
         })
     }
 
@@ -131,6 +136,25 @@ impl Shared {
     /// Ends when a batch has been handed over since this was last asked, or the reader was held up.
     pub async fn handed_over(&self) {
         self.handed_over.notified().await;
+    }
+
+    /// The target has been asked for something, or has answered and owes more.
+    pub fn await_answer(&self) {
+        *self.unanswered_since() = Some(Instant::now());
+    }
+
+    /// The target owes no answer.
+    pub fn all_answered(&self) {
+        *self.unanswered_since() = None;
+    }
+
+    /// How long the target has owed an answer, if it owes one.
+    pub fn unanswered_for(&self) -> Option<Duration> {
+        self.unanswered_since().map(|since| since.elapsed())
+    }
+
+    fn unanswered_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.unanswered_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn committed(&self, end_lsn: Option<Lsn>, changes: usize, transactions: usize) {

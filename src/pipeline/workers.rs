@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select};
 use tokio::runtime::Runtime;
 
+use super::answers::{self, Processes};
 use super::input::Input;
 use super::reader::{Reader, Start};
 use super::shared::{Shared, empty_batches};
@@ -38,6 +39,8 @@ pub(super) struct Workers {
     shared: Arc<Shared>,
     endings: Sender<Ended>,
     ended: Receiver<Ended>,
+    /// Whoever only watches hears of the end by it.
+    _session: Sender<()>,
 }
 
 /// What goes in at one end, and what drives the other.
@@ -55,13 +58,17 @@ impl Workers {
     pub fn start(config: &Config, ends: Ends, shared: Arc<Shared>) -> Result<Workers, Error> {
         let Ends { input, start, crew, runtime } = ends;
         let batches = pool_batches(crew.size());
+        let (pids, early) = crew.pids();
         let (full, filled) = crossbeam_channel::bounded(batches);
         let (give_back, empty) = empty_batches(batches)?;
         let limits = Limits { rows: config.apply.batch_rows, bytes: config.apply.batch_bytes };
         let (endings, ended) = crossbeam_channel::unbounded();
         let writer = Writer::new(runtime, TargetSide::new(crew, give_back, shared.clone()), filled);
         let reader = Reader::new(input, start, limits, full, empty, shared.clone(), Instant::now());
-        let workers = Workers { shared, endings, ended };
+        let (session, is_over) = crossbeam_channel::bounded(0);
+        let workers = Workers { shared: shared.clone(), endings, ended, _session: session };
+        let (config, processes) = (config.clone(), Processes { pids, early });
+        workers.help("pgsluice-answers", move || answers::watch(&config, &processes, &shared, &is_over))?;
         workers.spawn(Worker::Apply, "pgsluice-apply", move || writer.run())?;
         workers.spawn(Worker::Source, "pgsluice-source", move || reader.run())?;
         Ok(workers)

@@ -129,6 +129,7 @@ impl TargetSide {
         further: Further<'_, T>,
     ) -> Result<Continues, Error> {
         self.crew.take(first, flight, (further.now)());
+        self.shared.await_answer();
         while !flight.is_empty() {
             while self.crew.takes(flight)
                 && self.is_behind(flight, (further.waiting)())
@@ -141,7 +142,10 @@ impl TargetSide {
             tokio::select! {
                 biased;
                 done = crew.next(flight, further.now) => match done? {
-                    Some((batch, applied)) => self.give_back(batch, applied),
+                    Some((batch, applied)) => {
+                        self.give_back(batch, applied);
+                        self.shared.await_answer();
+                    }
                     None => return Ok(Continues::Yes),
                 },
                 () = shared.aborted() => return Ok(Continues::No),
@@ -149,6 +153,7 @@ impl TargetSide {
                 () = (further.tick)(), if is_shared => flight.look(),
             }
         }
+        self.shared.all_answered();
         Ok(Continues::Yes)
     }
 
