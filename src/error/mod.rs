@@ -305,6 +305,11 @@ impl Error {
         }
     }
 
+    /// A server has reported it.
+    pub fn is_of_a_server(&self) -> bool {
+        matches!(self.0.kind, Kind::Server { .. })
+    }
+
     /// A disk of ours has no room.
     pub fn is_full_disk(&self) -> bool {
         matches!(&self.0.kind, Kind::Trail { source, .. }

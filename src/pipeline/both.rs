@@ -38,7 +38,7 @@ pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiv
     let dir = trail.dir.display();
     match turn(trail)? {
         Turn::Ours(lock) => {
-            let Some(capture) = Capture::start(config, trail, lock, stop)? else {
+            let Some(capture) = Capture::start(config, trail, (lock, stop_at == StopAt::Never), stop)? else {
                 return Ok(Summary { end_lsn: pgsluice_proto::Lsn::INVALID, transactions: 0, changes: 0, sessions: 0 });
             };
             with_capture(config, (trail, Some(capture)), (stop_at, options), stop)
@@ -119,7 +119,7 @@ fn with_capture(
                 end();
                 (stop, is_stopped) = (&never, true);
             }
-            recv(look) -> _ => match take_over(capturing, trail) {
+            recv(look) -> _ => match take_over(capturing, trail, stop_at == StopAt::Never) {
                 Ok(taken) => capture = taken,
                 Err(error) => {
                     end();
@@ -133,9 +133,9 @@ fn with_capture(
 }
 
 /// The capture, if whoever had it has ended.
-fn take_over(config: &Config, trail: &TrailConfig) -> Result<Option<Capture>, Error> {
+fn take_over(config: &Config, trail: &TrailConfig, serves: bool) -> Result<Option<Capture>, Error> {
     let Turn::Ours(lock) = turn(trail)? else { return Ok(None) };
-    let (capture, _) = Capture::begin(config, trail, lock)?;
+    let (capture, _) = Capture::begin(config, trail, (lock, serves))?;
     Ok(Some(capture))
 }
 

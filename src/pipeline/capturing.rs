@@ -58,17 +58,17 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Begins to write the trail whose lock this is, and waits until there is one.
+    /// Begins to write the trail whose lock this is, and waits until there is one. As [`Capture::begin`].
     ///
     /// # Errors
     /// Whatever keeps the first session from beginning.
     pub fn start(
         config: &Config,
         trail: &TrailConfig,
-        lock: Lock,
+        (lock, serves): (Lock, bool),
         stop: &Receiver<()>,
     ) -> Result<Option<Capture>, Error> {
-        let (capture, is_open) = Capture::begin(config, trail, lock)?;
+        let (capture, is_open) = Capture::begin(config, trail, (lock, serves))?;
         crossbeam_channel::select! {
             recv(is_open) -> opened => match opened {
                 Ok(()) => Ok(Some(capture)),
@@ -78,14 +78,19 @@ impl Capture {
         }
     }
 
-    /// Begins to write a trail that is there already. The other end hears when the first session begins.
-    pub fn begin(config: &Config, trail: &TrailConfig, lock: Lock) -> Result<(Capture, Receiver<()>), Error> {
+    /// Begins to write a trail that is there already. The other end hears when the first session begins. One that `serves` has no end of
+    /// its own.
+    pub fn begin(
+        config: &Config,
+        trail: &TrailConfig,
+        (lock, serves): (Lock, bool),
+    ) -> Result<(Capture, Receiver<()>), Error> {
         let told = Arc::new(Told::new().map_err(no_resources)?);
         let (report, ended) = crossbeam_channel::bounded(1);
         let (opened, is_open) = crossbeam_channel::bounded(1);
         let (config, trail, own) = (config.clone(), trail.clone(), told.clone());
         let work = move || {
-            let run = std::panic::AssertUnwindSafe(|| run(&config, &trail, lock, &own, &opened));
+            let run = std::panic::AssertUnwindSafe(|| run(&config, &trail, (lock, serves), (&own, &opened)));
             let result = std::panic::catch_unwind(run).unwrap_or_else(|_| Err(panicked()));
             // Nobody listens to what ends after a stop.
             drop(report.send(result));
@@ -130,7 +135,7 @@ pub fn capture(config: &Config, stop: &Receiver<()>) -> Result<Captured, Error> 
         return Err(Error::refused(Stage::Trail, what, "give `pgsluice capture` that configuration"));
     }
     let Some(lock) = trail::lock(trail, trail::Command::Capture)? else { return Err(is_written(trail)?) };
-    let Some(capture) = Capture::start(config, trail, lock, stop)? else { return Ok(nothing()) };
+    let Some(capture) = Capture::start(config, trail, (lock, true), stop)? else { return Ok(nothing()) };
     let mut transactions = 0;
     loop {
         crossbeam_channel::select! {
@@ -162,12 +167,11 @@ fn captured(told: &Told, sessions: u64) -> Captured {
 fn run(
     config: &Config,
     trail: &TrailConfig,
-    mut lock: Lock,
-    told: &Arc<Told>,
-    opened: &Sender<()>,
+    (mut lock, serves): (Lock, bool),
+    (told, opened): (&Arc<Told>, &Sender<()>),
 ) -> Result<Captured, Error> {
     let mut config = config.clone();
-    let mut retry = Retry::new(config.stream.retry_limit, true);
+    let mut retry = Retry::new(config.stream.retry_limit, serves);
     let mut sessions = 0;
     while !told.is_stopped() {
         let error = match open(&config, trail, &lock) {

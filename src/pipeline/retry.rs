@@ -4,6 +4,10 @@
 //!  Halt ──► ends the run                       Retry ──► a pause, for as long as `retry_limit`
 //!  Wait ──► a pause, however often, in a run that has no end of its own; in another it ends the run
 //! ```
+//!
+//! Before the first session a run with an end of its own ends at its first error, since somebody waits for it and has perhaps named the
+//! wrong server. A run without an end is one that a supervisor starts, also after an outage in which servers come up one after the other:
+//! it tries again from its start, so that the supervisor's limit of starts is not used up within seconds.
 
 use std::time::{Duration, Instant};
 
@@ -49,8 +53,11 @@ impl Retry {
         let limit = match (error.disposition(), self.opened) {
             (Disposition::Halt, _) => return Err(error),
             (Disposition::Wait, true) if self.serves => return Ok(self.wait(&error)),
+            // A full disk of a server, and not what the configuration names on this machine.
+            (Disposition::Wait, false) if self.serves && error.is_of_a_server() => return Ok(self.wait(&error)),
             (Disposition::Wait, _) => return Err(error),
             (Disposition::Retry, true) => self.limit,
+            (Disposition::Retry, false) if self.serves => self.limit,
             (Disposition::Retry, false) if error.is_passing() => SLOT_WAIT_MAX.min(self.limit),
             (Disposition::Retry, false) => return Err(error),
         };
@@ -60,7 +67,11 @@ impl Retry {
             return Err(Error::new(error.stage(), Kind::GaveUp { after, last: error }));
         }
         let pause = self.next_pause();
-        tracing::warn!(%error, retry_in = ?pause, "session ended; it will be built anew");
+        if self.opened {
+            tracing::warn!(%error, retry_in = ?pause, "session ended; it will be built anew");
+        } else {
+            tracing::warn!(%error, retry_in = ?pause, "no session can be opened yet; trying again");
+        }
         Ok(pause)
     }
 
@@ -78,5 +89,32 @@ impl Retry {
         let pause = self.backoff;
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
         pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::config::Role;
+    use crate::error::Stage;
+
+    fn unreachable() -> Error {
+        let source = io::ErrorKind::ConnectionRefused.into();
+        Error::new(Stage::Apply, Kind::Unreachable { role: Role::Target, address: "c:5432".to_owned(), source })
+    }
+
+    #[test]
+    fn a_run_that_serves_tries_again_from_its_start_and_another_ends() {
+        let mut serves = Retry::new(Duration::from_secs(60), true);
+        assert_eq!(serves.after(unreachable()).unwrap(), BACKOFF_MIN);
+        assert_eq!(serves.after(unreachable()).unwrap(), BACKOFF_MIN * 2);
+        assert!(Retry::new(Duration::from_secs(60), false).after(unreachable()).is_err());
+        let refused = Error::refused(Stage::Apply, "no progress row", "run `pgsluice setup`");
+        assert!(serves.after(refused).is_err());
+        let mut impatient = Retry::new(Duration::ZERO, true);
+        impatient.failing_since = Instant::now().checked_sub(Duration::from_secs(1));
+        assert!(matches!(impatient.after(unreachable()).unwrap_err().kind(), Kind::GaveUp { .. }));
     }
 }

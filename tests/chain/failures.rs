@@ -66,6 +66,66 @@ async fn a_full_disk_of_the_target_is_waited_for() -> Result<()> {
     stop(&engine).await
 }
 
+/// As after an outage of all, when a supervisor starts the engine before a server takes connections.
+#[tokio::test]
+async fn a_run_that_starts_before_its_servers_waits_for_them() -> Result<()> {
+    const NO_SESSION: &str = "no session can be opened yet";
+    let replication = Replication::start("CREATE TABLE t (id int PRIMARY KEY, note text)").await?;
+    replication.setup().await?;
+    let (b, c) = (&replication.chain.b, &replication.chain.c);
+    for (server, said) in [(b, "cannot reach the source at"), (c, "cannot reach the target at")] {
+        server.stop_fast().await?;
+        // Somebody waits for the end of these.
+        for arguments in [&["run", "--stop-at", "current"][..], &["setup"]] {
+            let output = replication.command(arguments).await?;
+            ensure!(output.code == Some(1) && output.stderr.contains(said), "{arguments:?}: {output:?}");
+        }
+        let engine = replication.spawn()?;
+        wait_log(&engine, NO_SESSION, 2).await?;
+        ensure!(engine.stderr().contains(said), "{}", engine.stderr());
+        server.start().await?;
+        replication.chain.wait_b_streaming().await?;
+        let row = format!("INSERT INTO t SELECT count(*), '{}' FROM t", server.name());
+        replication.chain.a.sql(DATABASE, &row).await?;
+        wait_streaming(&engine, 1).await?;
+        settle(&replication, &engine, TABLES).await?;
+        stop(&engine).await?;
+    }
+    // One that takes no more connections, and one whose disk is full when its progress row is to be written.
+    c.sql(DATABASE, "ALTER DATABASE app CONNECTION LIMIT 0; CREATE ROLE limited LOGIN").await?;
+    c.sql(DATABASE, "GRANT ALL ON SCHEMA pgsluice, public TO limited; GRANT ALL ON ALL TABLES IN SCHEMA pgsluice, public TO limited")
+        .await?;
+    replication.configure_target_role("limited", "")?;
+    let engine = replication.spawn()?;
+    wait_log(&engine, "SQLSTATE 53300", 2).await?;
+    c.sql(DATABASE, "ALTER DATABASE app CONNECTION LIMIT -1").await?;
+    wait_streaming(&engine, 1).await?;
+    stop(&engine).await?;
+    replication.configure("")?;
+    let full = "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE EXCEPTION 'made for a test' USING ERRCODE = '53100'; END $$;
+                CREATE TRIGGER full_disk BEFORE UPDATE ON pgsluice.progress FOR EACH ROW EXECUTE FUNCTION full_disk();
+                ALTER TABLE pgsluice.progress ENABLE ALWAYS TRIGGER full_disk";
+    c.sql(DATABASE, full).await?;
+    let engine = replication.spawn()?;
+    wait_log(&engine, "SQLSTATE 53100", 1).await?;
+    c.sql(DATABASE, "DROP TRIGGER full_disk ON pgsluice.progress").await?;
+    wait_streaming(&engine, 1).await?;
+    replication.chain.a.sql(DATABASE, "INSERT INTO t VALUES (100, 'x')").await?;
+    settle(&replication, &engine, TABLES).await?;
+    stop(&engine).await?;
+    // What no time mends.
+    let [source, primary] = [b, &replication.chain.a].map(|server| server.dsn(DATABASE));
+    for (target, said) in [
+        (c.dsn("nosuchdb"), "database \"nosuchdb\" does not exist"),
+        (c.dsn_as(DATABASE, "scram_user", "wr0ng-secret"), "password authentication failed"),
+    ] {
+        replication.configure_servers(&source, Some(&primary), &target, "")?;
+        expect_end(&replication.spawn()?, 1, &[said]).await?;
+    }
+    Ok(())
+}
+
 /// As where it has much to remove first that an earlier walsender has spilled.
 #[tokio::test]
 async fn a_walsender_that_is_slow_to_start_is_waited_for() -> Result<()> {
