@@ -93,7 +93,7 @@ impl OwnTable {
         };
         let publication = quote_ident(&self.config.publication());
         let on_primary = format!(
-            "{schema} CREATE TABLE {name} ({COLUMNS}); {of_both}; {grant} ALTER PUBLICATION {publication} ADD TABLE {name}",
+            "{schema} CREATE TABLE {name} ({COLUMNS}); {of_both}; {grant} ALTER PUBLICATION {publication} ADD TABLE ONLY {name}",
             grant = self.grant_sql(),
         );
         servers.primary.batch_execute(&on_primary).await.map_err(failed)
@@ -181,7 +181,7 @@ impl OwnTable {
         if primary.query_opt(sql, &[&publication, &self.name.schema, &self.name.name]).await?.is_none() {
             return Ok(());
         }
-        let sql = format!("ALTER PUBLICATION {} DROP TABLE {}", quote_ident(&publication), self.name);
+        let sql = format!("ALTER PUBLICATION {} DROP TABLE ONLY {}", quote_ident(&publication), self.name);
         primary.batch_execute(&sql).await
     }
 

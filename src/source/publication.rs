@@ -37,9 +37,9 @@ const HEARTBEAT_SCHEMA_SQL: &str = "CREATE SCHEMA IF NOT EXISTS pgsluice";
 const HEARTBEAT_TABLE_SQL: &str =
     "CREATE TABLE IF NOT EXISTS pgsluice.heartbeat (name text PRIMARY KEY, beat_at timestamptz NOT NULL)";
 
-/// Makes [`HEARTBEAT`] where it is missing. `IF NOT EXISTS` is not enough: PostgreSQL asks for the right to make a schema before
-/// it looks whether there is one.
-pub async fn create_heartbeat(client: &Client) -> Result<(), tokio_postgres::Error> {
+/// Makes [`HEARTBEAT`] where it is missing, and returns whether it was. `IF NOT EXISTS` is not enough: PostgreSQL asks for the right
+/// to make a schema before it looks whether there is one.
+pub async fn create_heartbeat(client: &Client) -> Result<bool, tokio_postgres::Error> {
     let sql = "SELECT to_regnamespace('pgsluice') IS NULL, to_regclass('pgsluice.heartbeat') IS NULL";
     let row = client.query_one(sql, &[]).await?;
     for (column, create) in [HEARTBEAT_SCHEMA_SQL, HEARTBEAT_TABLE_SQL].into_iter().enumerate() {
@@ -47,7 +47,7 @@ pub async fn create_heartbeat(client: &Client) -> Result<(), tokio_postgres::Err
             client.batch_execute(create).await?;
         }
     }
-    Ok(())
+    row.try_get(1)
 }
 
 /// A published table, with what of it is published.
@@ -239,13 +239,13 @@ impl Publication {
         let Some(first) = extra.first() else { return Ok(()) };
         let (name, publication) = (&self.name, quote_ident(&self.name));
         let list = extra.iter().map(|table| table.to_string()).collect::<Vec<_>>().join(", ");
-        let drop = format!("ALTER PUBLICATION {publication} DROP TABLE {list}");
+        let drop = format!("ALTER PUBLICATION {publication} DROP TABLE {}", only(extra.iter().copied()));
         let TableName { schema, name: table } = first;
         Err(match selection.shard().filter(|_| selection.covers(schema, table)) {
             Some(shard) => {
                 let other = shard.publication_of(schema, table);
                 let what = format!("publication \"{name}\" holds {list}, and {first} is in the shard of \"{other}\"");
-                let add = format!("ALTER PUBLICATION {} ADD TABLE {first}", quote_ident(&other));
+                let add = format!("ALTER PUBLICATION {} ADD TABLE ONLY {first}", quote_ident(&other));
                 Error::refused(stage, what, format!("on the primary: {drop}; {add}"))
             }
             None => Error::refused(
@@ -283,7 +283,7 @@ impl Publication {
             "change [tables], or on the primary: ALTER PUBLICATION {} SET TABLE {}; rows that a table gained before \
              that are not in the stream and have to be copied",
             quote_ident(&self.name),
-            list(wanted.iter().collect())
+            only(wanted.iter())
         );
         Err(Error::refused(stage, what, mend))
     }
@@ -337,15 +337,20 @@ pub enum Heartbeat<'a> {
     By(&'a str),
 }
 
+/// Tables as statements about publications name them. Without ONLY, tables that inherit from them would be meant as well,
+/// selected or not; of a partitioned table it changes nothing ("CREATE PUBLICATION").
+pub fn only<'a>(tables: impl Iterator<Item = &'a TableName>) -> String {
+    tables.map(|table| format!("ONLY {table}")).collect::<Vec<_>>().join(", ")
+}
+
 /// The statements that make the publication, and first what it holds beside the tables.
 ///
 /// Whoever beats is named where it has yet to get the right to.
 pub fn create_sql(publication: &str, tables: &[PublishedTable], heartbeat: Heartbeat<'_>) -> String {
-    let mut list: Vec<_> = tables.iter().map(|published| published.table.to_string()).collect();
+    let beats = TableName { schema: HEARTBEAT.0.to_owned(), name: HEARTBEAT.1.to_owned() };
+    let beats = (heartbeat != Heartbeat::None).then_some(&beats);
+    let list = only(tables.iter().map(|published| &published.table).chain(beats));
     let mut before = String::new();
-    if heartbeat != Heartbeat::None {
-        list.push(quote_qualified(HEARTBEAT.0, HEARTBEAT.1));
-    }
     if let Heartbeat::By(role) = heartbeat {
         let role = quote_ident(role);
         before = format!(
@@ -354,11 +359,12 @@ pub fn create_sql(publication: &str, tables: &[PublishedTable], heartbeat: Heart
         );
     }
     // A shard may have no table yet.
-    let list = if list.is_empty() { String::new() } else { format!(" FOR TABLE {}", list.join(", ")) };
+    let list = if list.is_empty() { String::new() } else { format!(" FOR TABLE {list}") };
     format!("{before}CREATE PUBLICATION {}{list} WITH (publish_via_partition_root = true)", quote_ident(publication))
 }
 
 /// The statement that has a publication hold heartbeats too.
 pub fn add_heartbeat_sql(publication: &str) -> String {
-    format!("ALTER PUBLICATION {} ADD TABLE {}", quote_ident(publication), quote_qualified(HEARTBEAT.0, HEARTBEAT.1))
+    let heartbeat = quote_qualified(HEARTBEAT.0, HEARTBEAT.1);
+    format!("ALTER PUBLICATION {} ADD TABLE ONLY {heartbeat}", quote_ident(publication))
 }
