@@ -27,6 +27,7 @@ pub mod dms;
 pub mod error;
 pub mod pipeline;
 pub mod postgres;
+pub mod preflight;
 pub mod records;
 pub mod schema;
 pub mod screen;

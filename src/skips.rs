@@ -19,6 +19,7 @@ use crate::checkpoint;
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
+use crate::preflight;
 use crate::shards;
 
 const STAGE: Stage = Stage::Checkpoint;
@@ -56,6 +57,7 @@ pub enum Asked {
 /// # Errors
 /// A refusal if it is on the target already.
 pub async fn ask(shards: &[Config], lsn: Lsn) -> Result<Asked, Error> {
+    check_target(shards).await?;
     let client = connect(shards).await?;
     let commit_lsn = PgLsn::from(lsn.as_u64());
     client.batch_execute(BEGIN).await.map_err(|error| match error.code() {
@@ -90,6 +92,7 @@ pub async fn ask(shards: &[Config], lsn: Lsn) -> Result<Asked, Error> {
 /// # Errors
 /// A refusal if it is not pending.
 pub async fn take_back(shards: &[Config], lsn: Lsn) -> Result<(), Error> {
+    check_target(shards).await?;
     let client = connect(shards).await?;
     let names: Vec<_> = shards.iter().map(|config| config.name.as_str()).collect();
     // That a shard did not have it is of no use without the others.
@@ -173,6 +176,14 @@ pub async fn pending(client: &Client, name: &str, progress: Lsn) -> Result<Vec<L
 }
 
 /// To the target, which is the same of all shards.
+/// Before anything is written.
+async fn check_target(shards: &[Config]) -> Result<(), Error> {
+    match shards.first() {
+        Some(config) => preflight::check_target_alone(config, STAGE).await,
+        None => Ok(()),
+    }
+}
+
 async fn connect(shards: &[Config]) -> Result<Client, Error> {
     let Some(first) = shards.first() else { return Err(Error::new(STAGE, Kind::Panicked)) };
     let client = postgres::connect(&first.target, STAGE).await?;

@@ -10,6 +10,7 @@ use crate::checkpoint;
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind};
 use crate::postgres;
+use crate::preflight;
 use crate::source::slot::SlotState;
 
 use super::{Over, STAGE};
@@ -40,6 +41,8 @@ impl Servers {
         let primary = postgres::connect(config.publisher(), STAGE).await?;
         let source = postgres::connect(&config.source, STAGE).await?;
         let target = postgres::connect(&config.target, STAGE).await?;
+        let progress = checkpoint::read(&target, config.name.as_str()).await?;
+        preflight::check_target(config, (&source, &target), progress.as_ref(), STAGE).await?;
         let servers = Servers { config: config.clone(), primary, source, target };
         let is_standby = servers.primary.query_one("SELECT pg_is_in_recovery()", &[]).await;
         let is_standby = is_standby.and_then(|row| row.try_get::<_, bool>(0));

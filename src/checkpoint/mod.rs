@@ -86,15 +86,26 @@ pub async fn create(client: &Client, name: &str, progress: &Progress) -> Result<
     Ok(())
 }
 
-/// Removes the row and all that belongs to it, and the schema where no other row is left. Returns what of the two was there to
-/// be removed.
+/// What is left of the schema once a replication is removed from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// The schema is removed as well.
+    Nothing,
+    /// There is none, or others have something in it.
+    InUse,
+    /// Nobody needs it any more, and the role may not drop it. With the statements for whoever may.
+    Foreign(String),
+}
+
+/// Removes the row and all that belongs to it, and the schema where no other row is left and the role owns it. Returns whether there
+/// was such a row.
 ///
 /// # Errors
 /// A refusal if indexes or foreign keys were dropped for a copy and are not there again.
-pub async fn remove(client: &Client, name: &str) -> Result<(bool, bool), Error> {
+pub async fn remove(client: &Client, name: &str) -> Result<(bool, Remains), Error> {
     let exists = client.query_one("SELECT to_regclass('pgsluice.progress') IS NOT NULL", &[]).await.map_err(failed)?;
     if !exists.try_get::<_, bool>(0).map_err(failed)? {
-        return Ok((false, false));
+        return Ok((false, Remains::InUse));
     }
     // Whoever still writes under an epoch ends first, and nobody begins.
     client.batch_execute("BEGIN; LOCK TABLE pgsluice.progress IN ACCESS EXCLUSIVE MODE").await.map_err(failed)?;
@@ -116,19 +127,43 @@ pub async fn remove(client: &Client, name: &str) -> Result<(bool, bool), Error> 
         let rows = client.execute(&sql, &[&name]).await.map_err(failed)?;
         removed |= *table == "progress" && rows > 0;
     }
-    let others = client.query_opt("SELECT FROM pgsluice.progress LIMIT 1", &[]).await.map_err(failed)?;
-    if others.is_none() {
-        let tables: Vec<_> = present.iter().map(|table| format!("pgsluice.{table}")).collect();
-        client.batch_execute(&format!("DROP TABLE {}", tables.join(", "))).await.map_err(failed)?;
-    }
-    // A primary of another replication has its heartbeats there.
-    let is_empty = "SELECT NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'pgsluice'::regnamespace)";
-    let is_empty: bool = client.query_one(is_empty, &[]).await.map_err(failed)?.try_get(0).map_err(failed)?;
-    if is_empty {
-        client.batch_execute("DROP SCHEMA pgsluice").await.map_err(failed)?;
-    }
+    let remains = drop_unused(client, &present).await?;
     client.batch_execute("COMMIT").await.map_err(failed)?;
-    Ok((removed, is_empty))
+    Ok((removed, remains))
+}
+
+/// Drops the tables where no replication has a row in them, and then the schema where nothing else is in it.
+async fn drop_unused(client: &Client, present: &[&str]) -> Result<Remains, Error> {
+    if client.query_opt("SELECT FROM pgsluice.progress LIMIT 1", &[]).await.map_err(failed)?.is_some() {
+        return Ok(Remains::InUse);
+    }
+    let tables: Vec<_> = present.iter().map(|table| format!("pgsluice.{table}")).collect();
+    let drop_tables = format!("DROP TABLE {}", tables.join(", "));
+    // A primary of another replication has its heartbeats there, and a bench its table.
+    let sql = "SELECT (SELECT bool_and(pg_has_role(c.relowner, 'USAGE')) FROM pg_class c \
+                       WHERE c.relnamespace = n.oid AND c.relname = ANY ($1)), \
+                   pg_has_role(n.nspowner, 'USAGE'), \
+                   NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c') \
+                               AND c.relname <> ALL ($1)) \
+               FROM pg_namespace n WHERE n.nspname = 'pgsluice'";
+    let row = client.query_one(sql, &[&present]).await.map_err(failed)?;
+    let (tables_are_ours, schema_is_ours): (Option<bool>, bool) =
+        (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+    let has_nothing_else: bool = row.try_get(2).map_err(failed)?;
+    // The owner of a schema may drop whatever is in it.
+    if !schema_is_ours && tables_are_ours != Some(true) {
+        let drop_schema = if has_nothing_else { "; DROP SCHEMA pgsluice" } else { "" };
+        return Ok(Remains::Foreign(format!("{drop_tables}{drop_schema}")));
+    }
+    client.batch_execute(&drop_tables).await.map_err(failed)?;
+    match (has_nothing_else, schema_is_ours) {
+        (false, _) => Ok(Remains::InUse),
+        (true, false) => Ok(Remains::Foreign("DROP SCHEMA pgsluice".to_owned())),
+        (true, true) => {
+            client.batch_execute("DROP SCHEMA pgsluice").await.map_err(failed)?;
+            Ok(Remains::Nothing)
+        }
+    }
 }
 
 /// Takes over: raises the epoch, so that no other engine commits from here on, and returns where to go on.

@@ -3,6 +3,7 @@
 mod bench;
 mod capture;
 mod change;
+mod confirm;
 mod import_dms;
 mod output;
 mod resync;

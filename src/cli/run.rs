@@ -8,10 +8,13 @@ use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{ConfigArgument, Format, output};
-use crate::error::Error;
+use super::{ConfigArgument, Format, confirm, output};
+use crate::config::Config;
+use crate::error::{Error, Stage};
 use crate::pipeline::StopAt;
+use crate::postgres;
 use crate::screen::Screen;
+use crate::setup;
 use crate::shards;
 use crate::snapshot::{CopyOptions, OnExisting};
 
@@ -26,6 +29,9 @@ pub struct RunArguments {
     /// What to do with rows that a table of the target has before it is copied
     #[arg(long, value_enum, default_value_t)]
     on_existing: OnExisting,
+    /// Do not ask before --on-existing truncate removes rows
+    #[arg(long)]
+    yes: bool,
     /// Drop secondary indexes and foreign keys of the target's tables before they are copied, and make them again
     /// afterwards
     #[arg(long)]
@@ -54,6 +60,9 @@ struct RunResult {
 pub fn run(arguments: &RunArguments, format: Format, screen: &Screen) -> Result<(), Error> {
     let mut config = arguments.config.load()?;
     config.log.row_values |= arguments.show_values;
+    if arguments.on_existing == OnExisting::Truncate && !arguments.yes {
+        ask_to_truncate(&config)?;
+    }
     let stop = stop_signals()?;
     let RunArguments { stop_at, on_existing, defer_indexes, .. } = *arguments;
     let options = CopyOptions { on_existing, defer_indexes, screen: screen.clone() };
@@ -76,6 +85,20 @@ pub fn run(arguments: &RunArguments, format: Format, screen: &Screen) -> Result<
             ("sessions".to_owned(), result.sessions.to_string()),
         ]),
     }
+}
+
+/// # Errors
+/// [`Kind::Usage`](crate::error::Kind::Usage) unless a person agrees to what is lost.
+fn ask_to_truncate(config: &Config) -> Result<(), Error> {
+    let losses = postgres::new_runtime(Stage::Snapshot)?.block_on(setup::losses_on_existing(config))?;
+    if losses.is_empty() {
+        return Ok(());
+    }
+    let would = format!(
+        "{}\nThey are not the source's. Tables that join later are emptied as well before they are copied.",
+        confirm::losses(&config.target, &losses)
+    );
+    confirm::confirm(Stage::Snapshot, &would, config.name.as_str())
 }
 
 /// A message for each SIGTERM or SIGINT.

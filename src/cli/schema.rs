@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
@@ -24,11 +25,15 @@ pub struct SchemaArguments {
     /// The directory of pg_dump and pg_restore; PGSLUICE_PG_BIN in the environment says the same
     #[arg(long, value_name = "DIRECTORY")]
     pg_bin: Option<PathBuf>,
+    /// How long to wait for the standby to replay what the primary has now
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
 }
 
 pub fn run(arguments: &SchemaArguments, format: Format) -> Result<(), Error> {
     let config = arguments.config.load()?;
-    let options = Options { section: arguments.section, jobs: arguments.jobs, pg_bin: arguments.pg_bin.clone() };
+    let SchemaArguments { section, jobs, pg_bin, timeout, .. } = arguments;
+    let options = Options { section: *section, jobs: *jobs, pg_bin: pg_bin.clone(), limit: *timeout };
     let runtime = postgres::new_runtime(Stage::Schema)?;
     if arguments.print {
         return output::text_line(runtime.block_on(schema::sql(&config, &options))?.trim_end());

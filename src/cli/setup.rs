@@ -37,6 +37,7 @@ pub fn print_steps(steps: &[Step], format: Format) -> Result<(), Error> {
                 StepState::Present => "present",
                 StepState::Removed => "removed",
                 StepState::Absent => "absent",
+                StepState::Left => "left, for its owner",
             };
             let rows: Vec<_> = steps.iter().map(|step| (step.object.clone(), state(step).to_owned())).collect();
             output::pairs(&rows)

@@ -1,12 +1,9 @@
-use std::io::{self, IsTerminal};
-
 use clap::Args;
 use pgsluice_proto::Lsn;
 use serde::Serialize;
 
-use super::{ConfigArgument, Format, output};
-use crate::config::Config;
-use crate::error::{Error, Kind, Stage};
+use super::{ConfigArgument, Format, confirm, output};
+use crate::error::{Error, Stage};
 use crate::postgres;
 use crate::skips::{self, Asked, Skip};
 
@@ -67,7 +64,12 @@ pub fn run(arguments: &SkipArguments, format: Format) -> Result<(), Error> {
         State::Cancelled
     } else {
         if !arguments.yes {
-            confirm(&config, lsn)?;
+            let would = format!(
+                "Nothing that the transaction at {lsn} has changed will be on the target of \"{}\" ({}).",
+                config.name,
+                config.target.place()
+            );
+            confirm::confirm(STAGE, &would, &lsn.to_string())?;
         }
         match runtime.block_on(skips::ask(&shards, lsn))? {
             Asked::Now => State::Pending,
@@ -97,22 +99,4 @@ fn print_list(skips: &[Skip], format: Format) -> Result<(), Error> {
             output::pairs(&rows)
         }
     }
-}
-
-/// # Errors
-/// [`Kind::Usage`] unless a person answers with the LSN.
-fn confirm(config: &Config, lsn: Lsn) -> Result<(), Error> {
-    let usage = |what: &str| Error::new(STAGE, Kind::Usage(what.to_owned()));
-    if !io::stdin().is_terminal() {
-        return Err(usage(
-            "skip asks before a transaction is lost to the target, and nobody is there to answer; use --yes",
-        ));
-    }
-    output::text_line(&format!(
-        "Nothing that the transaction at {lsn} has changed will be on the target of \"{}\".\nType the LSN to confirm:",
-        config.name
-    ))?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).map_err(output::failed)?;
-    if answer.trim() == lsn.to_string() { Ok(()) } else { Err(usage("not confirmed; nothing is skipped")) }
 }

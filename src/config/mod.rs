@@ -172,6 +172,11 @@ impl Endpoint {
             Host::Unix(directory) => directory.join(format!(".s.PGSQL.{}", self.port)).display().to_string(),
         }
     }
+
+    /// The server and the database: the words of a message that says what would be lost where.
+    pub fn place(&self) -> String {
+        format!("{}, database \"{}\"", self.address(), self.dbname)
+    }
 }
 
 impl fmt::Display for Endpoint {

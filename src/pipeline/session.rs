@@ -36,7 +36,8 @@ use crate::checkpoint::{self, Moves, Progress};
 use crate::config::{Config, OWN_SCHEMA, Role, SynchronousCommit};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
-use crate::schema::compare::{self, Weight};
+use crate::preflight::check_target;
+use crate::schema::compare::{self, Sent, Weight};
 use crate::shards;
 use crate::skips;
 use crate::snapshot::{self, Copied, CopyOptions, Due, Ruled, State, TableCopy, Wanted};
@@ -120,10 +121,10 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let Attempt { config, options, epoch, beside, early } = attempt;
     let target = postgres::connect(&config.target, Stage::Apply).await?;
     shards::check_split(&target, config, STAGE).await?;
-    let Some(before) = checkpoint::read(&target, config.name.as_str()).await? else {
-        return Err(no_progress(config));
-    };
+    let progress = checkpoint::read(&target, config.name.as_str()).await?;
     let source = postgres::connect(&config.source, STAGE).await?;
+    check_target(config, (&source, &target), progress.as_ref(), STAGE).await?;
+    let before = progress.ok_or_else(|| no_progress(config))?;
     let server = Server::inspect(&source, Role::Source, STAGE).await?;
     // What cannot be mended first: a setting that is wrong now may be why the slot is lost.
     check_identity(Whose::Target, &before, &server.system_identifier)?;
@@ -179,7 +180,8 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
         tracing::warn!("{table} is not replicated any more: if it comes again, it is emptied and copied again");
     }
     let missing = missing(&target, Published { states: &states, ..published }, options, constraints_fire).await?;
-    warn_of_conflicts(&source, &target, &missing, &mapping).await?;
+    let sent = Sent::of(publication.tables.iter());
+    warn_of_conflicts(&source, &target, &missing, (&mapping, &sent)).await?;
     // Where nothing streams yet, nothing has to wait for the copy, and one stream is enough for what follows it. Where
     // foreign keys fire, a table's rows must not be ahead of those that they refer to.
     let beside = beside && !constraints_fire && states.iter().any(|state| state.state == State::Ready);
@@ -290,10 +292,10 @@ async fn warn_of_conflicts(
     source: &Client,
     target: &Client,
     tables: &[Wanted],
-    mapping: &Mapping,
+    as_sent: (&Mapping, &Sent),
 ) -> Result<(), Error> {
     let names: Vec<_> = tables.iter().map(|wanted| wanted.table.clone()).collect();
-    for (_, differences) in compare::tables(source, target, &names, mapping, Stage::Snapshot).await? {
+    for (_, differences) in compare::tables(source, target, &names, as_sent, Stage::Snapshot).await? {
         for difference in differences.into_iter().flatten().filter(|difference| difference.weight == Weight::Conflict) {
             tracing::warn!("{difference}: the copy ends at a row that does not fit");
         }

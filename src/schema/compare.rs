@@ -3,6 +3,7 @@
 //! What a difference comes to is the caller's: one that makes the same tables refuses where one that moves rows may only
 //! warn.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use tokio_postgres::{Client, Row};
@@ -10,7 +11,7 @@ use tokio_postgres::{Client, Row};
 use crate::config::Role;
 use crate::error::{Error, Stage};
 use crate::postgres::quote_ident;
-use crate::source::publication::TableName;
+use crate::source::publication::{PublishedTable, TableName};
 use crate::transform::expression::types::Type;
 use crate::transform::{Mapping, Plan};
 
@@ -39,6 +40,8 @@ pub struct Column {
     pub has_default: bool,
     pub is_generated: bool,
     pub is_identity: bool,
+    /// The source computes it, and sends the value like any other.
+    pub is_generated_and_sent: bool,
 }
 
 /// What a difference means for the source's rows.
@@ -116,16 +119,41 @@ fn add_row(shape: &mut Option<Shape>, row: &Row) -> Result<(), tokio_postgres::E
         has_default: row.try_get(10)?,
         is_generated: row.try_get(11)?,
         is_identity: row.try_get(12)?,
+        is_generated_and_sent: false,
     });
     Ok(())
 }
 
-/// Compares tables of the source, as rules have them, with those of the target, where there are such.
+/// The columns of tables whose values are sent, where a publication says so. Of other tables they are all that are not generated.
+#[derive(Clone, Debug, Default)]
+pub struct Sent(HashMap<TableName, Vec<String>>);
+
+impl Sent {
+    /// As a publication has them.
+    pub fn of<'a>(published: impl Iterator<Item = &'a PublishedTable>) -> Sent {
+        let names = |one: &PublishedTable| one.columns.iter().map(|(name, _)| name.clone()).collect();
+        Sent(published.map(|one| (one.table.clone(), names(one))).collect())
+    }
+
+    /// The shape that a reader of the stream sees, without columns that are not sent.
+    fn shape(&self, table: &TableName, mut shape: Shape) -> Shape {
+        let Some(sent) = self.0.get(table) else { return shape };
+        let is_sent = |column: &Column| sent.contains(&column.name);
+        // One that is generated and not sent is of interest still: the target may have it as well.
+        shape.columns.retain(|column| column.is_generated || is_sent(column));
+        for column in shape.columns.iter_mut().filter(|column| is_sent(column)) {
+            column.is_generated_and_sent = column.is_generated;
+        }
+        shape
+    }
+}
+
+/// Compares tables of the source, as rules have them and as far as they are sent, with those of the target, where there are such.
 pub async fn tables<'a>(
     source: &Client,
     target: &Client,
     tables: &'a [TableName],
-    mapping: &Mapping,
+    (mapping, sent): (&Mapping, &Sent),
     stage: Stage,
 ) -> Result<Vec<(&'a TableName, Option<Vec<Difference>>)>, Error> {
     let names: Vec<_> = tables.iter().map(TableName::to_string).collect();
@@ -133,7 +161,7 @@ pub async fn tables<'a>(
     let names: Vec<_> = tables.iter().map(|table| mapping.target(table).to_string()).collect();
     let on_target = shapes(target, Role::Target, stage, &names).await?;
     let compared = tables.iter().zip(on_source.into_iter().zip(on_target)).map(|(table, (source, target))| {
-        let source = source.unwrap_or_default();
+        let source = sent.shape(table, source.unwrap_or_default());
         (
             table,
             target.map(|target| match mapping.plan(table) {
@@ -179,7 +207,7 @@ pub fn differences(table: &TableName, source: &Shape, target: &Shape) -> Vec<Dif
         match target.columns.iter().find(|other| other.name == column.name) {
             Some(other) => compare_columns(column, other, &mut found),
             // Its values are not sent.
-            None if column.is_generated => {
+            None if column.is_generated && !column.is_generated_and_sent => {
                 found.push((Weight::Harmless, format!("generated column {} is missing on the target", quoted(column))));
             }
             None => found.push((Weight::Missing, format!("column {} is missing on the target", quoted(column)))),
@@ -215,7 +243,7 @@ fn compare_columns(source: &Column, target: &Column, found: &mut Vec<(Weight, St
         };
         add(Weight::Harmless, &name(source), &name(target));
     }
-    if source.is_generated != target.is_generated {
+    if source.is_generated != target.is_generated && !source.is_generated_and_sent {
         // One gets no values, the other takes none.
         let name = |column: &Column| if column.is_generated { "generated" } else { "not generated" };
         add(Weight::Conflict, name(source), name(target));

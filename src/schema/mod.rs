@@ -32,12 +32,13 @@ mod toc;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio_postgres::Client;
 
 use self::catalog::Presence;
-use self::compare::{Difference, Weight};
+use self::compare::{Difference, Sent, Weight};
 use self::decide::Target;
 use self::definitions::Definitions;
 use self::plan::Wave;
@@ -45,7 +46,8 @@ use self::programs::Programs;
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres::{self, quote_ident, quote_qualified};
-use crate::source::publication::{self, PublishedTable, TableName};
+use crate::preflight;
+use crate::source::publication::{self, Publication, PublishedTable, TableName};
 use crate::source::server::Server;
 use crate::transform::Mapping;
 
@@ -85,6 +87,8 @@ pub struct Options {
     pub jobs: usize,
     /// The directory of `pg_dump` and `pg_restore`.
     pub pg_bin: Option<PathBuf>,
+    /// How long the source may take to show what the primary has now.
+    pub limit: Duration,
 }
 
 /// What became of one object.
@@ -118,14 +122,16 @@ pub async fn copy(config: &Config, options: &Options) -> Result<Vec<Item>, Error
 }
 
 async fn copy_section(config: &Config, options: &Options) -> Result<Vec<Item>, Error> {
-    let (source, tables) = select(config).await?;
+    preflight::check_target_alone(config, STAGE).await?;
+    let (source, tables) = select(config, options).await?;
     if options.section == Section::Sequences {
         let sequences = sequences::read(&source, &catalog::table_oids(&source, &tables).await?).await?;
         return sequences::set(&apply::connect(&config.target).await?, &sequences).await;
     }
     let definitions = read(config, options, &source, &tables).await?;
     let target = postgres::connect(&config.target, STAGE).await?;
-    let target = inspect(&source, &target, &definitions, &tables, options.section).await?;
+    let sent = sent(config, &source).await?;
+    let target = inspect(&source, &target, &definitions, (&tables, &sent), options.section).await?;
     let plan = plan::plan(&definitions, &target, options.section);
     apply::make(&config.target, &plan.units, options.jobs).await?;
     Ok(plan.items)
@@ -136,7 +142,7 @@ async fn copy_section(config: &Config, options: &Options) -> Result<Vec<Item>, E
 /// # Errors
 /// As [`copy`], but for what concerns the target.
 pub async fn sql(config: &Config, options: &Options) -> Result<String, Error> {
-    let (source, tables) = select(config).await?;
+    let (source, tables) = select(config, options).await?;
     if options.section == Section::Sequences {
         let oids = catalog::table_oids(&source, &tables).await?;
         return Ok(sequences::sql(&sequences::read(&source, &oids).await?));
@@ -161,8 +167,9 @@ fn on_a_line(text: &str) -> String {
 
 /// A session to the source, and the tables that the configuration selects there. Those that rules give another shape are
 /// not ours to make: what type, key or index a column is to have there, only their owner knows.
-async fn select(config: &Config) -> Result<(Client, Vec<TableName>), Error> {
+async fn select(config: &Config, options: &Options) -> Result<(Client, Vec<TableName>), Error> {
     let source = postgres::connect(&config.source, STAGE).await?;
+    preflight::wait_for_sight(config, &source, options.limit, STAGE).await?;
     let tables = publication::select_tables(&source, Role::Source, &config.tables, STAGE).await?;
     let mapping = Mapping::of(&config.rules, &tables, STAGE)?;
     let mut selected = Vec::with_capacity(tables.len());
@@ -182,6 +189,16 @@ async fn select(config: &Config) -> Result<(Client, Vec<TableName>), Error> {
     Ok((source, selected))
 }
 
+/// What of the tables is sent, where there are publications already.
+async fn sent(config: &Config, source: &Client) -> Result<Sent, Error> {
+    let mut published = Vec::new();
+    for shard in config.split() {
+        let found = Publication::read(source, Role::Source, &shard.publication(), STAGE).await?;
+        published.extend(found.into_iter().flat_map(|publication| publication.tables));
+    }
+    Ok(Sent::of(published.iter()))
+}
+
 async fn read(config: &Config, options: &Options, source: &Client, tables: &[TableName]) -> Result<Definitions, Error> {
     let server = Server::inspect(source, Role::Source, STAGE).await?;
     // Older ones cannot be told to give a password to nobody but by SCRAM.
@@ -199,10 +216,10 @@ async fn inspect(
     source: &Client,
     target: &Client,
     definitions: &Definitions,
-    selected: &[TableName],
+    (selected, sent): (&[TableName], &Sent),
     section: Section,
 ) -> Result<Target, Error> {
-    check(source, target, selected, section).await?;
+    check(source, target, (selected, sent), section).await?;
     let objects: Vec<_> = plan::tables(definitions).collect();
     let name = |object| {
         definitions.address_of(object).and_then(|address| match address.names.as_slice() {
@@ -221,9 +238,14 @@ async fn inspect(
     Ok(Target { presence, tables })
 }
 
-async fn check(source: &Client, target: &Client, selected: &[TableName], section: Section) -> Result<(), Error> {
+async fn check(
+    source: &Client,
+    target: &Client,
+    (selected, sent): (&[TableName], &Sent),
+    section: Section,
+) -> Result<(), Error> {
     let (mut grave, mut lacks) = (Vec::new(), Vec::new());
-    for (table, differences) in compare::tables(source, target, selected, &Mapping::default(), STAGE).await? {
+    for (table, differences) in compare::tables(source, target, selected, (&Mapping::default(), sent), STAGE).await? {
         match differences {
             None => lacks.push(table.to_string()),
             Some(differences) => {

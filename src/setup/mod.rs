@@ -11,25 +11,30 @@
 //! - The progress row is the last thing made. `run` refuses without it, so nothing starts from half a setup.
 
 mod by_hand;
+mod loss;
+mod publication;
 mod slot;
 mod teardown;
 mod trail;
 
 use std::time::{Duration, Instant};
 
-use pgsluice_proto::{Lsn, TimelineId};
+use pgsluice_proto::TimelineId;
 use tokio_postgres::Client;
 
 pub use self::by_hand::sql;
-pub use self::teardown::tear_down;
+pub use self::loss::{Loss, on_existing as losses_on_existing, resync as losses_of_resync};
+use self::publication::Made;
+pub use self::teardown::{Removal, TornDown, plan_teardown};
 use crate::checkpoint::{self, Progress};
 use crate::config::{Config, Role, TrailConfig};
 use crate::error::{Error, Kind, Stage};
 use crate::pipeline::{self, Whose};
-use crate::postgres;
+use crate::postgres::{self, quote_ident};
+use crate::preflight;
 use crate::schema::compare::{self, Weight};
 use crate::shards;
-use crate::source::publication::{self, Heartbeat, Publication, PublishedTable};
+use crate::source::publication::{Publication, PublishedTable, select_tables};
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
 use crate::source::{Connection, CreatedSlot};
@@ -37,8 +42,6 @@ use crate::trail::Lock;
 use crate::transform::Mapping;
 
 const STAGE: Stage = Stage::Setup;
-/// How often a condition on another server is looked at.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One thing that setup or teardown looked after.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -46,6 +49,9 @@ pub struct Step {
     /// What and where.
     pub object: String,
     pub state: StepState,
+    /// For whoever may, where it is left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sql: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -55,6 +61,8 @@ pub enum StepState {
     Present,
     Removed,
     Absent,
+    /// It is there, and not ours to remove.
+    Left,
 }
 
 /// The servers, connected and found to fit together.
@@ -89,6 +97,8 @@ impl Servers {
             }
         };
         let target = postgres::connect(&config.target, STAGE).await?;
+        let progress = checkpoint::read(&target, config.name.as_str()).await?;
+        preflight::check_target(config, (&source, &target), progress.as_ref(), STAGE).await?;
         Ok(Servers { source, source_facts, publisher, target })
     }
 }
@@ -125,7 +135,7 @@ pub async fn set_up(config: &Config, limit: Duration) -> Result<Vec<Step>, Error
     let shards = config.split();
     let mut prepared = Vec::new();
     for config in &shards {
-        prepared.push(prepare(config).await?);
+        prepared.push(prepare(config, limit).await?);
     }
     let mut steps: Vec<Step> = Vec::new();
     for (config, prepared) in shards.iter().zip(prepared) {
@@ -150,21 +160,23 @@ struct Prepared {
     lock: Option<Lock>,
 }
 
-async fn prepare(config: &Config) -> Result<Prepared, Error> {
+async fn prepare(config: &Config, limit: Duration) -> Result<Prepared, Error> {
     let servers = Servers::connect(config).await?;
     shards::check_split(&servers.target, config, STAGE).await?;
+    preflight::wait_for_sight(config, &servers.source, limit, STAGE).await?;
     if config.shard().is_some() {
         let constraints_fire = postgres::prepare_target(&servers.target, STAGE).await?;
         shards::check_order(config, constraints_fire, STAGE)?;
     }
-    let all = publication::select_tables(&servers.source, Role::Source, &config.tables, STAGE).await?;
+    let all = select_tables(&servers.source, Role::Source, &config.tables, STAGE).await?;
     let mapping = shards::mapping(config, &all, STAGE)?;
     let mut tables = all;
     tables.retain(|published| config.tables.selects(&published.table.schema, &published.table.name));
     warn_of_missing_identity(&tables);
     warn_of_partitions(&tables);
-    check_target_tables(&servers.source, &servers.target, &tables, &mapping).await?;
+    check_target_tables(config, &servers, &tables, &mapping).await?;
     pipeline::check_conflicts(&servers.target, config, &tables, &mapping).await?;
+    check_schema_rights(config, &servers.target).await?;
     let progress = checkpoint::read(&servers.target, config.name.as_str()).await?;
     if let Some(trail) = config.trail.as_ref().filter(|_| config.only_applies()) {
         trail::check_publication(config, &servers.source, &tables).await?;
@@ -186,32 +198,94 @@ async fn make(config: &Config, prepared: Prepared, limit: Duration) -> Result<Ve
     if let Some(trail) = config.trail.as_ref().filter(|_| config.only_applies()) {
         return make_reader(config, trail, &servers, is_present).await;
     }
-    let deadline = Instant::now() + limit;
-    let mut steps = Vec::new();
-    steps.push(ensure_publication(config, &servers, &tables, deadline, limit).await?);
-    let schema_present = checkpoint::create_schema(&servers.target).await?;
-    steps.push(step("schema pgsluice on the target", schema_present));
-    let slot_name = format!("slot {} on the source", config.slot());
-    let row_name = format!("progress row {} on the target", config.name.as_str());
-    if is_present {
-        steps.extend([step(slot_name, true), step(row_name, true)]);
-        return Ok(steps);
-    }
-    let (slot, timeline) = slot::create(config, &servers, deadline, limit).await?;
-    steps.push(step(slot_name, false));
-    let made = make_trail_and_progress(config, &servers, lock.as_ref(), (&slot, timeline)).await;
-    match made {
-        Ok(trail) => steps.extend(trail),
-        Err(error) => {
-            slot::remove(config).await?;
-            if let (Some(trail), Some(lock)) = (&config.trail, &lock) {
-                crate::trail::remove(trail, lock)?;
-            }
-            return Err(error);
+    let (mut made, mut has_schema) = (Made::default(), true);
+    let parts = Parts { config, servers: &servers, tables: &tables, is_present, lock: lock.as_ref() };
+    let steps = parts.make(limit, (&mut made, &mut has_schema)).await;
+    if steps.is_err() {
+        made.undo(config, &servers).await;
+        if !has_schema {
+            undo_schema(config, &servers.target).await;
         }
     }
-    steps.push(step(row_name, false));
-    Ok(steps)
+    steps
+}
+
+/// What one replication is made of.
+struct Parts<'a> {
+    config: &'a Config,
+    servers: &'a Servers,
+    tables: &'a [PublishedTable],
+    /// As in [`Prepared`].
+    is_present: bool,
+    lock: Option<&'a Lock>,
+}
+
+impl Parts<'_> {
+    /// Says as it goes what it has made that was not there before.
+    async fn make(&self, limit: Duration, (made, has_schema): (&mut Made, &mut bool)) -> Result<Vec<Step>, Error> {
+        let Parts { config, servers, tables, is_present, lock } = *self;
+        let deadline = Instant::now() + limit;
+        let mut steps = Vec::new();
+        steps.push(publication::ensure(config, servers, tables, (deadline, limit), made).await?);
+        *has_schema = has_own_schema(&servers.target).await?;
+        let schema_present = checkpoint::create_schema(&servers.target).await?;
+        steps.push(step("schema pgsluice on the target", schema_present));
+        let slot_name = format!("slot {} on the source", config.slot());
+        let row_name = format!("progress row {} on the target", config.name.as_str());
+        if is_present {
+            steps.extend([step(slot_name, true), step(row_name, true)]);
+            return Ok(steps);
+        }
+        let (slot, timeline) = slot::create(config, servers, deadline, limit).await?;
+        steps.push(step(slot_name, false));
+        let trail = make_trail_and_progress(config, servers, lock, (&slot, timeline)).await;
+        if trail.is_err() {
+            slot::remove(config).await?;
+            if let (Some(trail), Some(lock)) = (&config.trail, lock) {
+                crate::trail::remove(trail, lock)?;
+            }
+        }
+        steps.extend(trail?);
+        steps.push(step(row_name, false));
+        Ok(steps)
+    }
+}
+
+async fn has_own_schema(target: &Client) -> Result<bool, Error> {
+    let failed = |error| Error::from_postgres(STAGE, Role::Target, error);
+    let row = target.query_one("SELECT to_regnamespace('pgsluice') IS NOT NULL", &[]).await.map_err(failed)?;
+    row.try_get(0).map_err(failed)
+}
+
+/// Takes the schema away again that this setup has made and cannot use.
+async fn undo_schema(config: &Config, target: &Client) {
+    // A transaction of ours may have failed in it.
+    let removed = match target.batch_execute("ROLLBACK").await {
+        Ok(()) => checkpoint::remove(target, config.name.as_str()).await.map(drop),
+        Err(error) => Err(Error::from_postgres(STAGE, Role::Target, error)),
+    };
+    if let Err(error) = removed {
+        tracing::warn!("schema pgsluice, which this setup has made on the target, is still there: {error}");
+    }
+}
+
+/// # Errors
+/// A refusal, with what to grant, if the role may not make the schema and its tables.
+async fn check_schema_rights(config: &Config, target: &Client) -> Result<(), Error> {
+    let failed = |error| Error::from_postgres(STAGE, Role::Target, error);
+    let sql = "SELECT has_database_privilege(current_database(), 'CREATE'), current_database()::text";
+    let row = target.query_one(sql, &[]).await.map_err(failed)?;
+    if row.try_get(0).map_err(failed)? || has_own_schema(target).await? {
+        return Ok(());
+    }
+    let (user, database) = (quote_ident(&config.target.user), quote_ident(row.try_get(1).map_err(failed)?));
+    Err(Error::refused(
+        STAGE,
+        format!("role {user} may not make schema pgsluice on the target ({})", config.target.place()),
+        format!(
+            "there: GRANT CREATE ON DATABASE {database} TO {user}; or have its SQL run, which setup --print-sql prints"
+        ),
+    ))
 }
 
 async fn make_trail_and_progress(
@@ -245,7 +319,7 @@ async fn make_reader(
 }
 
 fn step(object: impl Into<String>, present: bool) -> Step {
-    Step { object: object.into(), state: if present { StepState::Present } else { StepState::Created } }
+    Step { object: object.into(), state: if present { StepState::Present } else { StepState::Created }, sql: None }
 }
 
 fn warn_of_missing_identity(tables: &[PublishedTable]) {
@@ -273,14 +347,18 @@ fn warn_of_partitions(tables: &[PublishedTable]) {
 /// # Errors
 /// A refusal that names every table and column that the target lacks.
 async fn check_target_tables(
-    source: &Client,
-    target: &Client,
+    config: &Config,
+    servers: &Servers,
     tables: &[PublishedTable],
     mapping: &Mapping,
 ) -> Result<(), Error> {
+    let Servers { source, target, .. } = servers;
     let names: Vec<_> = tables.iter().map(|published| published.table.clone()).collect();
+    // Once there is a publication, it says which columns are sent.
+    let published = Publication::read(source, Role::Source, &config.publication(), STAGE).await?;
+    let sent = compare::Sent::of(published.iter().flat_map(|publication| &publication.tables));
     let mut missing = Vec::new();
-    for (table, differences) in compare::tables(source, target, &names, mapping, STAGE).await? {
+    for (table, differences) in compare::tables(source, target, &names, (mapping, &sent), STAGE).await? {
         let Some(differences) = differences else {
             missing.push(format!("the target has no table {}", mapping.target(table)));
             continue;
@@ -322,9 +400,12 @@ fn check_slot_and_progress(
         }
         (Some(_), None) => Err(Error::refused(
             STAGE,
-            format!("slot \"{name}\" exists on the source, but the target has no progress for it"),
-            "it is left from a setup that was broken off, or from another target: `pgsluice teardown`, then setup; or \
-             change `name`",
+            format!(
+                "slot \"{name}\" exists on the source, but the target ({}) has no progress for it",
+                config.target.place()
+            ),
+            "if [target] is not the one that it was set up for, correct the dsn, or choose another `name`: the slot holds what \
+             that one has not got yet. If it is left from a setup that was broken off, `pgsluice teardown`, then setup",
         )),
         (None, Some(_)) => Err(Error::refused(
             STAGE,
@@ -332,95 +413,6 @@ fn check_slot_and_progress(
             "changes since then are not in a new slot: `pgsluice teardown`, then setup, and copy the tables again",
         )),
     }
-}
-
-async fn ensure_publication(
-    config: &Config,
-    servers: &Servers,
-    tables: &[PublishedTable],
-    deadline: Instant,
-    limit: Duration,
-) -> Result<Step, Error> {
-    let name = config.publication();
-    let object = format!("publication {name}");
-    let with_heartbeat = config.stream.heartbeat.is_some();
-    let make = |heartbeat| publication::create_sql(&name, tables, heartbeat);
-    let heartbeat = if with_heartbeat { Heartbeat::Present } else { Heartbeat::None };
-    let mut present = true;
-    if let Some((client, facts)) = &servers.publisher {
-        let failed = |error| Error::from_postgres(STAGE, facts.role, error);
-        if with_heartbeat {
-            publication::create_heartbeat(client).await.map_err(failed)?;
-        }
-        match Publication::read(client, facts.role, &name, STAGE).await? {
-            Some(found) => {
-                found.check(&config.tables, tables, STAGE)?;
-                if with_heartbeat && !found.has_heartbeat {
-                    client.batch_execute(&publication::add_heartbeat_sql(&name)).await.map_err(failed)?;
-                    present = false;
-                }
-            }
-            None => {
-                client.batch_execute(&make(heartbeat)).await.map_err(failed)?;
-                present = false;
-            }
-        }
-        let written = Server::inspect(client, facts.role, STAGE).await?.position;
-        wait_for_replay(&servers.source, written, deadline, limit).await?;
-    }
-    match Publication::read(&servers.source, Role::Source, &name, STAGE).await? {
-        Some(found) => {
-            found.check(&config.tables, tables, STAGE)?;
-            check_published_columns(config, &servers.source, &found).await?;
-        }
-        None => {
-            return Err(Error::refused(
-                STAGE,
-                format!("publication \"{name}\" does not exist, and there is no [primary] to make it on"),
-                format!("on the primary, as the owner of the tables: {}; then run setup again", make(Heartbeat::None)),
-            ));
-        }
-    }
-    Ok(step(object, present))
-}
-
-/// Rules that fit the tables must fit what of them is published too.
-async fn check_published_columns(config: &Config, source: &Client, publication: &Publication) -> Result<(), Error> {
-    let mut tables = publication.tables.clone();
-    if config.shard().is_some() {
-        // What other shards publish is theirs to check, and rules may be about nothing else.
-        let all = publication::select_tables(source, Role::Source, &config.tables, STAGE).await?;
-        tables.extend(all.into_iter().filter(|one| !publication.tables.iter().any(|own| own.table == one.table)));
-    }
-    let Err(errors) = Mapping::new(&config.rules, &tables) else { return Ok(()) };
-    let what: Vec<_> = errors.iter().map(ToString::to_string).collect();
-    Err(Error::refused(
-        STAGE,
-        format!("publication \"{}\" leaves out columns that rules need:\n{}", publication.name, what.join("\n")),
-        "on the primary: ALTER PUBLICATION … SET TABLE, with lists that hold these columns, or without lists; what was left \
-         out until then has to be copied",
-    ))
-}
-
-/// Waits until the source has replayed what the primary wrote before `lsn`.
-async fn wait_for_replay(source: &Client, lsn: Lsn, deadline: Instant, limit: Duration) -> Result<(), Error> {
-    loop {
-        let position = Server::inspect(source, Role::Source, STAGE).await?.position;
-        if position >= lsn {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            let what = format!("replay of {lsn} by the source, which stands at {position},");
-            let mend = "look at pg_stat_wal_receiver on the standby: is it connected to the primary?";
-            return Err(timed_out(what, limit, mend));
-        }
-        tokio::time::sleep(POLL_INTERVAL).await;
-    }
-}
-
-fn timed_out(what: String, limit: Duration, mend: impl Into<String>) -> Error {
-    let limit = humantime::format_duration(limit).to_string();
-    Error::new(STAGE, Kind::TimedOut { what, limit, mend: mend.into() })
 }
 
 /// Does something over a replication connection to the source, which blocks, on a thread that may. It begins at once,

@@ -80,7 +80,7 @@ pub(super) fn check_remove(config: &Config, trail: &TrailConfig) -> Result<Lock,
 }
 
 fn step(trail: &TrailConfig, state: StepState) -> Step {
-    Step { object: format!("trail in {}", trail.dir.display()), state }
+    Step { object: format!("trail in {}", trail.dir.display()), state, sql: None }
 }
 
 /// Where another target of a trail begins: with tables that are copied, at its end, since copies are of a later moment; with tables

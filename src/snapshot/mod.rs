@@ -29,6 +29,7 @@ mod progress;
 mod pump;
 mod remake;
 mod retention;
+mod rows;
 mod state;
 mod view;
 
@@ -48,7 +49,8 @@ pub use self::deferred::{Deferred, DeferredKind, Due, Selected, check_rights, re
 use self::job::Job;
 use self::parts::{Queue, Xids};
 use self::progress::Progress;
-pub use self::state::{Ruled, State, TableCopy, foresee, forget, learn, mark_absent, read, resync};
+pub use self::rows::Rows;
+pub use self::state::{Ruled, State, TableCopy, foresee, forget, learn, mark_absent, matching, read, resync};
 use self::view::View;
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
@@ -271,7 +273,7 @@ async fn prepare(config: &Config, order: Order) -> Result<(Copying, Held), Error
     let target = postgres::connect(&config.target, STAGE).await?;
     postgres::prepare_target(&target, STAGE).await?;
     parts::check_rights(&source, &tables).await?;
-    state::check_existing(&target, config.name.as_str(), &tables, options.on_existing).await?;
+    state::check_existing((&target, &config.target), config.name.as_str(), &tables, options.on_existing).await?;
     retention::warn_of_limits(&source).await?;
     let (slot, snapshot) = export_snapshot(config, &source).await?;
     source.batch_execute(&adoption(&snapshot)).await.map_err(source_failed)?;

@@ -11,9 +11,10 @@ use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
 use super::parts::Chunk;
+use super::rows::Rows;
 use super::{OnExisting, STAGE, Wanted, target_failed};
 use crate::checkpoint;
-use crate::config::{Config, Pattern, Role};
+use crate::config::{Config, Endpoint, Name, Pattern, Role};
 use crate::error::{Error, Kind};
 use crate::postgres;
 use crate::source::publication::TableName;
@@ -211,15 +212,18 @@ fn check_rules(states: &[TableCopy], tables: &[Ruled<'_>]) -> Result<(), Error> 
     ))
 }
 
-/// Marks the tables that match a pattern as ones whose copy was interrupted before its first chunk, and returns them.
+/// The tables of each shard that match a pattern.
 ///
 /// # Errors
-/// A refusal, before anything is marked, if a pattern matches no table that is known.
-pub async fn resync(config: &Config, patterns: &[Pattern]) -> Result<Vec<TableName>, Error> {
-    let target = postgres::connect(&config.target, STAGE).await?;
+/// A refusal if a pattern matches no table that is known.
+pub async fn matching(
+    target: &Client,
+    config: &Config,
+    patterns: &[Pattern],
+) -> Result<Vec<(Name, Vec<TableName>)>, Error> {
     let mut known = Vec::new();
     for shard in config.split() {
-        let states = read(&target, shard.name.as_str()).await?;
+        let states = read(target, shard.name.as_str()).await?;
         known.push((shard.name, states.into_iter().map(|state| state.table).collect::<Vec<_>>()));
     }
     let matches = |pattern: &Pattern, table: &TableName| pattern.matches(&table.schema, &table.name);
@@ -234,9 +238,20 @@ pub async fn resync(config: &Config, patterns: &[Pattern]) -> Result<Vec<TableNa
             "`pgsluice status` lists the tables; one that is new is copied by `pgsluice run` once it is published",
         ));
     }
-    let mut marked = Vec::new();
-    for (name, mut tables) in known {
+    for (_, tables) in &mut known {
         tables.retain(|table| patterns.iter().any(|pattern| matches(pattern, table)));
+    }
+    Ok(known)
+}
+
+/// Marks the tables that match a pattern as ones whose copy was interrupted before its first chunk, and returns them.
+///
+/// # Errors
+/// As [`matching`], before anything is marked.
+pub async fn resync(config: &Config, patterns: &[Pattern]) -> Result<Vec<TableName>, Error> {
+    let target = postgres::connect(&config.target, STAGE).await?;
+    let mut marked = Vec::new();
+    for (name, mut tables) in matching(&target, config, patterns).await? {
         mark(&target, name.as_str(), &tables).await?;
         marked.append(&mut tables);
     }
@@ -282,7 +297,7 @@ async fn mark(target: &Client, name: &str, tables: &[TableName]) -> Result<(), E
 /// # Errors
 /// A refusal that names the tables whose copy has not begun and that have rows, if those are not expected.
 pub(super) async fn check_existing(
-    target: &Client,
+    (target, endpoint): (&Client, &Endpoint),
     name: &str,
     tables: &[Wanted],
     on_existing: OnExisting,
@@ -294,9 +309,12 @@ pub(super) async fn check_existing(
     let mut filled = Vec::new();
     for Wanted { table, target: to, .. } in tables {
         let begun = states.iter().any(|state| state.table == *table && state.state != State::Init);
-        let sql = format!("SELECT FROM {} WHERE {} LIMIT 1", to.table, to.is_own());
-        if !begun && target.query_opt(&sql, &[]).await.map_err(|error| failed_on(error, table))?.is_some() {
-            filled.push(to.table.to_string());
+        if begun {
+            continue;
+        }
+        let rows = Rows::read(target, &to.table, &to.is_own()).await.map_err(|error| failed_on(error, table))?;
+        if let Some(rows) = rows.filter(|rows| !rows.is_none()) {
+            filled.push(format!("{} ({rows})", to.table));
         }
     }
     if filled.is_empty() {
@@ -304,9 +322,9 @@ pub(super) async fn check_existing(
     }
     Err(Error::refused(
         STAGE,
-        format!("the target has rows already in {}", filled.join(", ")),
-        "empty them, or run with --on-existing truncate to have that done, or with --on-existing append to add the \
-         source's rows to them; or, if the rows are the source's, set copy_data = false in [snapshot]",
+        format!("the target ({}) has rows already in {}", endpoint.place(), filled.join(", ")),
+        "if the rows are the source's, set copy_data = false in [snapshot]; --on-existing append adds the source's rows to them; \
+         if that is the right server and nobody needs these rows, --on-existing truncate removes them",
     ))
 }
 

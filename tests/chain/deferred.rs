@@ -188,7 +188,7 @@ async fn a_copy_in_one_go_and_a_resync() -> Result<()> {
     wait_log(&engine, "indexes and foreign keys are dropped", 1).await?;
     wait_definitions(&replication, &engine, &before).await?;
     stop(&engine).await?;
-    replication.succeed(&["resync", "public.parent"]).await?;
+    replication.succeed(&["resync", "--yes", "public.parent"]).await?;
     let engine = spawn(&replication)?;
     // The other tables stream meanwhile.
     wait_log(&engine, "dropped until the tables are copied", 1).await?;

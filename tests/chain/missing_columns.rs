@@ -139,7 +139,7 @@ async fn columns_are_not_added_where_rows_would_differ() -> Result<()> {
         replication.wait_caught_up().await.with_context(|| change.to_owned())?;
     }
     stop(&engine).await?;
-    replication.succeed(&["resync", "public.t"]).await?;
+    replication.succeed(&["resync", "--yes", "public.t"]).await?;
     replication.catch_up().await?;
     replication.assert_same(TABLES).await
 }

@@ -137,13 +137,13 @@ async fn tables_are_copied_again_under_load() -> Result<()> {
     wait_log(&first, TAKEN_OVER, 1).await?;
     let damage = "UPDATE late SET note = 'damaged' WHERE id % 3 = 0; UPDATE later SET note = 'damaged'";
     replication.chain.c.sql(DATABASE, damage).await?;
-    replication.succeed(&["resync", "public.late*"]).await?;
+    replication.succeed(&["resync", "--yes", "public.late*"]).await?;
     wait_log(&first, TAKEN_OVER, 2).await?;
     let mut engine = first;
     for table in ["public.late", "public.old", "public.later", "public.late*"] {
         replication.wait_caught_up().await?;
         stop(&engine).await?;
-        replication.succeed(&["resync", table]).await?;
+        replication.succeed(&["resync", "--yes", table]).await?;
         engine = replication.spawn()?;
         wait_log(&engine, TAKEN_OVER, 1).await?;
     }
@@ -178,7 +178,7 @@ async fn an_engine_killed_while_tables_join() -> Result<()> {
         random.pause(std::time::Duration::from_millis(1 + 120 * (round % 6))).await;
         engine.sigkill().await?;
         if is_handed_over(&replication).await? {
-            replication.succeed(&["resync", "public.late*"]).await?;
+            replication.succeed(&["resync", "--yes", "public.late*"]).await?;
         }
         engine = replication.spawn()?;
         wait_log(&engine, "copying starts", 1).await?;
@@ -271,7 +271,7 @@ async fn a_published_table_that_is_not_selected_is_refused() -> Result<()> {
     wait_streaming(&engine, 1).await?;
     publish(&replication).await?;
     replication.run_each("UPDATE later SET note = 'x'; UPDATE late SET note = 'x'; UPDATE old SET note = 'x'").await?;
-    let said = ["\"public\".\"later\", which [tables] does not select", "DROP TABLE \"public\".\"later\""];
+    let said = ["\"public\".\"later\", which [tables] does not select", "DROP TABLE ONLY \"public\".\"later\""];
     expect_end(&engine, 3, &said).await?;
     // What was written for it until then is left out.
     replication.run_each("ALTER PUBLICATION pgsluice_test DROP TABLE later").await?;
@@ -306,7 +306,7 @@ async fn a_table_that_is_marked_while_it_catches_up_is_copied_again() -> Result<
         let end = "UPDATE late SET note = 'damaged' WHERE id = 6; COMMIT";
         row_blocker.batch_execute(end).await.context("letting the catch-up go on")
     };
-    tokio::try_join!(replication.succeed(&["resync", "public.late"]), release)?;
+    tokio::try_join!(replication.succeed(&["resync", "--yes", "public.late"]), release)?;
     wait_log(&engine, "copying starts", 2).await?;
     wait_log(&engine, TAKEN_OVER, 1).await?;
     settle(&replication, &engine, &TABLES).await?;
@@ -409,7 +409,7 @@ async fn a_table_that_joins_with_rows_on_the_target_is_refused() -> Result<()> {
     replication.run_each("ALTER PUBLICATION pgsluice_test ADD TABLE late").await?;
     replication.chain.wait_b_caught_up().await?;
     replication.run_each("UPDATE old SET n = 7; UPDATE late SET note = 'x'").await?;
-    replication.succeed(&["run", "--stop-at", "current", "--on-existing", "truncate"]).await?;
+    replication.succeed(&["run", "--stop-at", "current", "--on-existing", "truncate", "--yes"]).await?;
     replication.assert_same(&TABLES).await
 }
 

@@ -349,7 +349,7 @@ async fn a_value_that_does_not_come_and_is_needed_stops_the_stream() -> Result<(
 
         replication.chain.a.sql(DATABASE, mend).await?;
         replication.chain.wait_b_caught_up().await?;
-        replication.succeed(&["resync", "public.things"]).await?;
+        replication.succeed(&["resync", "--yes", "public.things"]).await?;
         replication.catch_up().await?;
         as_view().await?;
         let again = "UPDATE things SET id = 2000 WHERE id = 2; UPDATE things SET n = 1 WHERE id = 102; \

@@ -283,7 +283,7 @@ async fn errors_of_the_target_hold_masked_values_at_most() -> Result<()> {
     }
     // By the copy as well.
     heard.on_c("DELETE FROM people; ALTER TABLE people ADD UNIQUE (keyed)").await?;
-    heard.command(0, &["resync", "public.people"]).await?;
+    heard.command(0, &["resync", "--yes", "public.people"]).await?;
     heard.halt(&["23505", "(keyed)=("]).await?;
     heard.on_c("ALTER TABLE people DROP CONSTRAINT people_keyed_key, ALTER hashed TYPE varchar(10)").await?;
     heard.halt(&["22001"]).await?;
@@ -311,7 +311,7 @@ async fn rows_that_rules_cannot_take_are_not_shown() -> Result<()> {
         heard.on_a(&format!("INSERT INTO people VALUES ({row})")).await?;
         heard.halt(&said).await?;
         // The copy meets it too; only when it is gone it ends well, and the stream does not go back to it.
-        heard.command(0, &["resync", "public.people"]).await?;
+        heard.command(0, &["resync", "--yes", "public.people"]).await?;
         heard.halt(&said[..said.len() - 2]).await?;
         heard.on_a("DELETE FROM people WHERE id >= 20").await?;
         heard.catch_up().await?;

@@ -318,7 +318,7 @@ async fn rules_that_change_want_their_tables_copied_anew() -> Result<()> {
     }
 
     use_rules(OTHER)?;
-    replication.succeed(&["resync", "public.people"]).await?;
+    replication.succeed(&["resync", "--yes", "public.people"]).await?;
     follows(&replication, "expected.other", "UPDATE people SET region = 'EU' WHERE id = 1").await?;
     let change = "UPDATE people SET region = 'US' WHERE id IN (4, 6); DELETE FROM people WHERE id = 3; INSERT INTO plain VALUES (11)";
     let printed = follows(&replication, "expected.other", change).await?;
@@ -381,7 +381,7 @@ async fn a_constant_marks_rows_only_where_it_is_of_the_key() -> Result<()> {
     replication.catch_up().await?;
     replication.chain.a.sql(DATABASE, "ALTER TABLE t REPLICA IDENTITY FULL").await?;
     replication.chain.wait_b_caught_up().await?;
-    replication.succeed(&["resync", "public.t"]).await?;
+    replication.succeed(&["resync", "--yes", "public.t"]).await?;
     replication.catch_up().await?;
     let found = crate::rules::rows(&replication.chain.c, "t").await?;
     ensure!(found == ["(1,1,shop)"], "{found:?}");

@@ -73,7 +73,7 @@ async fn one_of_the_tables_that_share_one_is_copied_again() -> Result<()> {
                      UPDATE everything.items SET n = 7 WHERE origin = 'one' AND id % 3 = 1",
     )
     .await?;
-    replication.succeed(&["resync", "one.items"]).await?;
+    replication.succeed(&["resync", "--yes", "one.items"]).await?;
     replication.chain.a.sql(DATABASE, "DELETE FROM one.items WHERE id > 19000").await?;
     kill_after_chunks(&replication, 9).await?;
     replication.catch_up().await?;
@@ -101,7 +101,7 @@ async fn a_table_that_joins_later_minds_its_own_rows_only() -> Result<()> {
     replication.configure(&MANY.replace("\"two.items\"]", "\"two.items\", \"three.items\"]"))?;
     let refused = replication.command(&["run", "--stop-at", "current"]).await?;
     ensure!(refused.code == Some(3) && refused.stderr.contains("rows already in"), "{}", refused.stderr);
-    replication.succeed(&["run", "--stop-at", "current", "--on-existing", "truncate"]).await?;
+    replication.succeed(&["run", "--stop-at", "current", "--on-existing", "truncate", "--yes"]).await?;
     assert_as_views(&replication, &ITEMS).await?;
     let changes = "DELETE FROM three.items WHERE id < 5; UPDATE one.items SET n = 7 WHERE id < 5; TRUNCATE two.items; \
                    TRUNCATE one.items, three.items; INSERT INTO three.items VALUES (1, 'again', 1)";
@@ -127,7 +127,7 @@ async fn rows_of_others_stay_where_a_table_is_the_only_one_left() -> Result<()> 
         replication.catch_up().await?;
         assert_as_views(&replication, &ITEMS).await?;
     }
-    replication.succeed(&["resync", "one.items"]).await?;
+    replication.succeed(&["resync", "--yes", "one.items"]).await?;
     replication.catch_up().await?;
     assert_as_views(&replication, &ITEMS).await
 }
@@ -158,7 +158,7 @@ async fn rows_whose_place_changes_are_left_where_they_are() -> Result<()> {
     replication.configure(MANY)?;
     replication.catch_up().await?;
     replication.configure(&moved)?;
-    replication.succeed(&["resync", "*.items"]).await?;
+    replication.succeed(&["resync", "--yes", "*.items"]).await?;
     refused(&[lie]).await?;
     replication.configure(MANY)?;
     replication.catch_up().await?;

@@ -98,7 +98,7 @@ async fn start(options: ChainOptions) -> Result<Replication> {
 }
 
 /// Runs the command with the programs of the source's version.
-async fn schema(replication: &Replication, arguments: &[&str]) -> Result<Output> {
+pub async fn schema(replication: &Replication, arguments: &[&str]) -> Result<Output> {
     let directory = replication.chain.b.install().bin_dir.clone();
     let directory = directory.to_str().context("a path in UTF-8")?;
     replication.command(&[&["schema", "--pg-bin", directory], arguments].concat()).await

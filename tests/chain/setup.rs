@@ -23,7 +23,7 @@ async fn ensure_nothing_made(chain: &Chain) -> Result<()> {
     Ok(())
 }
 
-fn ensure_said(output: &Output, code: i32, said: &[&str]) -> Result<()> {
+pub fn ensure_said(output: &Output, code: i32, said: &[&str]) -> Result<()> {
     ensure!(output.code == Some(code), "ended with {:?}, not with {code}:\n{}", output.code, output.stderr);
     for text in said {
         ensure!(output.stderr.contains(text), "does not say \"{text}\":\n{}", output.stderr);
@@ -98,6 +98,9 @@ async fn setup_gives_up_on_a_transaction_that_does_not_end_and_names_it() -> Res
     let output = replication.command(&["setup", "--timeout", "2s"]).await?;
     ensure_said(&output, 1, &[&format!("pid {pid} "), "within 2s", "--timeout"])?;
     ensure_nothing_made(chain).await?;
+    // Nor is anything left that it had made before.
+    assert_eq!(chain.a.scalar(DATABASE, "SELECT count(*) FROM pg_publication").await?, "0");
+    assert_eq!(chain.c.scalar(DATABASE, "SELECT to_regnamespace('pgsluice') IS NULL").await?, "t");
     open.batch_execute("ROLLBACK").await?;
 
     chain.a.sql(DATABASE, "BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'forgotten'").await?;
@@ -142,7 +145,7 @@ async fn without_the_primary_setup_says_what_to_run_there() -> Result<()> {
     let chain = &replication.chain;
     replication.configure_servers(&chain.b.dsn(DATABASE), None, &chain.c.dsn(DATABASE), "")?;
     let output = replication.command(&["setup"]).await?;
-    let create = "CREATE PUBLICATION \"pgsluice_test\" FOR TABLE \"public\".\"log\" WITH \
+    let create = "CREATE PUBLICATION \"pgsluice_test\" FOR TABLE ONLY \"public\".\"log\" WITH \
                   (publish_via_partition_root = true)";
     ensure_said(&output, 3, &["publication \"pgsluice_test\" does not exist", create])?;
     ensure_nothing_made(chain).await?;
@@ -239,7 +242,7 @@ async fn roles_with_few_privileges_replicate() -> Result<()> {
     replication.configure_servers(&b, Some(&a), &c, "")?;
 
     let output = replication.command(&["setup"]).await?;
-    ensure_said(&output, 1, &["permission denied", "the primary reports"])?;
+    ensure_said(&output, 3, &["may not make schema pgsluice on the target"])?;
     ensure_nothing_made(chain).await?;
     let sql = replication.succeed(&["setup", "--print-sql"]).await?;
     let (on_primary, _) = sql.split_once("-- 2. ").context("no second part")?;
@@ -253,4 +256,111 @@ async fn roles_with_few_privileges_replicate() -> Result<()> {
     let status = replication.succeed(&["status", "--format", "json"]).await?;
     ensure!(status.contains("\"stopped\""), "{status}");
     replication.setup().await
+}
+
+/// Without ONLY a table stands for those that inherit from it.
+#[tokio::test]
+async fn tables_that_inherit_from_a_selected_one_are_not_published_with_it() -> Result<()> {
+    let ddl = "CREATE TABLE parent (id int, v text); CREATE TABLE child (x int) INHERITS (parent); \
+               ALTER TABLE parent REPLICA IDENTITY FULL; ALTER TABLE child REPLICA IDENTITY FULL; \
+               CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE parts_1 PARTITION OF parts DEFAULT";
+    let replication = Replication::start(ddl).await?;
+    let [a, _, c] = replication.servers();
+    replication.configure("[tables]\ninclude = [\"public.parent\", \"public.parts\"]\n")?;
+    replication.setup().await?;
+    let published = "SELECT string_agg(tablename, ' ' ORDER BY tablename) FROM pg_publication_tables";
+    assert_eq!(a.scalar(DATABASE, published).await?, "parent parts");
+    let changes =
+        "INSERT INTO parent VALUES (1, 'a'); INSERT INTO child VALUES (2, 'b', 3); INSERT INTO parts VALUES (1), (2)";
+    a.sql(DATABASE, changes).await?;
+    replication.catch_up().await?;
+    let rows = "SELECT (SELECT count(*) FROM ONLY parent) || ' ' || (SELECT count(*) FROM child) || ' ' || count(*) FROM parts";
+    assert_eq!(c.scalar(DATABASE, rows).await?, "1 0 2");
+
+    // What is advised where it was published after all does no more than that.
+    a.sql(DATABASE, "ALTER PUBLICATION pgsluice_test ADD TABLE ONLY child").await?;
+    replication.chain.wait_b_caught_up().await?;
+    let output = replication.command(&["run", "--stop-at", "current"]).await?;
+    ensure_said(&output, 3, &["DROP TABLE ONLY \"public\".\"child\""])?;
+    let output = replication.command(&["setup"]).await?;
+    let set = "SET TABLE ONLY \"public\".\"parent\", ONLY \"public\".\"parts\"";
+    ensure_said(&output, 3, &["it has besides \"public\".\"child\"", set])?;
+    a.sql(DATABASE, &format!("ALTER PUBLICATION pgsluice_test {set}")).await?;
+    assert_eq!(a.scalar(DATABASE, published).await?, "parent parts");
+    replication.setup().await?;
+    a.sql(DATABASE, "INSERT INTO parent VALUES (4, 'd'); INSERT INTO child VALUES (5, 'e', 6)").await?;
+    replication.catch_up().await?;
+    assert_eq!(c.scalar(DATABASE, rows).await?, "2 0 2");
+    Ok(())
+}
+
+/// What a setup has made on A and C and cannot keep goes with it; what was there before stays.
+#[tokio::test]
+async fn a_setup_that_fails_leaves_nothing_half_made() -> Result<()> {
+    let replication = Replication::start(LOG_TABLE).await?;
+    let chain = &replication.chain;
+    replication.configure("[stream]\nheartbeat = \"1s\"\n")?;
+    let open = chain.a.connect(DATABASE).await?;
+    open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await?;
+    let output = replication.command(&["setup", "--timeout", "2s"]).await?;
+    ensure_said(&output, 1, &["within 2s"])?;
+    ensure_nothing_made(chain).await?;
+    let left = "SELECT count(*) || ' ' || (to_regnamespace('pgsluice') IS NULL) FROM pg_publication";
+    assert_eq!(chain.a.scalar(DATABASE, left).await?, "0 true");
+    assert_eq!(chain.c.scalar(DATABASE, left).await?, "0 true");
+
+    chain
+        .a
+        .sql(DATABASE, "CREATE PUBLICATION pgsluice_test FOR TABLE ONLY log WITH (publish_via_partition_root = true)")
+        .await?;
+    let output = replication.command(&["setup", "--timeout", "2s"]).await?;
+    ensure_said(&output, 1, &["within 2s"])?;
+    ensure_nothing_made(chain).await?;
+    assert_eq!(chain.a.scalar(DATABASE, "SELECT count(*) FROM pg_publication").await?, "1");
+    open.batch_execute("COMMIT").await?;
+    replication.setup().await?;
+    ensure_replicates(&replication).await
+}
+
+/// What A has now is what is set up, however far behind B is.
+#[tokio::test]
+async fn setup_and_schema_wait_for_what_the_primary_has_now() -> Result<()> {
+    let options = ChainOptions::default().b_conf("recovery_min_apply_delay", "2s");
+    let replication = Replication::start_with(options, "").await?;
+    let [a, b, c] = replication.servers();
+    replication.configure("[snapshot]\ncopy_data = true\n[tables]\ninclude = [\"public.*\"]\n")?;
+    a.sql(
+        DATABASE,
+        "SET synchronous_commit = off; CREATE TABLE first (id int PRIMARY KEY); INSERT INTO first VALUES (1)",
+    )
+    .await?;
+    let schema = crate::schema_copy::schema(&replication, &[]).await?;
+    ensure_said(&schema, 0, &[])?;
+    ensure!(schema.stdout.contains("table public.first"), "{}", schema.stdout);
+    a.sql(DATABASE, "CREATE TABLE second (id int PRIMARY KEY); INSERT INTO second VALUES (2)").await?;
+    c.sql(DATABASE, "CREATE TABLE second (id int PRIMARY KEY)").await?;
+    replication.setup().await?;
+    assert_eq!(a.scalar(DATABASE, "SELECT count(*) FROM pg_publication_tables").await?, "2");
+    replication.catch_up().await?;
+    replication.assert_same(&["public.first", "public.second"]).await?;
+    replication.succeed(&["teardown", "--yes"]).await?;
+
+    b.sql(DATABASE, "SELECT pg_wal_replay_pause()").await?;
+    a.sql(DATABASE, "CREATE TABLE third (id int PRIMARY KEY)").await?;
+    let of_b = format!("127.0.0.1:{}", b.port());
+    for command in [&["setup", "--timeout", "1s"][..], &["schema", "--timeout", "1s"]] {
+        let output = replication.command(command).await?;
+        ensure_said(&output, 1, &["replay of ", &of_b, "which stands at", "pg_wal_replay_resume", "within 1s"])?;
+    }
+    ensure_nothing_made(&replication.chain).await?;
+    // Without A nobody knows what B lacks, and what it has is named.
+    replication.configure_servers(
+        &b.dsn(DATABASE),
+        None,
+        &c.dsn(DATABASE),
+        "[tables]\ninclude = [\"public.third\"]\n",
+    )?;
+    let output = replication.command(&["setup"]).await?;
+    ensure_said(&output, 3, &["matches \"public.third\"", "shows what its primary had at"])?;
+    b.sql(DATABASE, "SELECT pg_wal_replay_resume()").await
 }

@@ -367,19 +367,19 @@ async fn a_table_that_joins_lands_in_its_shard_and_can_be_copied_again() -> Resu
     assert_eq!(name, "test_2");
 
     c.sql(DATABASE, "DELETE FROM items WHERE id < 100; UPDATE late SET note = 'theirs'").await?;
-    let marked = replication.succeed(&["resync", "public.items", "public.late"]).await?;
+    let marked = replication.succeed(&["resync", "--yes", "public.items", "public.late"]).await?;
     ensure!(marked.contains("items") && marked.contains("late"), "{marked}");
     wait_log(&engine, "the stream takes over", 3).await?;
     settle(&replication, &engine, &tables).await?;
     stop(&engine).await?;
-    let strange = replication.command(&["resync", "public.items", "public.nothing"]).await?;
+    let strange = replication.command(&["resync", "--yes", "public.items", "public.nothing"]).await?;
     ensure_said(&strange, 3, &["no table of \"test\" matches \"public.nothing\""])?;
 
     // In the publication of another shard nobody would follow it.
     a.sql(DATABASE, "ALTER PUBLICATION pgsluice_test_1 ADD TABLE late").await?;
     replication.chain.wait_b_caught_up().await?;
     let output = replication.command(&["run", "--stop-at", "current"]).await?;
-    ensure_said(&output, 3, &["is in the shard of \"pgsluice_test_2\"", "DROP TABLE \"public\".\"late\""])
+    ensure_said(&output, 3, &["is in the shard of \"pgsluice_test_2\"", "DROP TABLE ONLY \"public\".\"late\""])
 }
 
 /// More shards than tables: those without any follow the source, and hold no WAL back.

@@ -56,7 +56,7 @@ async fn a_transaction_amid_others_is_passed_over_and_recorded() -> Result<()> {
     let lsn = lsn_of(&replication.halt().await?)?;
 
     let unanswered = replication.command(&["skip", "--lsn", &lsn]).await?;
-    ensure_said(&unanswered, 2, &["use --yes"])?;
+    ensure_said(&unanswered, 2, &["give --yes"])?;
     let asked = replication.succeed(&["skip", "--lsn", &lsn, "--yes"]).await?;
     ensure!(asked.contains("is skipped by `pgsluice run`"), "{asked}");
     let again = replication.succeed(&["skip", "--lsn", &lsn, "--yes"]).await?;

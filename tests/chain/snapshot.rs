@@ -248,7 +248,7 @@ async fn rows_that_are_there_already_are_refused_removed_or_kept() -> Result<()>
 
     replication.succeed(&["teardown", "--yes"]).await?;
     replication.setup().await?;
-    replication.succeed(&["run", "--stop-at", "current", "--on-existing", "truncate"]).await?;
+    replication.succeed(&["run", "--stop-at", "current", "--on-existing", "truncate", "--yes"]).await?;
     replication.assert_same(&["public.t", "public.u"]).await
 }
 
@@ -315,9 +315,9 @@ async fn tables_are_copied_again_or_later() -> Result<()> {
     replication.replicate("UPDATE t SET n = n + 1", &["public.t", "public.u"]).await?;
 
     replication.chain.c.sql(DATABASE, "SET session_replication_role = replica; DELETE FROM t WHERE id < 50").await?;
-    let strange = replication.command(&["resync", "public.t", "public.x*"]).await?;
+    let strange = replication.command(&["resync", "--yes", "public.t", "public.x*"]).await?;
     ensure!(strange.code == Some(3) && strange.stderr.contains("matches \"public.x*\""), "{}", strange.stderr);
-    replication.succeed(&["resync", "public.t"]).await?;
+    replication.succeed(&["resync", "--yes", "public.t"]).await?;
     replication.chain.a.sql(DATABASE, "UPDATE t SET n = -n; DELETE FROM t WHERE id = 60; UPDATE u SET n = 2").await?;
     replication.catch_up().await?;
     replication.assert_same(&["public.t", "public.u"]).await?;

@@ -179,7 +179,7 @@ async fn partitions_that_are_published_by_their_own_names_are_refused() -> Resul
     a.sql(DATABASE, mend).await?;
     a.sql(DATABASE, "UPDATE t SET note = 'by the whole' WHERE id = 4").await?;
     replication.chain.wait_b_caught_up().await?;
-    replication.succeed(&["resync", "public.t"]).await?;
+    replication.succeed(&["resync", "--yes", "public.t"]).await?;
     replication.catch_up().await?;
     replication.assert_same(&["public.t"]).await
 }
