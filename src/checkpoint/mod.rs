@@ -10,6 +10,7 @@
 //!   doubt still holds the lock on its progress row, so the fence of the next start waits until the outcome is known.
 
 mod schema;
+mod trails;
 
 use std::time::SystemTime;
 
@@ -20,6 +21,7 @@ use tokio_postgres::{Client, Row, Statement};
 
 use self::schema::missing;
 pub use self::schema::{SCHEMA_SQL, TABLES, complete, create_schema};
+pub use self::trails::{forget_trail, known_trail, record_trail};
 use crate::batch::Skipped;
 use crate::config::Role;
 use crate::error::{Error, Kind, Stage};

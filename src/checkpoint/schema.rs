@@ -10,7 +10,7 @@ use crate::error::Error;
 pub const SCHEMA_SQL: &str = "CREATE SCHEMA IF NOT EXISTS pgsluice;";
 
 /// Its tables by their names, likewise.
-pub const TABLES: [(&str, &str); 8] = [
+pub const TABLES: [(&str, &str); 9] = [
     ("progress", PROGRESS_SQL),
     ("table_state", TABLE_STATE_SQL),
     ("chunk_state", CHUNK_STATE_SQL),
@@ -19,6 +19,7 @@ pub const TABLES: [(&str, &str); 8] = [
     ("conflicts", CONFLICTS_SQL),
     ("skips", SKIPS_SQL),
     ("shards", SHARDS_SQL),
+    ("trails", TRAILS_SQL),
 ];
 
 const PROGRESS_SQL: &str = "\
@@ -165,6 +166,15 @@ CREATE TABLE IF NOT EXISTS pgsluice.shards (
 );
 ";
 
+/// Which trail each of those that read from one reads from.
+pub(super) const TRAILS_SQL: &str = "\
+CREATE TABLE IF NOT EXISTS pgsluice.trails (
+    name text PRIMARY KEY,
+    id text NOT NULL,
+    recorded_at timestamptz NOT NULL DEFAULT now()
+);
+";
+
 /// Makes the schema and its tables where they are missing. `IF NOT EXISTS` is not enough: PostgreSQL asks for the right
 /// to make a schema before it looks whether there is one. True where all of it was there already.
 pub async fn create_schema(client: &Client) -> Result<bool, Error> {
@@ -180,8 +190,10 @@ pub async fn create_schema(client: &Client) -> Result<bool, Error> {
 
 /// Makes the tables that a setup of an earlier version has not made. False where the role may not.
 pub async fn complete(client: &Client) -> Result<bool, Error> {
-    // Without shards their table is not needed, and setup makes it for those that have any.
-    for (table, create) in missing(client).await?.into_iter().filter(|(table, _)| *table != "shards") {
+    // Without shards their table is not needed, and setup makes it for those that have any; with a trail, whoever records it makes that
+    // of trails.
+    let is_needed = |table: &str| !["shards", "trails"].contains(&table);
+    for (table, create) in missing(client).await?.into_iter().filter(|(table, _)| is_needed(table)) {
         match client.batch_execute(create).await {
             Ok(()) => tracing::info!("table pgsluice.{table} is made on the target"),
             Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => return Ok(false),

@@ -138,7 +138,7 @@ impl<'a> Capture<'a> {
     fn step(&mut self, now: Instant) -> Result<(), Error> {
         self.intake.serve(self.writer.end(), now)?;
         self.follow_timeline();
-        self.prune(now);
+        self.prune(now)?;
         let filled = self.intake.fill()?;
         let taken = self.take(now)?;
         self.say_whether_paused(taken, now);
@@ -224,12 +224,13 @@ impl<'a> Capture<'a> {
         }
     }
 
-    /// That what could go stays is no reason to end.
-    fn prune(&mut self, now: Instant) {
+    /// That what could go stays is no reason to end; but that the folder is another one is.
+    fn prune(&mut self, now: Instant) -> Result<(), Error> {
         if now - self.pruned_at < PRUNE_INTERVAL {
-            return;
+            return Ok(());
         }
         self.pruned_at = now;
+        self.writer.check_place()?;
         match self.writer.prune() {
             Ok(()) => self.prune_failed_at = None,
             Err(error) => {
@@ -239,6 +240,7 @@ impl<'a> Capture<'a> {
                 }
             }
         }
+        Ok(())
     }
 
     fn say_whether_paused(&mut self, taken: Taken, now: Instant) {

@@ -11,8 +11,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use pgsluice_proto::Lsn;
 use pgsluice_proto::command::ProtoVersion;
+use pgsluice_proto::{Lsn, TimelineId};
 use tokio_postgres::Client;
 
 use super::asked::{Streaming, Terms, check_spool, read_publication, read_slot, stream_options};
@@ -27,9 +27,9 @@ use crate::checkpoint::Progress;
 use crate::config::{Config, Role, TrailConfig};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
+use crate::source::Connection;
 use crate::source::server::Server;
 use crate::source::slot::SlotState;
-use crate::source::{Connection, Identity};
 use crate::spool::Spool;
 use crate::trail::{self, Lock, Origin, Writer};
 
@@ -174,7 +174,9 @@ fn run(
     let mut retry = Retry::new(config.stream.retry_limit, serves);
     let mut sessions = 0;
     while !told.is_stopped() {
-        let error = match open(&config, trail, &lock) {
+        let error = match open(&config, trail, &mut lock) {
+            // While we are at work its disk may be mounted again.
+            Err(error) if sessions > 0 && !trail::is_there(trail)? => error.to_be_waited_for(),
             Err(error) => error,
             Ok((intake, writer)) => {
                 sessions += 1;
@@ -238,19 +240,19 @@ fn session(
 ///
 /// # Errors
 /// A refusal if the slot has not what follows, or the source's history is another; whatever a server or the disk reports.
-fn open(config: &Config, trail: &TrailConfig, lock: &Lock) -> Result<(Intake, Writer), Error> {
+fn open(config: &Config, trail: &TrailConfig, lock: &mut Lock) -> Result<(Intake, Writer), Error> {
+    // First of all: what is missing is no matter of the source's.
+    if !trail::hold(trail, lock)? {
+        return Err(is_written(trail)?);
+    }
     let runtime = postgres::new_runtime(STAGE)?;
     let (server, slot, publication) = runtime.block_on(look(config))?;
     check_spool(config)?;
     let mut connection = Connection::connect(&config.source)?;
     let identity = connection.identify_system()?;
-    let opened = Writer::open(trail, lock)?;
-    let mut writer = match opened {
-        Some(writer) => writer,
-        None => begin(config, (trail, lock), &slot, &identity)?,
-    };
+    let mut writer = Writer::open(trail, lock)?;
     check_origin(config, &trail::expect(trail)?)?;
-    let held = held(config, &writer);
+    let held = held(config, writer.origin(), (writer.timeline(), writer.end()));
     check_identity(Whose::Trail, &held, &server.system_identifier)?;
     if server.in_recovery && server.position < held.end_lsn {
         return Err(Error::new(STAGE, Kind::Behind { replayed: server.position, progress: held.end_lsn }));
@@ -279,32 +281,20 @@ async fn look(config: &Config) -> Result<(Server, SlotState, String), Error> {
     Ok((server, slot, publication.name))
 }
 
-/// A trail where there is none: it begins where the slot stands, which is where a server would begin to send.
-fn begin(
-    config: &Config,
-    (trail, lock): (&TrailConfig, &Lock),
-    slot: &SlotState,
-    identity: &Identity,
-) -> Result<Writer, Error> {
-    let Some(starts_at) = slot.confirmed_flush_lsn else {
-        let what = format!("slot \"{}\" has no confirmed_flush_lsn: it was never completed", config.slot());
-        return Err(Error::refused(STAGE, what, "`pgsluice teardown`, then `pgsluice setup`"));
-    };
-    tracing::info!(%starts_at, dir = %trail.dir.display(), "there is no trail yet: one begins");
-    let system_identifier = identity.system_identifier.clone();
-    let origin = Origin { system_identifier, slot: config.slot(), consistent_point: None };
-    Writer::create(trail, lock, origin, identity.timeline, starts_at)
+/// # Errors
+/// A refusal if the slot no longer holds what follows the trail.
+pub fn check_end(config: &Config, known: &trail::Known, slot: &SlotState) -> Result<(), Error> {
+    check_gap(config, Whose::Trail, &held(config, &known.origin, (known.timeline, known.ends_at)), slot)
 }
 
-/// What the trail has, in the words of progress.
-fn held(config: &Config, writer: &Writer) -> Progress {
-    let origin = writer.origin();
+/// What a trail has, in the words of progress.
+fn held(config: &Config, origin: &Origin, (timeline, end_lsn): (TimelineId, Lsn)) -> Progress {
     Progress {
         system_identifier: origin.system_identifier.clone(),
-        timeline: writer.timeline(),
+        timeline,
         slot: config.slot(),
         consistent_point: origin.consistent_point.map_or(Lsn::INVALID, Lsn::new),
-        end_lsn: writer.end(),
+        end_lsn,
         commit_time: None,
         epoch: 0,
         fallbacks: 0,

@@ -11,23 +11,33 @@ use std::time::Instant;
 
 use pgsluice_proto::{Lsn, TimelineId};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::asked::{Streaming, Terms, read_slot};
 use super::history::{Whose, check_gap, check_identity, check_timeline};
 use super::input::Input;
-use crate::checkpoint::Progress;
-use crate::config::{Config, TrailConfig};
+use crate::checkpoint::{self, Progress};
+use crate::config::{Config, Role, TrailConfig};
 use crate::error::{Error, Kind, Stage};
 use crate::snapshot::{self, Copied};
 use crate::source::server::Server;
 use crate::source::{Connection, Identity};
 use crate::spool::Spool;
-use crate::trail;
+use crate::trail::{self, ReaderOf};
 
 #[derive(Debug)]
 pub(super) enum Feed {
     Slot { connection: Connection, timeline: TimelineId },
-    Trail { config: TrailConfig, known: trail::Known },
+    Trail { config: TrailConfig, known: Box<trail::Known>, kept: Kept },
+}
+
+/// What a trail keeps for its reader.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    /// Which database the target is; `None` where it does not say.
+    pub target: Option<String>,
+    /// From where on.
+    pub from: Lsn,
 }
 
 impl Feed {
@@ -54,6 +64,7 @@ impl Feed {
     async fn of_trail(config: &Config, trail: &TrailConfig, target: &Client, before: &Progress) -> Result<Feed, Error> {
         let known = trail::expect(trail)?;
         check_origin(config, &known)?;
+        check_known(config, trail, target, &known).await?;
         check_identity(Whose::Target, before, &known.origin.system_identifier)?;
         if known.timeline != before.timeline {
             let system_identifier = known.origin.system_identifier.clone();
@@ -61,14 +72,28 @@ impl Feed {
             let copied = copied_up_to(config, target, before).await?;
             check_timeline(config, Whose::Target, before, copied, &identity, &known.history)?;
         }
-        keep(config, trail, before.end_lsn)?;
-        Ok(Feed::Trail { config: trail.clone(), known })
+        let database = database(target).await?;
+        let reader = ReaderOf { name: config.name.as_str(), target: database.as_deref() };
+        let from = keep(trail, reader, before.end_lsn)?;
+        Ok(Feed::Trail { config: trail.clone(), known: Box::new(known), kept: Kept { target: database, from } })
     }
 
     pub fn timeline(&self) -> TimelineId {
         match self {
             Feed::Slot { timeline, .. } => *timeline,
             Feed::Trail { known, .. } => known.timeline,
+        }
+    }
+
+    /// Has the target know what it reads from. Our epoch is the newest one.
+    pub async fn record(&self, config: &Config, target: &Client) -> Result<(), Error> {
+        let name = config.name.as_str();
+        match self {
+            Feed::Slot { .. } => checkpoint::forget_trail(target, name).await,
+            Feed::Trail { known, .. } => match &known.id {
+                Some(id) => checkpoint::record_trail(target, name, id).await,
+                None => Ok(()),
+            },
         }
     }
 
@@ -98,7 +123,7 @@ impl Feed {
                 let spool = config.stream.streaming.then(|| Spool::new(config.spool.clone()));
                 Ok(Input::source(stream, spool))
             }
-            Feed::Trail { config: trail, .. } => Input::trail(config, &trail, progress, Instant::now()),
+            Feed::Trail { config: trail, kept, .. } => Input::trail(config, &trail, progress, kept, Instant::now()),
         }
     }
 }
@@ -136,12 +161,47 @@ pub fn check_origin(config: &Config, known: &trail::Known) -> Result<(), Error> 
     Err(Error::refused(Stage::Trail, what, mend))
 }
 
+/// # Errors
+/// A refusal if the target has read from another trail.
+async fn check_known(config: &Config, trail: &TrailConfig, target: &Client, known: &trail::Known) -> Result<(), Error> {
+    let (Some(id), Some(read)) = (&known.id, checkpoint::known_trail(target, config.name.as_str()).await?) else {
+        return Ok(());
+    };
+    if *id == read {
+        return Ok(());
+    }
+    let what = format!(
+        "the trail in {} is another one, {id}, than the one that the target reads from, {read}",
+        trail.dir.display()
+    );
+    let mend = format!(
+        "is the right disk mounted? If it is that trail, and only its file `identity` was lost, on the target: UPDATE pgsluice.trails SET \
+         id = '{id}' WHERE name = '{}'; if that trail is lost: `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
+        config.name
+    );
+    Err(Error::refused(Stage::Trail, what, mend))
+}
+
 /// From now on what follows is kept for us. Where the disk is full it is enough that we are known: then no less is kept.
-fn keep(config: &Config, trail: &TrailConfig, progress: Lsn) -> Result<(), Error> {
-    let name = config.name.as_str();
-    match trail::record_reader(trail, name, progress) {
-        Err(error) if error.is_full_disk() && trail::readers(trail)?.iter().any(|reader| reader.name == name) => Ok(()),
-        recorded => recorded,
+fn keep(trail: &TrailConfig, reader: ReaderOf<'_>, progress: Lsn) -> Result<Lsn, Error> {
+    match trail::claim_reader(trail, reader, progress) {
+        Err(error) if error.is_full_disk() => {
+            let known = trail::readers(trail)?.into_iter().find(|known| known.name == reader.name);
+            known.map(|known| known.position).ok_or(error)
+        }
+        claimed => claimed,
+    }
+}
+
+/// Tells the target's database from all others; a replica of its server that takes its place has the same. `None` where the role may
+/// not know.
+pub async fn database(target: &Client) -> Result<Option<String>, Error> {
+    let sql = "SELECT format('%s of cluster %s', oid, (SELECT system_identifier FROM pg_control_system())) \
+               FROM pg_database WHERE datname = current_database()";
+    match target.query_one(sql, &[]).await {
+        Ok(row) => row.try_get(0).map(Some).map_err(|error| Error::from_postgres(Stage::Trail, Role::Target, error)),
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Ok(None),
+        Err(error) => Err(Error::from_postgres(Stage::Trail, Role::Target, error)),
     }
 }
 

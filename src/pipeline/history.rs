@@ -149,9 +149,13 @@ pub fn check_gap(config: &Config, whose: Whose, progress: &Progress, slot: &Slot
             whose.it()
         )
     };
-    let mend = format!(
-        "{} is whole up to there but cannot go on; `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
-        whose.it()
-    );
+    let set_up_anew = "`pgsluice teardown`, `pgsluice setup`, and copy the tables again";
+    let mend = match whose {
+        Whose::Target => format!("the target is whole up to there but cannot go on; {set_up_anew}"),
+        Whose::Trail => format!(
+            "is the right disk mounted, and is the trail no older copy of itself? It is whole up to there, and targets get what it has, \
+             but it cannot go on; {set_up_anew}"
+        ),
+    };
     Err(Error::refused(STAGE, what, mend))
 }

@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 use pgsluice_proto::frame::PrimaryKeepalive;
 use pgsluice_proto::{Lsn, PgTimestamp};
 
+use super::feed::Kept;
 use super::intake::{Intake, Message, Next};
 use crate::config::{Config, Role, TrailConfig};
 use crate::decode::Arrival;
 use crate::error::{Error, Kind, Stage};
 use crate::source::{Filled, ReplicationStream, Waker};
 use crate::spool::Spool;
-use crate::trail::{self, Tail, Tailed};
+use crate::trail::{self, ReaderOf, Tail, Tailed};
 
 /// How often it is written down how far the target is. Until then what it has passed is kept.
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,6 +39,7 @@ pub(super) enum Input {
 pub(super) struct Followed {
     config: TrailConfig,
     reader: String,
+    target: Option<String>,
     tail: Tail,
     recorded: Lsn,
     recorded_at: Instant,
@@ -49,11 +51,18 @@ impl Input {
         Input::Source(Box::new(Intake::new(stream, spool)))
     }
 
-    /// What follows `progress`, up to which the reader has been recorded.
-    pub fn trail(config: &Config, trail: &TrailConfig, progress: Lsn, now: Instant) -> Result<Input, Error> {
+    /// What follows `progress`.
+    pub fn trail(
+        config: &Config,
+        trail: &TrailConfig,
+        progress: Lsn,
+        kept: Kept,
+        now: Instant,
+    ) -> Result<Input, Error> {
         let tail = Tail::open(trail, progress)?;
         let (config, reader) = (trail.clone(), config.name.to_string());
-        Ok(Input::Trail(Box::new(Followed { config, reader, tail, recorded: progress, recorded_at: now })))
+        let Kept { target, from } = kept;
+        Ok(Input::Trail(Box::new(Followed { config, reader, target, tail, recorded: from, recorded_at: now })))
     }
 
     /// The source, where it brings transactions in progress.
@@ -162,7 +171,8 @@ impl Followed {
     fn record(&mut self, flushed: Lsn, now: Instant) -> Result<(), Error> {
         self.recorded_at = now;
         if flushed > self.recorded {
-            match trail::record_reader(&self.config, &self.reader, flushed) {
+            let reader = ReaderOf { name: &self.reader, target: self.target.as_deref() };
+            match trail::record_reader(&self.config, reader, flushed) {
                 // Nothing is lost by it, but that what could go stays.
                 Err(error) if error.is_full_disk() => return Ok(()),
                 recorded => recorded?,

@@ -55,10 +55,10 @@ use pgsluice_proto::Lsn;
 
 pub use self::asked::{check_heartbeat, read_position, stream_options};
 pub use self::both::run;
-pub use self::capturing::{Captured, capture};
+pub use self::capturing::{Captured, capture, check_end};
 pub use self::conflicts::check as check_conflicts;
 use self::early::Early;
-pub use self::feed::{check_origin, check_trail};
+pub use self::feed::{check_origin, check_trail, database};
 pub use self::history::{Whose, check_gap, check_identity};
 use self::newcomers::Newcomers;
 use self::promotion::Promotion;
@@ -75,6 +75,7 @@ use crate::config::{Config, ValueFormat};
 use crate::error::{Disposition, Error, Kind, Stage};
 use crate::postgres;
 use crate::snapshot::{self, CopyOptions, Follows, Order};
+use crate::trail;
 use crate::transform::Transform;
 
 /// Where to stop.
@@ -139,6 +140,7 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
                 summary.sessions += 1;
                 let restart_at = session.stages.restart_at.filter(|lsn| stop_lsn.is_none_or(|stop| *lsn <= stop));
                 let (outcome, shared) = run_session(&opening, session, restart_at.or(stop_lsn), stop)?;
+                let outcome = outcome.map_err(|error| wait_for_trail(config, error));
                 summary.end_lsn = shared.flushed();
                 summary.transactions += shared.transactions();
                 summary.changes += shared.changes();
@@ -159,6 +161,7 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
                     Err(error) => error,
                 }
             }
+            Err(error) if opening.epoch.is_some() => wait_for_trail(config, error),
             Err(error) => error,
         };
         if matches!(error.kind(), Kind::TablesToCopy(_)) {
@@ -181,6 +184,12 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
             return Ok(summary);
         }
     }
+}
+
+/// A trail that is gone while we are at work is on a disk that may be mounted again.
+fn wait_for_trail(config: &Config, error: Error) -> Error {
+    let is_gone = |trail| trail::is_there(trail).is_ok_and(|is_there| !is_there);
+    if config.trail.as_ref().is_some_and(is_gone) { error.to_be_waited_for() } else { error }
 }
 
 /// What opening a session takes, and what it leaves behind.

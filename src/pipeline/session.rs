@@ -169,6 +169,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let progress = fenced.ok_or_else(|| no_progress(config))?;
     *epoch = Some(progress.epoch);
     feed.check_gap(config, (&source, &server), &progress).await?;
+    feed.record(config, &target).await?;
     let skips = skips::pending(&target, config.name.as_str(), progress.end_lsn).await?;
 
     let names = publication.tables.iter().map(|published| &published.table);

@@ -56,19 +56,20 @@ async fn sql_of_one(config: &Config) -> Result<String, Error> {
          -- With the lsn of step 2 in place of <LSN>:\n\
          INSERT INTO pgsluice.progress (name, system_identifier, timeline, slot, consistent_point, end_lsn)\n\
          VALUES ({progress_name}, {identifier}, {timeline}, {slot}, '<LSN>', '<LSN>');\n\
-         {record}GRANT USAGE ON SCHEMA pgsluice TO {user};\n\
+         {record}{begin_trail}GRANT USAGE ON SCHEMA pgsluice TO {user};\n\
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA pgsluice TO {user};\n",
         tables = TABLES.map(|(_, create)| create).concat(),
         database = quote_ident(&facts.database),
         progress_name = quote_literal(config.name.as_str()),
         timeline = identity.timeline,
+        begin_trail = if config.trail.is_some() { "-- Afterwards `pgsluice setup` begins the trail.\n" } else { "" },
         user = quote_ident(&config.target.user),
     ))
 }
 
 /// For another target of a trail, as the trail is now.
 fn sql_of_reader(config: &Config, trail: &TrailConfig) -> Result<String, Error> {
-    let progress = super::trail::first_progress(config, trail)?;
+    let progress = super::trail::first_progress(config, trail, None)?;
     let Progress { system_identifier, timeline, slot, end_lsn, .. } = progress;
     let [name, identifier, slot] = [config.name.as_str(), &system_identifier, &slot].map(quote_literal);
     Ok(format!(

@@ -180,15 +180,17 @@ async fn prepare(config: &Config, limit: Duration) -> Result<Prepared, Error> {
     let progress = checkpoint::read(&servers.target, config.name.as_str()).await?;
     if let Some(trail) = config.trail.as_ref().filter(|_| config.only_applies()) {
         trail::check_publication(config, &servers.source, &tables).await?;
-        trail::check_progress(config, trail, &servers, progress.as_ref())?;
+        trail::check_progress(config, trail, &servers, progress.as_ref()).await?;
         return Ok(Prepared { servers, tables, is_present: progress.is_some(), lock: None });
     }
     let existing = SlotState::read(&servers.source, Role::Source, &config.slot(), STAGE).await?;
     check_slot_and_progress(config, &servers, existing.as_ref(), progress.as_ref())?;
-    // Whoever captures makes one for a slot that is there.
-    let lock = match &config.trail {
-        Some(trail) if existing.is_none() => Some(trail::prepare(trail)?),
-        Some(_) | None => None,
+    let lock = match (&config.trail, &existing, &progress) {
+        (Some(trail), None, _) => Some(trail::prepare(trail)?),
+        (Some(trail), Some(slot), Some(progress)) => {
+            trail::check(config, (trail, &servers.target), (slot, progress)).await?
+        }
+        (Some(_), Some(_), None) | (None, _, _) => None,
     };
     Ok(Prepared { servers, tables, is_present: existing.is_some(), lock })
 }
@@ -234,6 +236,9 @@ impl Parts<'_> {
         let row_name = format!("progress row {} on the target", config.name.as_str());
         if is_present {
             steps.extend([step(slot_name, true), step(row_name, true)]);
+            if let (Some(trail), Some(lock)) = (&config.trail, lock) {
+                steps.push(trail::begin_at_slot(config, servers, (trail, lock)).await?);
+            }
             return Ok(steps);
         }
         let (slot, timeline) = slot::create(config, servers, deadline, limit).await?;
@@ -296,8 +301,7 @@ async fn make_trail_and_progress(
 ) -> Result<Option<Step>, Error> {
     let mut made = None;
     if let (Some(trail), Some(lock)) = (&config.trail, lock) {
-        let system_identifier = &servers.source_facts.system_identifier;
-        made = Some(trail::create(config, (trail, lock), system_identifier, (slot, timeline))?);
+        made = Some(trail::create(config, servers, (trail, lock), (slot, timeline)).await?);
     }
     create_progress(config, servers, &first_progress(config, servers, slot, timeline)).await?;
     Ok(made)
@@ -313,7 +317,7 @@ async fn make_reader(
     let schema_present = checkpoint::create_schema(&servers.target).await?;
     let row = format!("progress row {} on the target", config.name.as_str());
     if !is_present {
-        create_progress(config, servers, &trail::first_progress(config, trail)?).await?;
+        trail::make_reader(config, trail, servers).await?;
     }
     Ok(vec![step("schema pgsluice on the target", schema_present), step(row, is_present)])
 }
@@ -396,7 +400,8 @@ fn check_slot_and_progress(
         (Some(slot), Some(progress)) => {
             slot.check(&servers.source_facts.database, STAGE)?;
             pipeline::check_identity(Whose::Target, progress, &servers.source_facts.system_identifier)?;
-            pipeline::check_gap(config, Whose::Target, progress, slot)
+            // A slot that has a trail may be ahead of the target, and is compared with the trail.
+            if config.trail.is_some() { Ok(()) } else { pipeline::check_gap(config, Whose::Target, progress, slot) }
         }
         (Some(_), None) => Err(Error::refused(
             STAGE,

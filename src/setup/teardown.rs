@@ -18,11 +18,13 @@ use crate::bench;
 use crate::checkpoint;
 use crate::config::{Config, OWN_SCHEMA, Role, TrailConfig};
 use crate::error::Error;
+use crate::pipeline;
 use crate::postgres::{self, quote_literal};
 use crate::preflight;
 use crate::shards;
 use crate::snapshot;
 use crate::source::slot::SlotState;
+use crate::trail::ReaderOf;
 
 /// What a teardown would do.
 #[derive(Debug)]
@@ -64,8 +66,13 @@ pub async fn plan_teardown(config: &Config) -> Result<Removal, Error> {
             exceptions += left::count_exceptions(&target, config.name.as_str()).await?;
         }
     }
-    if let Some(trail) = config.trail.as_ref().filter(|_| !config.only_applies()) {
-        trail::check_remove(config, trail)?;
+    if let Some(trail) = &config.trail {
+        if config.only_applies() {
+            let database = pipeline::database(&target).await?;
+            crate::trail::check_reader(trail, ReaderOf { name: config.name.as_str(), target: database.as_deref() })?;
+        } else {
+            trail::check_remove(config, trail)?;
+        }
     }
     let would = would(config, &shards, exceptions);
     Ok(Removal { config: config.clone(), shards, would })

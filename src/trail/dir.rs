@@ -3,17 +3,23 @@
 //! ```text
 //!  dir ─┬─ 0000000000000001.trail …   segments, by their numbers
 //!       ├─ end                        up to where they are whole and on disk
+//!       ├─ identity                   which trail it is
 //!       ├─ writer.lock                who writes
 //!       └─ readers/NAME               who reads, and how far each has come
 //! ```
+//!
+//! **Always holds:** a path leads to the folder that was opened, or to an error: where a disk is unmounted, the folder below it is
+//! another one, and nothing is written there.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use pgsluice_proto::Lsn;
 
+use super::access;
 use super::format::{END_BYTES, EndMark, Fault};
 use crate::error::{Error, Kind, Stage};
 
@@ -22,43 +28,102 @@ const SUFFIX: &str = ".trail";
 /// Of a file that is being made.
 const NEW_SUFFIX: &str = ".new";
 const READERS: &str = "readers";
+/// A reader is done with a file long before that. Until then it may be one that another process is making.
+const MADE_WITHIN: Duration = Duration::from_secs(60);
 
+/// The folder of a trail, as it was opened.
 #[derive(Clone, Debug)]
-pub struct Dir(PathBuf);
+pub struct Dir {
+    path: PathBuf,
+    place: Place,
+}
+
+/// Which folder a path leads to, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    device: u64,
+    inode: u64,
+}
+
+impl Place {
+    fn of(found: &Metadata) -> Place {
+        Place { device: found.dev(), inode: found.ino() }
+    }
+}
 
 impl Dir {
-    pub fn new(path: &Path) -> Dir {
-        Dir(path.to_owned())
+    /// The folder, closed to other users; `None` where there is none.
+    ///
+    /// # Errors
+    /// A refusal if it is no folder, or others may write it.
+    pub fn open(path: &Path) -> Result<Option<Dir>, Error> {
+        let found = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            found => found.map_err(|error| failed(path, "open the folder", error))?,
+        };
+        if !found.is_dir() {
+            let what = format!("{} is to be the folder of the trail, and is no folder", path.display());
+            return Err(Error::refused(STAGE, what, "correct `dir` in [trail]"));
+        }
+        access::close(path, &path.join(READERS), &found)?;
+        Ok(Some(Dir { path: path.to_owned(), place: Place::of(&found) }))
     }
 
-    /// Makes the folder where it is missing.
+    /// Makes the folder where it is missing. Only who begins a trail may: to anybody else an empty folder is a disk that is not mounted.
     pub fn create(path: &Path) -> Result<Dir, Error> {
-        let readers = path.join(READERS);
-        fs::create_dir_all(&readers).map_err(|error| failed(&readers, "make the folder", error))?;
-        Ok(Dir(path.to_owned()))
+        let missing = || failed(path, "make the folder", io::ErrorKind::NotFound.into());
+        access::make_folder(path).map_err(|error| failed(path, "make the folder", error))?;
+        let dir = Dir::open(path)?.ok_or_else(missing)?;
+        access::make_folder(&dir.readers()).map_err(|error| failed(&dir.readers(), "make the folder", error))?;
+        Ok(dir)
+    }
+
+    /// # Errors
+    /// If the path leads to another folder by now.
+    pub fn check_place(&self) -> Result<(), Error> {
+        let gone = "it is not the folder that was opened: is the disk of the trail still mounted?";
+        match fs::metadata(&self.path) {
+            Ok(found) if Place::of(&found) == self.place => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed(&self.path, "go on in the folder", error))
+            }
+            Ok(_) | Err(_) => {
+                let source = io::Error::new(io::ErrorKind::NotFound, gone);
+                Err(failed(&self.path, "go on in the folder", source))
+            }
+        }
+    }
+
+    /// Whether anything of a trail is in it.
+    pub fn has_trail(&self) -> Result<bool, Error> {
+        Ok(self.end().exists() || self.identity().exists() || !self.list()?.is_empty())
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     pub fn segment(&self, number: u64) -> PathBuf {
-        self.0.join(format!("{number:016}{SUFFIX}"))
+        self.path.join(format!("{number:016}{SUFFIX}"))
     }
 
     pub fn end(&self) -> PathBuf {
-        self.0.join("end")
+        self.path.join("end")
+    }
+
+    pub fn identity(&self) -> PathBuf {
+        self.path.join("identity")
     }
 
     pub fn lock(&self) -> PathBuf {
-        self.0.join("writer.lock")
+        self.path.join("writer.lock")
     }
 
     pub fn readers(&self) -> PathBuf {
-        self.0.join(READERS)
+        self.path.join(READERS)
     }
 
-    /// Does something with the numbers of the segments that are there, ascending; none where there is no folder. Those that every
+    /// Does something with the numbers of the segments that are there, ascending. Those that every
     /// reader has passed may go meanwhile, from the first one on: then it is done again.
     ///
     /// # Errors
@@ -84,13 +149,10 @@ impl Dir {
     }
 
     fn list(&self) -> Result<Vec<u64>, Error> {
-        let entries = match fs::read_dir(&self.0) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(|error| failed(&self.0, "list the folder", error))?,
-        };
+        let failed = |error| failed(&self.path, "list the folder", error);
         let mut numbers = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(|error| failed(&self.0, "list the folder", error))?.file_name();
+        for entry in fs::read_dir(&self.path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)).and_then(|name| name.parse().ok());
             numbers.extend(number.filter(|number| self.segment(*number).file_name() == Some(&name)));
         }
@@ -107,6 +169,9 @@ impl Dir {
 
     /// A segment that has to be there is not.
     pub fn missing(&self, number: u64) -> Error {
+        if let Err(error) = self.check_place() {
+            return error;
+        }
         Error::refused(
             STAGE,
             format!(
@@ -127,12 +192,15 @@ impl Dir {
         }
     }
 
-    /// Removes what a crash has left half-made.
+    /// Removes what a crash has left half-made. In the folder itself nobody makes files but who has the lock; what readers are making
+    /// is left to them.
     pub fn sweep(&self) -> Result<(), Error> {
-        for folder in [self.0.clone(), self.readers()] {
-            for entry in fs::read_dir(&folder).map_err(|error| failed(&folder, "list the folder", error))? {
-                let path = entry.map_err(|error| failed(&folder, "list the folder", error))?.path();
-                if path.to_str().is_some_and(|path| path.ends_with(NEW_SUFFIX)) {
+        for folder in [&self.path, &self.readers()] {
+            let failed = |error| failed(folder, "list the folder", error);
+            for entry in fs::read_dir(folder).map_err(failed)? {
+                let path = entry.map_err(failed)?.path();
+                let is_half_made = path.to_str().is_some_and(|path| path.ends_with(NEW_SUFFIX));
+                if is_half_made && (*folder == self.path || is_left_behind(&path)) {
                     remove(&path)?;
                 }
             }
@@ -141,8 +209,14 @@ impl Dir {
     }
 
     pub fn sync(&self) -> Result<(), Error> {
-        sync_folder(&self.0).map_err(|error| failed(&self.0, "sync the folder", error))
+        sync_folder(&self.path).map_err(|error| failed(&self.path, "sync the folder", error))
     }
+}
+
+/// Nobody has written it for so long that whoever made it has ended. One that goes meanwhile is somebody's.
+fn is_left_behind(path: &Path) -> bool {
+    let modified = fs::metadata(path).and_then(|file| file.modified());
+    modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > MADE_WITHIN))
 }
 
 /// The mark, or what is wrong with it. A read amid a write may see half of each, so it is tried again.
@@ -165,10 +239,13 @@ pub fn read_end(file: &File) -> io::Result<Result<EndMark, Fault>> {
     Ok(Err(last))
 }
 
-/// Makes a file with these contents, whole and on disk, or leaves what was there.
+/// Makes a file with these contents, whole and on disk, or leaves what was there. Two processes may do so at once: each makes a file of
+/// its own, and the last one to be done counts.
 pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let new = PathBuf::from(format!("{}{NEW_SUFFIX}", path.display()));
-    let mut file = File::create(&new)?;
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}{NEW_SUFFIX}", std::process::id()));
+    let new = PathBuf::from(new);
+    let mut file = access::new_file().truncate(true).open(&new)?;
     file.write_all(contents)?;
     file.sync_data()?;
     drop(file);
@@ -201,6 +278,17 @@ pub fn failed(path: &Path, doing: &'static str, source: io::Error) -> Error {
 pub fn damaged(path: &Path, fault: Fault) -> Error {
     let Fault { offset, what } = fault;
     Error::new(STAGE, Kind::TrailDamaged { path: path.to_owned(), offset, what })
+}
+
+/// A folder without a trail is as a disk that is not mounted, and nothing tells the two apart.
+#[cold]
+pub fn no_trail(path: &Path) -> Error {
+    Error::refused(
+        STAGE,
+        format!("there is no trail in {}", path.display()),
+        "is its disk mounted? If it is, and `dir` in [trail] is right: for a replication that has had no trail yet, `pgsluice setup` \
+         begins one; if the trail is lost, `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
+    )
 }
 
 /// Progress is before what is left of a trail.

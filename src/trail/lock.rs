@@ -2,14 +2,15 @@
 //!
 //! The kernel gives the lock back however its owner ends. What the file says is for people, and is believed only while it is locked.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use super::access;
 use super::dir::{Dir, failed};
 use crate::error::Error;
 
@@ -47,7 +48,7 @@ impl Lock {
     /// `None` where another process has it.
     pub fn take(dir: &Dir, command: Command) -> Result<Option<Lock>, Error> {
         let path = dir.lock();
-        let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let opened = access::new_file().truncate(false).read(true).open(&path);
         let file = opened.map_err(|error| failed(&path, "open", error))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
@@ -58,6 +59,18 @@ impl Lock {
             Lock { file, state: WriterState { pid: std::process::id(), command: Some(command), since, paused: None } };
         lock.say(None);
         Ok(Some(lock))
+    }
+
+    /// Goes on holding it where the folder is another one than it was, as one that is mounted again. False where somebody else has it.
+    pub fn hold(&mut self, dir: &Dir) -> Result<bool, Error> {
+        let (path, ours) = (dir.lock(), self.file.metadata());
+        let ours = ours.map_err(|error| failed(&path, "look at", error))?;
+        if fs::metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            return Ok(true);
+        }
+        let Some(taken) = Lock::take(dir, self.state.command.unwrap_or(Command::Run))? else { return Ok(false) };
+        *self = taken;
+        Ok(true)
     }
 
     /// Why nothing is read from the source, or that it is again.

@@ -15,7 +15,7 @@ use pgsluice_proto::Lsn;
 use rustix::fd::OwnedFd;
 use rustix::fs::inotify;
 
-use super::dir::{self, Dir, STAGE, damaged, failed, passed_over};
+use super::dir::{self, Dir, STAGE, damaged, failed, no_trail, passed_over};
 use super::format::{BLOCK_HEADER_BYTES, EndMark, Fault, Header};
 use super::keys::Keys;
 use super::segment::{Found, Record, Segment, split_record};
@@ -59,7 +59,8 @@ impl Tail {
     /// # Errors
     /// A refusal if there is no trail, or none that has what follows; [`Kind::TrailBehind`] if it ends before.
     pub fn open(config: &TrailConfig, progress: Lsn) -> Result<Tail, Error> {
-        let (dir, keys) = (Dir::new(&config.dir), Keys::new(config));
+        let dir = Dir::open(&config.dir)?.ok_or_else(|| no_trail(&config.dir))?;
+        let keys = Keys::new(config);
         let (mark, segment) = dir.with_segments(|numbers| find(&dir, &keys, numbers, progress))?;
         let path = dir.end();
         let end_file = File::open(&path).map_err(|error| failed(&path, "open", error))?;
@@ -176,7 +177,7 @@ impl Tail {
 /// The segment that has what follows `progress`, and how far the trail goes.
 fn find(dir: &Dir, keys: &Keys, numbers: &[u64], progress: Lsn) -> Result<(EndMark, Segment), Error> {
     let mark = read_mark(dir)?;
-    let (Some(mark), Some(first)) = (mark, numbers.first()) else { return Err(no_trail(dir)) };
+    let (Some(mark), Some(first)) = (mark, numbers.first()) else { return Err(no_trail(dir.path())) };
     let begins_at = Segment::peek(dir, *first)?.starts_at();
     if begins_at > progress {
         return Err(passed_over(begins_at, progress));
@@ -214,15 +215,6 @@ pub(super) fn read_mark(dir: &Dir) -> Result<Option<EndMark>, Error> {
         Some(Err(fault)) => Err(damaged(&dir.end(), fault)),
         Some(Ok(mark)) => Ok(Some(mark).filter(|mark| mark.offset >= BLOCK_HEADER_BYTES as u64)),
     }
-}
-
-pub(super) fn no_trail(dir: &Dir) -> Error {
-    Error::refused(
-        STAGE,
-        format!("there is no trail in {}", dir.path().display()),
-        "start `pgsluice capture`, or `pgsluice run` with a configuration without `of`, which write it; if they do, check `dir` in \
-         [trail]",
-    )
 }
 
 fn watch(dir: &Dir) -> Result<OwnedFd, Error> {

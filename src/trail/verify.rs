@@ -13,7 +13,7 @@ use crate::config::TrailConfig;
 use crate::error::{Error, Kind};
 
 /// A trail as it is now.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Trail {
     pub segments: Vec<Listed>,
     /// Up to where it is whole and on disk.
@@ -58,7 +58,8 @@ pub fn verify(config: &TrailConfig) -> Result<Trail, Error> {
 type Step = fn(&mut Segment, u64, &mut Vec<u8>) -> Result<Found, Error>;
 
 fn look(config: &TrailConfig, step: Step) -> Result<Trail, Error> {
-    let (dir, keys) = (Dir::new(&config.dir), Keys::new(config));
+    let Some(dir) = Dir::open(&config.dir)? else { return Ok(Trail::default()) };
+    let keys = Keys::new(config);
     let mark = read_mark(&dir)?;
     let numbers = dir.segments()?;
     if let Some(mark) = mark.filter(|mark| numbers.last().is_none_or(|last| *last < mark.segment)) {

@@ -16,9 +16,11 @@ use std::os::unix::fs::FileExt;
 
 use pgsluice_proto::{Lsn, TimelineId};
 
+use super::access;
 use super::current::{Current, Identity, Kept};
-use super::dir::{self, Dir, failed, is_full};
+use super::dir::{self, Dir, failed, is_full, no_trail};
 use super::format::{BlockHeader, END_BYTES, EndMark, FORMAT_VERSION, Header, Kind, Origin, Seal, encode_block};
+use super::identity;
 use super::keys::Keys;
 use super::known::Known;
 use super::lock::Lock;
@@ -86,16 +88,22 @@ struct Buffer {
 }
 
 impl Writer {
-    /// Goes on with the trail that is there, as whoever has its lock; `None` where there is none. What is behind its last whole
-    /// transaction is cut off.
+    /// Goes on with the trail that is there, as whoever has its lock. What is behind its last whole transaction is cut off.
     ///
     /// # Errors
-    /// [`crate::error::Kind::TrailDamaged`]; a refusal for a gap or an unknown key.
-    pub fn open(config: &TrailConfig, _lock: &Lock) -> Result<Option<Writer>, Error> {
-        let (dir, keys) = (Dir::create(&config.dir)?, Keys::new(config));
+    /// [`crate::error::Kind::TrailDamaged`]; a refusal where there is no trail, for a gap or an unknown key.
+    pub fn open(config: &TrailConfig, _lock: &Lock) -> Result<Writer, Error> {
+        let no_trail = || no_trail(&config.dir);
+        let (dir, keys) = (Dir::open(&config.dir)?.ok_or_else(no_trail)?, Keys::new(config));
+        access::warn_of_network(dir.path());
+        access::make_folder(&dir.readers()).map_err(|error| failed(&dir.readers(), "make the folder", error))?;
         dir.sweep()?;
-        let Some(recovered) = recover::recover(&dir, &keys)? else { return Ok(None) };
-        Writer::with(config, dir, keys, recovered).map(Some)
+        let recovered = recover::recover(&dir, &keys)?.ok_or_else(no_trail)?;
+        if identity::read(&dir)?.is_none() {
+            let id = identity::make(&dir, &recovered.identity.origin)?;
+            tracing::info!(dir = %dir.path().display(), id, "the trail, which an earlier version has begun, gets an identity");
+        }
+        Writer::with(config, dir, keys, recovered)
     }
 
     /// Makes a trail that begins at `starts_at`.
@@ -108,6 +116,7 @@ impl Writer {
     ) -> Result<Writer, Error> {
         let (dir, keys) = (Dir::create(&config.dir)?, Keys::new(config));
         dir.sweep()?;
+        identity::make(&dir, &origin)?;
         let identity = Identity { origin, history: Vec::new(), timeline: timeline.0 };
         let last = EndMark { segment: 0, offset: 0, lsn: starts_at };
         let nothing = Recovered { identity, known: Known::default(), kept: VecDeque::new(), last, goes_on: None };
@@ -134,7 +143,9 @@ impl Writer {
             keys,
             identity,
             arrivals_before: known.arrivals(),
-            known,
+            // A stream describes everything again that it brings. So what is kept for segments to come does not grow by the tables that
+            // were dropped before.
+            known: Known::counting_from(known.arrivals()),
             next_number: last.segment + 1,
             kept_bytes: kept.iter().map(|kept| kept.bytes).sum(),
             kept,
@@ -286,6 +297,12 @@ impl Writer {
         self.ensure_segment()
     }
 
+    /// # Errors
+    /// If the folder is another one by now, as below a disk that was unmounted.
+    pub fn check_place(&self) -> Result<(), Error> {
+        self.dir.check_place()
+    }
+
     /// Removes the segments that no reader needs. Without any reader all are kept.
     pub fn prune(&mut self) -> Result<(), Error> {
         let Some(passed) = readers::list(&self.dir)?.iter().map(|reader| reader.position).min() else { return Ok(()) };
@@ -406,7 +423,13 @@ impl Writer {
             encode_block(block, &descriptions, seal.as_ref(), &mut bytes);
         }
         debug_assert!(header_bytes <= bytes.len() as u64);
+        self.dir.check_place()?;
         dir::replace(&path, &bytes).map_err(|error| failed(&path, "write", error))?;
+        if let Err(error) = self.dir.check_place() {
+            // It may be in the folder below the disk, where a trail must not seem to be.
+            dir::remove(&path)?;
+            return Err(error);
+        }
         let current = Current::open(&path, header, seal, (blocks, start, bytes.len() as u64))?;
         self.current = Some(current);
         self.next_number += 1;

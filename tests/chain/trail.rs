@@ -5,7 +5,9 @@
 
 mod damage;
 mod kills;
+mod modes;
 mod outage;
+mod place;
 mod room;
 mod targets;
 
@@ -263,7 +265,7 @@ async fn who_may_write_and_what_does_not_fit_is_said() -> Result<()> {
     replication.configure("")?;
     refused(&["capture"], "the configuration has no [trail]").await?;
     refused(&["trail", "ls"], "the configuration has no [trail]").await?;
-    // Another folder, in which a trail begins where the slot is: past what C has.
+    // In another folder none begins.
     trailed.configure("")?;
     replication.run_each("INSERT INTO t VALUES (1)").await?;
     let capture = trailed.capture()?;
@@ -274,8 +276,7 @@ async fn who_may_write_and_what_does_not_fit_is_said() -> Result<()> {
     let other = trailed.folder.path().join("other");
     replication.configure(&format!("[trail]\ndir = \"{}\"\n", other.display()))?;
     let output = replication.command(&["run", "--stop-at", "current"]).await?;
-    ensure!(output.code == Some(3) && output.stderr.contains("the trail begins at"), "{output:?}");
-    // The old one lacks what the slot was confirmed to be past; here it is only as far as it was.
+    ensure!(output.code == Some(3) && output.stderr.contains("there is no trail in"), "{output:?}");
     trailed.configure("")?;
     replication.catch_up().await?;
     replication.assert_same(&["public.t"]).await?;

@@ -39,13 +39,13 @@ impl Place {
 
     fn create(&self) -> Writer {
         let origin = Origin { system_identifier: "7".to_owned(), slot: "s".to_owned(), consistent_point: Some(100) };
-        let lock = lock(&self.config, Command::Run).unwrap().unwrap();
+        let lock = lock_new(&self.config).unwrap().unwrap();
         Writer::create(&self.config, &lock, origin, TimelineId(1), Lsn::new(100)).unwrap()
     }
 
     fn open(&self) -> Result<Writer, Error> {
         let lock = lock(&self.config, Command::Run).unwrap().expect("nobody writes");
-        Writer::open(&self.config, &lock).map(|opened| opened.expect("a trail"))
+        Writer::open(&self.config, &lock)
     }
 
     fn read_from(&self, progress: u64) -> Result<(Vec<Read>, Lsn), Error> {
@@ -65,7 +65,7 @@ impl Place {
 
     fn files(&self) -> Vec<PathBuf> {
         let mut files: Vec<_> = fs::read_dir(&self.config.dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-        files.retain(|path| path.is_file() && !path.ends_with("writer.lock"));
+        files.retain(|path| path.is_file() && !path.ends_with("writer.lock") && !path.ends_with("identity"));
         files.sort();
         files
     }
@@ -74,6 +74,10 @@ impl Place {
         let is_segment = |path: &PathBuf| path.extension().is_some_and(|suffix| suffix == "trail");
         self.files().into_iter().filter(is_segment).collect()
     }
+}
+
+fn record(place: &Place, name: &str, position: Lsn) -> Result<(), Error> {
+    record_reader(&place.config, ReaderOf { name, target: None }, position)
 }
 
 fn take(writer: &mut Writer, lsn: u64, payload: &[u8]) {
@@ -220,12 +224,12 @@ fn what_every_reader_has_passed_goes_and_no_more() {
     let all = place.segments().len();
     writer.prune().unwrap();
     assert_eq!(place.segments().len(), all, "without a reader all is kept");
-    record_reader(&place.config, "slow", Lsn::new(100)).unwrap();
-    record_reader(&place.config, "fast", Lsn::new(405)).unwrap();
+    record(&place, "slow", Lsn::new(100)).unwrap();
+    record(&place, "fast", Lsn::new(405)).unwrap();
     writer.prune().unwrap();
     assert_eq!(place.segments().len(), all);
     for position in (100..=405).step_by(5) {
-        record_reader(&place.config, "slow", Lsn::new(position)).unwrap();
+        record(&place, "slow", Lsn::new(position)).unwrap();
         writer.prune().unwrap();
         place.read_from(position).unwrap();
         assert_eq!(writer.bytes(), list(&place.config).unwrap().bytes);
@@ -262,13 +266,13 @@ fn no_more_is_taken_than_may_be_there_but_for_a_transaction_that_has_begun() {
     assert_eq!(writer.make_room(true).unwrap(), Room::TrailFull);
     assert!((4_000..5_000).contains(&writer.bytes()), "{}", writer.bytes());
     assert_eq!(writer.end(), Lsn::new(end));
-    record_reader(&place.config, "r", Lsn::new(end)).unwrap();
+    record(&place, "r", Lsn::new(end)).unwrap();
     writer.prune().unwrap();
     assert_eq!(writer.make_room(true).unwrap(), Room::There);
     transaction(&mut writer, end + 10, 3_000_000);
     writer.sync().unwrap();
     assert_eq!(writer.make_room(true).unwrap(), Room::TrailFull);
-    record_reader(&place.config, "r", Lsn::new(end + 10)).unwrap();
+    record(&place, "r", Lsn::new(end + 10)).unwrap();
     writer.prune().unwrap();
     assert_eq!(writer.make_room(true).unwrap(), Room::There, "a large transaction is not in the way for ever");
 }
@@ -276,6 +280,7 @@ fn no_more_is_taken_than_may_be_there_but_for_a_transaction_that_has_begun() {
 #[test]
 fn one_writes() {
     let place = Place::new(None);
+    place.create();
     let mut held = lock(&place.config, Command::Run).unwrap().unwrap();
     assert!(lock(&place.config, Command::Run).unwrap().is_none());
     let state = list(&place.config).unwrap().writer.unwrap();
@@ -323,6 +328,103 @@ fn another_timeline_begins_a_segment() {
     let known = read(&place.config).unwrap().unwrap();
     assert_eq!((known.timeline, known.history), (TimelineId(3), vec![(TimelineId(1), Lsn::new(125))]));
     assert_eq!(place.open().unwrap().timeline(), TimelineId(3));
+}
+
+/// A connection of the source describes again what it brings, and tables that were dropped before it are not among that.
+#[test]
+fn what_an_earlier_connection_has_described_is_not_repeated_for_ever() {
+    let place = Place::new(None);
+    let mut writer = place.create();
+    for table in 0..100_u8 {
+        let end = 110 + 10 * u64::from(table);
+        take(&mut writer, end - 5, b"B");
+        take(&mut writer, end - 4, &[b"R\0\0\0".as_slice(), &[table], b" a table that is dropped afterwards"].concat());
+        writer.commit(&Record { lsn: Lsn::new(end - 1), arrival: None, payload: b"C" }, Lsn::new(end));
+        writer.sync().unwrap();
+    }
+    drop(writer);
+    let mut writer = place.open().unwrap();
+    fill(&mut writer, 1100, 60);
+    let newest = fs::metadata(place.segments().pop().unwrap()).unwrap().len();
+    assert!(newest < 3_000, "a segment of 600 bytes has {newest}");
+    let (all, _) = place.read_from(100).unwrap();
+    for progress in (1110..1700).step_by(10) {
+        let (read, _) = place.read_from(progress).unwrap();
+        assert!(told(&all).ends_with(&told(&read)), "from {progress}");
+        // Whatever a row is of is described before it, by its own connection.
+        let described = read.iter().position(|(.., payload)| payload == b"R\0\0\0\x01 a relation");
+        let row = read.iter().position(|(lsn, _, payload)| *lsn > 1_150 && payload.starts_with(b"I"));
+        assert!(described < row && described.is_some(), "from {progress}: {described:?}, {row:?}");
+    }
+}
+
+/// What another process is just making is not a file that a crash has left.
+#[test]
+fn files_that_readers_are_making_are_left_alone() {
+    let place = Place::new(None);
+    drop(place.create());
+    let readers = place.config.dir.join("readers");
+    let [fresh, old] = ["one.77.new", "two.78.new"].map(|name| readers.join(name));
+    let own = place.config.dir.join("0000000000000009.trail.77.new");
+    for path in [&fresh, &old, &own] {
+        fs::write(path, "half").unwrap();
+    }
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3_600);
+    fs::File::options().write(true).open(&old).unwrap().set_modified(long_ago).unwrap();
+    place.open().unwrap();
+    assert_eq!((fresh.exists(), old.exists(), own.exists()), (true, false, false));
+    assert!(readers_of(&place).is_empty());
+}
+
+fn readers_of(place: &Place) -> Vec<(String, u64, Option<String>)> {
+    let readers = readers(&place.config).unwrap();
+    readers.into_iter().map(|reader| (reader.name, reader.position.as_u64(), reader.target)).collect()
+}
+
+/// Progress that was read before its commit was known to be durable has nothing let go.
+#[test]
+fn a_reader_that_comes_again_has_nothing_let_go_that_was_kept_for_it() {
+    let place = Place::new(None);
+    fill(&mut place.create(), 100, 10);
+    let reader = |target| ReaderOf { name: "r", target };
+    let claim = |target, progress| claim_reader(&place.config, reader(target), Lsn::new(progress)).unwrap().as_u64();
+    assert_eq!(claim(None, 150), 100, "one that was not known keeps all that there is");
+    record(&place, "r", Lsn::new(120)).unwrap();
+    assert_eq!(claim(Some("7"), 150), 120, "and one that was, what it kept");
+    assert_eq!(readers_of(&place), [("r".to_owned(), 120, Some("7".to_owned()))]);
+    assert_eq!(claim(Some("7"), 110), 110, "a target that has lost something gets it again");
+    record(&place, "r", Lsn::new(130)).unwrap();
+    assert_eq!(readers_of(&place), [("r".to_owned(), 130, Some("7".to_owned()))], "who it is stays known");
+    for refused in [
+        claim_reader(&place.config, reader(Some("8")), Lsn::new(150)).unwrap_err(),
+        record_reader(&place.config, reader(Some("8")), Lsn::new(150)).unwrap_err(),
+        check_reader(&place.config, reader(Some("8"))).unwrap_err(),
+    ] {
+        assert!(refused.to_string().contains("database 7, and this one is 8"), "{refused}");
+    }
+    assert_eq!(readers_of(&place)[0].1, 130);
+}
+
+#[test]
+fn an_empty_folder_is_no_trail_to_whoever_does_not_begin_one() {
+    let place = Place::new(None);
+    for is_there in [false, true] {
+        if is_there {
+            fs::create_dir(&place.config.dir).unwrap();
+        }
+        let refused = [
+            lock(&place.config, Command::Run).map(drop).unwrap_err(),
+            expect(&place.config).map(drop).unwrap_err(),
+            Tail::open(&place.config, Lsn::new(100)).map(drop).unwrap_err(),
+            record(&place, "r", Lsn::new(100)).unwrap_err(),
+            forget_reader(&place.config, "r").unwrap_err(),
+        ];
+        for error in refused {
+            assert!(matches!(error.kind(), Kind::Refused { .. }) && error.to_string().contains("mounted"), "{error}");
+        }
+        assert_eq!(place.config.dir.exists(), is_there);
+        assert!(!is_there || fs::read_dir(&place.config.dir).unwrap().next().is_none());
+    }
 }
 
 #[test]
