@@ -4,8 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-/// Short enough not to be seen in a test's time, long enough to leave two cores to the servers.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Short enough not to be seen in a test's time.
+const POLL_INTERVAL_MIN: Duration = Duration::from_millis(20);
+/// Most attempts open a connection, and every one of those starts a process of the server: what takes seconds is polled
+/// less often, which leaves the cores to what is waited for.
+const POLL_INTERVAL_MAX: Duration = Duration::from_millis(150);
 
 /// Polls `attempt`, as in `|| async { Ok(Some(1)) }`, until it returns `Some`. Errors of an attempt are not final: the last one is part of the error after
 /// `deadline`. An attempt that hangs is cut off at the deadline too.
@@ -16,6 +19,7 @@ pub async fn wait_for<T, F: Future<Output = Result<Option<T>>>>(
 ) -> Result<T> {
     let start = Instant::now();
     let mut last_error = None;
+    let mut interval = POLL_INTERVAL_MIN;
     loop {
         let left = deadline.saturating_sub(start.elapsed());
         match tokio::time::timeout(left, attempt()).await {
@@ -31,6 +35,7 @@ pub async fn wait_for<T, F: Future<Output = Result<Option<T>>>>(
                 None => anyhow!(waited),
             });
         }
-        tokio::time::sleep(POLL_INTERVAL).await;
+        tokio::time::sleep(interval).await;
+        interval = (interval + interval / 4).min(POLL_INTERVAL_MAX);
     }
 }
