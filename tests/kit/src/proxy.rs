@@ -13,7 +13,7 @@
 //! TLS is declined here, as by a server without it: what is encrypted cannot be armed.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::Result;
@@ -52,6 +52,7 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Control {
+    target_port: AtomicU16,
     armed: Mutex<Option<(Vec<u8>, CutPoint)>>,
     fired: AtomicBool,
     refusing: AtomicBool,
@@ -67,6 +68,7 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
         let control = Arc::new(Control {
+            target_port: AtomicU16::new(target_port),
             armed: Mutex::new(None),
             fired: AtomicBool::new(false),
             refusing: AtomicBool::new(false),
@@ -74,7 +76,7 @@ impl Proxy {
             cuts: watch::Sender::new(0),
             stalled: watch::Sender::new(false),
         });
-        let acceptor = tokio::spawn(accept(listener, target_port, Arc::clone(&control)));
+        let acceptor = tokio::spawn(accept(listener, Arc::clone(&control)));
         Ok(Self { port, control, acceptor })
     }
 
@@ -85,6 +87,12 @@ impl Proxy {
     /// Like [`Server::dsn`](crate::Server::dsn), through this proxy.
     pub fn dsn(&self, db: &str) -> String {
         format!("host=127.0.0.1 port={} user=postgres dbname={db} sslmode=disable", self.port)
+    }
+
+    /// Closes all connections, and leads new ones to another server: what people have in front of one that fails over.
+    pub fn route_to(&self, target_port: u16) {
+        self.control.target_port.store(target_port, Ordering::SeqCst);
+        self.cut();
     }
 
     /// Closes all connections; new ones are let through.
@@ -155,7 +163,7 @@ impl Control {
     }
 }
 
-async fn accept(listener: TcpListener, target_port: u16, control: Arc<Control>) {
+async fn accept(listener: TcpListener, control: Arc<Control>) {
     while let Ok((client, _)) = listener.accept().await {
         control.accepted.fetch_add(1, Ordering::SeqCst);
         // Before the flag is read: who is let through just as `refuse` is called sees its cut.
@@ -167,7 +175,7 @@ async fn accept(listener: TcpListener, target_port: u16, control: Arc<Control>) 
         tokio::spawn(async move {
             tokio::select! {
                 // An error is the end of one side; there is nobody to tell but the other side, which sees it end.
-                _ = Link::serve(client, target_port, control) => {}
+                _ = Link::serve(client, control) => {}
                 _ = cuts.changed() => {}
             }
         });
@@ -196,8 +204,8 @@ struct Link {
 }
 
 impl Link {
-    async fn serve(client: TcpStream, target_port: u16, control: Arc<Control>) -> io::Result<()> {
-        let server = TcpStream::connect(("127.0.0.1", target_port)).await?;
+    async fn serve(client: TcpStream, control: Arc<Control>) -> io::Result<()> {
+        let server = TcpStream::connect(("127.0.0.1", control.target_port.load(Ordering::SeqCst))).await?;
         // Else the kernel's delays would be part of what is measured.
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;

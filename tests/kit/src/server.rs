@@ -39,6 +39,7 @@ pub struct Server {
     dir: ServerDir,
     port: Port,
     postmaster: Mutex<Option<Arc<Process>>>,
+    medium: Medium,
 }
 
 impl Server {
@@ -59,6 +60,7 @@ impl Server {
             port: Port::reserve()?,
             dir,
             postmaster: Mutex::new(None),
+            medium,
         };
         let conf = server.data_dir().join("postgresql.conf");
         let port = server.port().to_string();
@@ -169,6 +171,62 @@ impl Server {
             let tail = lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n");
             error.context(format!("{} does not start; its log ends with:\n{tail}", self.name))
         })
+    }
+
+    /// A standby of this server, made of a base backup; started, and streaming from `upstream`, which leads here. It has the settings of this
+    /// server, and names itself by its name. `tablespaces` are those of this server, and where they lie on the standby.
+    pub async fn make_standby(&self, name: &str, upstream: u16, tablespaces: &[(&Path, &Path)]) -> Result<Server> {
+        let standby = Server {
+            name: name.to_owned(),
+            install: self.install.clone(),
+            port: Port::reserve()?,
+            dir: ServerDir::create(self.medium)?,
+            postmaster: Mutex::new(None),
+            medium: self.medium,
+        };
+        let mut backup = self.install.server_command("pg_basebackup")?;
+        backup.args([
+            "--host=127.0.0.1",
+            "--username=postgres",
+            "--checkpoint=fast",
+            "--wal-method=stream",
+            "--no-sync",
+        ]);
+        backup.arg(format!("--port={}", self.port())).arg("--pgdata").arg(standby.data_dir());
+        for (here, there) in tablespaces {
+            backup.arg(format!("--tablespace-mapping={}={}", here.display(), there.display()));
+        }
+        let output = tokio::task::spawn_blocking(move || backup.output()).await??;
+        if !output.status.success() {
+            bail!("pg_basebackup of {}: {}", self.name, String::from_utf8_lossy(&output.stderr));
+        }
+        let conninfo = format!("host=127.0.0.1 port={upstream} user=postgres application_name={name}");
+        standby.configure(&[
+            ("port", &standby.port().to_string()),
+            ("unix_socket_directories", &standby.socket_dir().to_string_lossy()),
+            ("primary_conninfo", &conninfo),
+            ("wal_retrieve_retry_interval", "100ms"),
+            ("hot_standby", "on"),
+        ])?;
+        let signal = standby.data_dir().join("standby.signal");
+        fs::write(&signal, "")?;
+        give_to_server_user(&signal)?;
+        standby.start().await?;
+        let streams = format!(
+            "SELECT count(*) > 0 FROM pg_stat_replication WHERE state = 'streaming' AND application_name = '{name}'"
+        );
+        let streams = || async { Ok((self.scalar("postgres", &streams).await? == "t").then_some(())) };
+        wait_for(&format!("{name} to stream"), START_DEADLINE, streams).await?;
+        Ok(standby)
+    }
+
+    /// Makes a primary of a standby.
+    pub async fn promote(&self) -> Result<()> {
+        let promoted = self.scalar("postgres", "SELECT pg_promote()").await?;
+        if promoted != "t" {
+            bail!("{} is not promoted", self.name);
+        }
+        Ok(())
     }
 
     /// Ends all sessions and waits until WAL is with every connected standby (SIGINT).
