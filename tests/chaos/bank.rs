@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::compare::check_same;
-use pgsluice_testkit::{Chain, Random, SmallDisk, wait_for};
+use pgsluice_testkit::{Chain, Proxy, Random, SmallDisk, wait_for};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
@@ -54,6 +54,7 @@ pub async fn create(chain: &Chain, disk: Option<&SmallDisk>) -> Result<()> {
 pub struct Bank {
     clients: Vec<JoinHandle<Result<()>>>,
     shared: Arc<Shared>,
+    /// Leads to whichever server is C.
     on_c: String,
 }
 
@@ -82,13 +83,13 @@ impl fmt::Display for Figures {
 
 impl Bank {
     /// Starts its clients.
-    pub async fn open(chain: &Chain) -> Result<Bank> {
+    pub async fn open(chain: &Chain, to_target: &Proxy) -> Result<Bank> {
         let shared = Arc::new(Shared::default());
         let clients = (0..CLIENTS).map(|client| {
             let (dsn, shared) = (chain.a.dsn(DATABASE), shared.clone());
             tokio::spawn(async move { serve(client, &dsn, &shared).await })
         });
-        Ok(Bank { clients: clients.collect(), shared, on_c: chain.c.dsn(DATABASE) })
+        Ok(Bank { clients: clients.collect(), shared, on_c: to_target.dsn(DATABASE) })
     }
 
     /// Looks at C as it is now, if it can be reached.
@@ -117,7 +118,10 @@ impl Bank {
         })
         .await?;
         let position = stage.chain.a.scalar(DATABASE, "SELECT pg_current_wal_lsn()").await?;
-        let reached = format!("SELECT end_lsn >= '{position}' FROM pgsluice.progress WHERE name = 'chaos'");
+        let reached = format!(
+            "SELECT end_lsn >= '{position}' AND NOT EXISTS (SELECT FROM pgsluice.table_state WHERE state <> 'ready') \
+             FROM pgsluice.progress WHERE name = 'chaos'"
+        );
         let start = Instant::now();
         loop {
             stage.engines.look_after().await?;
@@ -130,6 +134,7 @@ impl Bank {
         }
         stage.chain.wait_b_caught_up().await?;
         check_same(&stage.chain.b, &stage.chain.c, DATABASE, &TABLES).await?;
+        stage.engines.found_equal();
         self.check_beside().await?;
         self.shared.stands.store(false, Ordering::Release);
         Ok(())

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pgsluice_testkit::{Proxy, Random, Server, Signal};
 
+use crate::target::Replication;
 use crate::{DATABASE, Stage};
 
 /// How long something is away.
 const AWAY_MAX: Duration = Duration::from_secs(3);
+/// How often the same is done to sessions, one time after the other.
+const STORM: u32 = 150;
+const STORM_PAUSE_MAX: Duration = Duration::from_millis(20);
+const CLIENT_BACKENDS: &str = "backend_type = 'client backend'";
+const WALSENDERS: &str = "backend_type = 'walsender' AND application_name <> 'b'";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -30,10 +36,16 @@ pub enum Fault {
     TargetStalled,
     TargetLocked,
     DiskFull,
+    TargetFailedOver,
+    TargetFailedOverWithLoss,
+    HostLost,
+    BackendsCancelled,
+    BackendsTerminated,
+    SourceSessionsCancelled,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 18] = [
+    pub const ALL: [Fault; 24] = [
         Fault::EngineKilled,
         Fault::EngineStopped,
         Fault::EnginePaused,
@@ -52,6 +64,12 @@ impl Fault {
         Fault::TargetStalled,
         Fault::TargetLocked,
         Fault::DiskFull,
+        Fault::TargetFailedOver,
+        Fault::TargetFailedOverWithLoss,
+        Fault::HostLost,
+        Fault::BackendsCancelled,
+        Fault::BackendsTerminated,
+        Fault::SourceSessionsCancelled,
     ];
 
     pub fn name(self) -> &'static str {
@@ -74,15 +92,25 @@ impl Fault {
             Fault::TargetStalled => "network to C: silent",
             Fault::TargetLocked => "C: a table locked",
             Fault::DiskFull => "C: disk full",
+            Fault::TargetFailedOver => "C: failover, synchronous",
+            Fault::TargetFailedOverWithLoss => "C: failover, asynchronous",
+            Fault::HostLost => "engine: host lost",
+            Fault::BackendsCancelled => "C: a storm of cancellations",
+            Fault::BackendsTerminated => "C: a storm of terminations",
+            Fault::SourceSessionsCancelled => "B: a storm of cancellations",
         }
     }
 
     pub fn is_possible(self, stage: &Stage) -> bool {
-        self != Fault::DiskFull || stage.disk.is_some()
+        match self {
+            Fault::DiskFull => stage.disk.is_some(),
+            Fault::HostLost => stage.far_host.is_some(),
+            _ => true,
+        }
     }
 
     pub async fn inject(self, stage: &mut Stage, random: &mut Random) -> Result<()> {
-        let Stage { chain, to_source, to_target, engines, disk } = stage;
+        let Stage { chain, to_source, to_target, engines, disk, standby, far_host } = stage;
         match self {
             Fault::EngineKilled => drop(engines.running().sigkill().await?),
             Fault::EngineStopped => engines.running().sigterm()?,
@@ -109,8 +137,39 @@ impl Fault {
             Fault::TargetCrash => crash(&chain.c, random).await?,
             Fault::StandbyKilled => kill(&chain.b, random).await?,
             Fault::TargetKilled => kill(&chain.c, random).await?,
-            Fault::WalsenderTerminated => terminate(&chain.b, "postgres", "backend_type = 'walsender'").await?,
-            Fault::BackendTerminated => terminate(&chain.c, DATABASE, "backend_type = 'client backend'").await?,
+            Fault::WalsenderTerminated => end(&chain.b, "pg_terminate_backend", WALSENDERS).await?,
+            Fault::BackendTerminated => end(&chain.c, "pg_terminate_backend", CLIENT_BACKENDS).await?,
+            Fault::BackendsCancelled => storm(&chain.c, "pg_cancel_backend", CLIENT_BACKENDS, random).await?,
+            Fault::BackendsTerminated => storm(&chain.c, "pg_terminate_backend", CLIENT_BACKENDS, random).await?,
+            Fault::SourceSessionsCancelled => {
+                let sessions = format!("({CLIENT_BACKENDS} OR {WALSENDERS})");
+                storm(&chain.b, "pg_cancel_backend", &sessions, random).await?;
+            }
+            Fault::TargetFailedOver | Fault::TargetFailedOverWithLoss => {
+                let replication = match self {
+                    Fault::TargetFailedOver => Replication::Synchronous,
+                    _ => Replication::Asynchronous,
+                };
+                let streams = engines.streams();
+                let failing = standby.take().context("C has a standby")?;
+                *standby = Some(failing.fail_over((chain, disk), to_target, (replication, random)).await?);
+                match replication {
+                    Replication::Synchronous => engines.wait_streaming_again(streams).await?,
+                    Replication::Asynchronous => engines.meet_loss(streams).await?,
+                }
+            }
+            Fault::HostLost => {
+                let Some(far_host) = far_host else { return Ok(()) };
+                let older = engines.start_far(chain, far_host)?;
+                engines.wait_streaming().await?;
+                engines.wait_fenced(&older).await?;
+                random.pause(AWAY_MAX).await;
+                far_host.vanish()?;
+                let lost = engines.start_another()?;
+                engines.wait_streaming().await?;
+                far_host.link(0).mend()?;
+                engines.wait_fenced(&lost).await?;
+            }
             Fault::SourceCut => cut(to_source, random).await,
             Fault::TargetCut => cut(to_target, random).await,
             Fault::SourceStalled => stall(to_source, random).await,
@@ -144,13 +203,26 @@ async fn kill(server: &Server, random: &mut Random) -> Result<()> {
     server.start().await
 }
 
-async fn terminate(server: &Server, database: &str, which: &str) -> Result<()> {
-    let sql = format!(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {which} AND pid <> pg_backend_pid()"
-    );
-    let ended = server.scalar(database, &sql).await?;
+/// Has `how` done to sessions of the database, those of the engine and of whoever else is there but us.
+async fn end(server: &Server, how: &str, which: &str) -> Result<()> {
+    let ended = server.scalar(DATABASE, &of_sessions(how, which)).await?;
     ensure!(ended.parse::<u32>().is_ok(), "{ended}");
     Ok(())
+}
+
+/// The same, over and over.
+async fn storm(server: &Server, how: &str, which: &str, random: &mut Random) -> Result<()> {
+    let client = server.connect(DATABASE).await?;
+    let sql = of_sessions(how, which);
+    for _ in 0..STORM {
+        client.batch_execute(&sql).await?;
+        random.pause(STORM_PAUSE_MAX).await;
+    }
+    Ok(())
+}
+
+fn of_sessions(how: &str, which: &str) -> String {
+    format!("SELECT count({how}(pid)) FROM pg_stat_activity WHERE {which} AND pid <> pg_backend_pid()")
 }
 
 async fn cut(network: &Proxy, random: &mut Random) {

@@ -1,4 +1,4 @@
-//! Faults at random on A → B → engine → C under a bank's load: `scripts/chaos [--minutes N] [--seed N]`.
+//! Faults at random on A → B → engine → C under a bank's load: `scripts/chaos [--minutes N] [--seed N] [--only WORD] [--without WORD]`.
 //!
 //! ```text
 //!  loop: some moments ──► a fault, and what heals it ──► … ──► every minute: load stands, C has all, everything is compared
@@ -10,16 +10,18 @@
 mod bank;
 mod engines;
 mod faults;
+mod target;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use pgsluice_testkit::{Chain, ChainOptions, Proxy, Random, SmallDisk, wait_for};
+use anyhow::{Context, Result, bail, ensure};
+use pgsluice_testkit::{Chain, ChainOptions, FarHost, Proxy, Random, SmallDisk, wait_for};
 
 use crate::bank::Bank;
 use crate::engines::Engines;
 use crate::faults::Fault;
+use crate::target::Standby;
 
 const DATABASE: &str = "app";
 /// Between two faults; some come while the one before is still being healed.
@@ -35,23 +37,33 @@ struct Stage {
     to_target: Proxy,
     engines: Engines,
     disk: Option<SmallDisk>,
+    /// Of C; it is nowhere only while it takes C's place.
+    standby: Option<Standby>,
+    far_host: Option<FarHost>,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let (mut minutes, mut seed) = (5_u64, None);
+    let (mut minutes, mut seed, mut only, mut without) = (5_u64, None, String::new(), None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
         match argument.as_str() {
             "--minutes" => minutes = value()?.parse()?,
             "--seed" => seed = Some(value()?.parse()?),
-            other => bail!("unknown argument {other}; there are --minutes and --seed"),
+            "--only" => only = value()?,
+            "--without" => without = Some(value()?),
+            other => bail!("unknown argument {other}; there are --minutes, --seed, --only and --without"),
         }
     }
     let mut random = seed.map_or_else(Random::new, Random::seeded);
+    // By their names, as the table at the end has them.
+    let is_left_out = |fault: &Fault| without.as_ref().is_some_and(|without: &String| fault.name().contains(without));
+    let mut faults = Fault::ALL.to_vec();
+    faults.retain(|fault| fault.name().contains(&only) && !is_left_out(fault));
+    ensure!(!faults.is_empty(), "no fault is left");
     let mut stage = set_up().await?;
-    let bank = Bank::open(&stage.chain).await?;
+    let bank = Bank::open(&stage.chain, &stage.to_target).await?;
     let end = Instant::now() + Duration::from_secs(minutes * 60);
     let mut done: BTreeMap<Fault, u32> = BTreeMap::new();
     let mut comparisons = 0;
@@ -59,13 +71,15 @@ async fn main() -> Result<()> {
         let next = Instant::now() + COMPARE_INTERVAL;
         while Instant::now() < next.min(end) {
             random.pause(PAUSE_MAX).await;
-            let fault = random.pick(&Fault::ALL);
+            let fault = random.pick(&faults);
             if fault.is_possible(&stage) {
                 fault.inject(&mut stage, &mut random).await.with_context(|| format!("{fault:?}"))?;
                 *done.entry(fault).or_default() += 1;
             }
             stage.engines.look_after().await?;
-            bank.check_beside().await?;
+            if !stage.engines.is_copying() {
+                bank.check_beside().await?;
+            }
         }
         bank.compare(&mut stage).await.with_context(|| format!("after {done:?}"))?;
         comparisons += 1;
@@ -77,15 +91,28 @@ async fn main() -> Result<()> {
         println!("{:32} {times:>5}", fault.name());
     }
     println!(
-        "\n{minutes} minutes, {} faults, {} starts of the engine; {figures}; {comparisons} comparisons: nothing lost, nothing doubled",
+        "\n{minutes} minutes, {} faults, {} starts of the engine, {} copies after a refusal; {figures}; {comparisons} comparisons: nothing \
+         lost, nothing doubled",
         done.values().sum::<u32>(),
         stage.engines.starts(),
+        stage.engines.copies(),
     );
     Ok(())
 }
 
 async fn set_up() -> Result<Stage> {
-    let chain = Chain::start(ChainOptions::default()).await?;
+    let mut options = ChainOptions::default()
+        // A host that is lost still holds the slot for so long.
+        .b_conf("wal_sender_timeout", "10s")
+        // Replay waits for a copy no longer than that, and the load truncates.
+        .b_conf("max_standby_streaming_delay", "3s")
+        // The standby of C has no slot there.
+        .c_conf("wal_keep_size", "1GB");
+    for conf in [&mut options.a_conf, &mut options.b_conf, &mut options.c_conf] {
+        // A far host comes from another network.
+        conf.push(("listen_addresses".to_owned(), "*".to_owned()));
+    }
+    let chain = Chain::start(options).await?;
     let disk = match SmallDisk::mount_for(&chain.c, DISK_MIB) {
         Ok(disk) => Some(disk),
         Err(error) => {
@@ -98,7 +125,9 @@ async fn set_up() -> Result<Stage> {
     let to_target = Proxy::start(chain.c.port()).await?;
     let engines = Engines::set_up(&chain, &to_source, &to_target).await?;
     keep_what_the_slot_needs(&chain).await?;
-    Ok(Stage { chain, to_source, to_target, engines, disk })
+    let standby = Some(Standby::start(&chain.c, disk.as_ref()).await?);
+    let far_host = FarHost::start(1)?;
+    Ok(Stage { chain, to_source, to_target, engines, disk, standby, far_host })
 }
 
 /// Until a checkpoint of A has saved it, A forgets in a crash what B has told it to keep for the slot; and what A then removes
