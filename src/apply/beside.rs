@@ -98,14 +98,14 @@ impl CommitOrder {
         self.next.get() == number
     }
 
-    fn is_alone(&self) -> bool {
-        self.at_work.borrow().len() <= 1
-    }
-
-    /// Has all later ones let go of what they hold.
-    fn ask_to_yield(&self) {
-        self.yields.set(self.yields.get() + 1);
-        self.changed.notify_waiters();
+    /// Has all later ones let go of what they hold. False where there is none.
+    pub fn ask_to_yield(&self) -> bool {
+        let is_alone = self.at_work.borrow().len() <= 1;
+        if !is_alone {
+            self.yields.set(self.yields.get() + 1);
+            self.changed.notify_waiters();
+        }
+        !is_alone
     }
 
     fn earlier(&self, number: u64) -> Vec<i32> {
@@ -155,15 +155,7 @@ impl Applier {
                 }
             }
         }
-        match self.apply(batch, now).await {
-            // Those behind us hold what we want, and want what we hold: the target has chosen us.
-            Err(error) if error.is_deadlock() && !order.is_alone() => {
-                order.ask_to_yield();
-                self.roll_back().await?;
-                self.apply(batch, now).await
-            }
-            result => result,
-        }
+        self.apply_among(batch, now, Some(order)).await
     }
 
     /// Makes the changes before the batch's turn has come, and commits in its turn.
@@ -188,10 +180,10 @@ impl Applier {
             }
         }
         let part = batch.whole();
-        if let Some(end_lsn) = part.end_lsn {
-            self.checkpoint.advance(&self.client, end_lsn, part.commit_time, 0).await?;
-        }
-        self.execute("COMMIT").await?;
+        // One that is open is for itself, and does not come here.
+        let Some(end_lsn) = part.end_lsn else { return Ok(Ahead::TooEarly) };
+        self.checkpoint.advance(&self.client, end_lsn, part.commit_time, 0).await?;
+        self.commit(end_lsn).await?;
         Ok(Ahead::Committed)
     }
 

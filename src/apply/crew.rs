@@ -25,6 +25,7 @@ use super::beside::CommitOrder;
 use super::claims::{Claims, KeyBook};
 use super::{Applied, Applier, Orders};
 use crate::batch::Batch;
+use crate::checkpoint::Position;
 use crate::error::Error;
 
 /// Never empty but for those under way.
@@ -35,6 +36,7 @@ pub struct Crew {
     size: usize,
     constraints_fire: bool,
     durable: Option<Lsn>,
+    position: Position,
     early: Option<Early>,
 }
 
@@ -83,8 +85,8 @@ struct Landing {
 }
 
 impl Crew {
-    /// Sessions whose epoch is the same.
-    pub async fn new(appliers: Vec<Applier>) -> Result<Crew, Error> {
+    /// Sessions of one tenure.
+    pub async fn new(position: Position, appliers: Vec<Applier>) -> Result<Crew, Error> {
         let size = appliers.len();
         let constraints_fire = appliers.iter().any(|applier| applier.options.constraints_fire);
         let mut idle = Vec::with_capacity(size);
@@ -92,7 +94,7 @@ impl Crew {
             let pid = applier.pid().await?;
             idle.push(Member { applier: Box::new(applier), pid });
         }
-        Ok(Crew { idle, size, constraints_fire, durable: None, early: None })
+        Ok(Crew { idle, size, constraints_fire, durable: None, position, early: None })
     }
 
     /// There is a session beside them that applies a large transaction before its turn.
@@ -104,6 +106,11 @@ impl Crew {
     pub fn pids(&self) -> (Vec<i32>, Option<Arc<AtomicI32>>) {
         let early = self.early.as_ref().map(|early| early.pid.clone());
         (self.idle.iter().map(|member| member.pid).collect(), early)
+    }
+
+    /// Where progress stands, for a further session of the same tenure.
+    pub fn position(&self) -> Position {
+        self.position.clone()
     }
 
     /// How many batches can be under way.

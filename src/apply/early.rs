@@ -95,7 +95,7 @@ impl Applier {
         // In its turn it waits as any other.
         let unlimited = self.execute("SET LOCAL lock_timeout = 0");
         try_join(unlimited, self.checkpoint.advance(&self.client, end_lsn, commit_time, 0)).await?;
-        self.execute("COMMIT").await?;
+        self.commit(end_lsn).await?;
         self.open = false;
         Ok(())
     }

@@ -48,6 +48,7 @@ use pgsluice_proto::Lsn;
 use tokio_postgres::Client;
 
 use self::attempt::attempt;
+use self::beside::CommitOrder;
 pub use self::catalog::{TargetColumn, TargetTable, is_stable_in_binary, load as load_tables};
 pub use self::crew::{Crew, Early, Flight};
 use self::durability::Durability;
@@ -56,7 +57,7 @@ use self::plan::Plans;
 pub use self::plan::{check_columns, row_key_columns};
 pub use self::policy::Policies;
 use crate::batch::{Batch, Part};
-use crate::checkpoint::{Checkpoint, Moves};
+use crate::checkpoint::{Checkpoint, Tenure};
 use crate::config::Role;
 use crate::error::{Error, Stage};
 
@@ -110,16 +111,14 @@ enum Manner {
 }
 
 impl Applier {
-    /// Prepares `client`, whose session settings are made, to apply under `epoch`.
+    /// Prepares `client`, whose session settings are made, to apply.
     pub async fn new(
         client: Client,
-        name: &str,
-        epoch: i64,
-        moves: Moves<'_>,
+        tenure: Tenure<'_>,
         options: Options,
         policies: Policies,
     ) -> Result<Applier, Error> {
-        let checkpoint = Checkpoint::prepare(&client, name, epoch, moves).await?;
+        let checkpoint = Checkpoint::prepare(&client, tenure).await?;
         let durability = Durability::new(&client, options.asynchronous_commit).await?;
         let plans = Plans::default();
         Ok(Applier { client, checkpoint, plans, durability, options, open: false, policies, fallbacks: 0 })
@@ -134,13 +133,23 @@ impl Applier {
     /// must be dropped then. Where the error is [`Kind::Lost`](crate::error::Kind::Lost), the commit may have happened:
     /// only the progress row tells.
     pub async fn apply(&mut self, batch: &Batch, now: Instant) -> Result<Applied, Error> {
+        self.apply_among(batch, now, None).await
+    }
+
+    /// The same in the batch's turn, where `others` may be under way behind it.
+    async fn apply_among(
+        &mut self,
+        batch: &Batch,
+        now: Instant,
+        others: Option<&CommitOrder>,
+    ) -> Result<Applied, Error> {
         let was_open = self.open;
         let manner = if self.options.netting { Manner::Sets } else { Manner::InOrder };
-        match self.apply_part(batch, &batch.whole(), manner).await {
+        match self.apply_part(batch, &batch.whole(), manner, others).await {
             // What was applied of the open transaction before cannot be rolled back and kept. Where only progress was to
             // move, there is nothing to apply in another way.
             Err(error) if !was_open && batch.has_changes() && error.is_of_the_data() => {
-                self.go_down(batch, manner, error).await?;
+                self.go_down(batch, manner, error, others).await?;
             }
             result => result?,
         }
@@ -176,37 +185,45 @@ impl Applier {
         if self.open {
             self.roll_back().await?;
         }
-        let Some(end_lsn) = self.durability.waiting_for() else { return Ok(()) };
+        if self.durability.waiting_for().is_none() {
+            return Ok(());
+        }
         self.durability.look(&self.client, now).await?;
         // A synchronous commit flushes all that comes before it, if it has written something itself.
-        self.execute("BEGIN; SET LOCAL synchronous_commit = local").await?;
-        self.checkpoint.advance(&self.client, end_lsn, None, 0).await?;
+        self.execute("BEGIN READ WRITE; SET LOCAL synchronous_commit = local").await?;
+        self.checkpoint.touch(&self.client).await?;
         self.execute("COMMIT").await?;
         self.durability.look(&self.client, now).await
     }
 
     /// Looks whether another engine has taken over, and whether the target is still there.
     pub async fn check_fence(&self) -> Result<(), Error> {
-        self.checkpoint.hold(&self.client).await
+        self.checkpoint.check(&self.client).await
     }
 
     /// The lower steps of the ladder, after `error` on the first.
-    async fn go_down(&mut self, batch: &Batch, manner: Manner, error: Error) -> Result<(), Error> {
+    async fn go_down(
+        &mut self,
+        batch: &Batch,
+        manner: Manner,
+        error: Error,
+        others: Option<&CommitOrder>,
+    ) -> Result<(), Error> {
         self.roll_back().await?;
         if manner == Manner::Sets {
             self.fallbacks += 1;
             log_fallback(&error);
-            match self.apply_part(batch, &batch.whole(), Manner::InOrder).await {
+            match self.apply_part(batch, &batch.whole(), Manner::InOrder, others).await {
                 Err(error) if error.is_of_the_data() => self.roll_back().await?,
                 result => return result,
             }
         }
         // Whatever comes before the transaction at fault is kept.
         for part in batch.parts() {
-            match self.apply_part(batch, &part, Manner::InOrder).await {
+            match self.apply_part(batch, &part, Manner::InOrder, others).await {
                 Err(error) if error.is_of_the_data() && self.policies.concern(batch) => {
                     self.roll_back().await?;
-                    self.apply_part(batch, &part, Manner::ByPolicy).await?;
+                    self.apply_part(batch, &part, Manner::ByPolicy, others).await?;
                 }
                 result => result?,
             }
@@ -214,7 +231,28 @@ impl Applier {
         Ok(())
     }
 
-    async fn apply_part(&mut self, batch: &Batch, part: &Part, manner: Manner) -> Result<(), Error> {
+    /// Applies a part in a transaction of its own, or the open one that it belongs to.
+    ///
+    /// Batches behind ours may hold what we want, and want what we hold, and the target may choose us to end that. Then they let go, and
+    /// we come again: with this part alone, since whatever came before it is committed.
+    async fn apply_part(
+        &mut self,
+        batch: &Batch,
+        part: &Part,
+        manner: Manner,
+        others: Option<&CommitOrder>,
+    ) -> Result<(), Error> {
+        let was_open = self.open;
+        match self.try_part(batch, part, manner).await {
+            Err(error) if error.is_deadlock() && !was_open && others.is_some_and(CommitOrder::ask_to_yield) => {
+                self.roll_back().await?;
+                self.try_part(batch, part, manner).await
+            }
+            result => result,
+        }
+    }
+
+    async fn try_part(&mut self, batch: &Batch, part: &Part, manner: Manner) -> Result<(), Error> {
         let was_open = std::mem::replace(&mut self.open, part.end_lsn.is_none());
         if was_open {
             self.go_on(batch, part).await?;
@@ -231,15 +269,20 @@ impl Applier {
                 }
             }
         }
-        if part.end_lsn.is_none() {
-            return Ok(());
-        }
+        let Some(end_lsn) = part.end_lsn else { return Ok(()) };
         // What is checked late is checked here.
-        self.execute("COMMIT").await.map_err(|error| match part.commit_lsn {
+        self.commit(end_lsn).await.map_err(|error| match part.commit_lsn {
             Some(commit_lsn) => error.at(commit_lsn),
             None => error,
         })?;
         self.fallbacks = 0;
+        Ok(())
+    }
+
+    /// Commits the transaction that moves progress to `end_lsn`.
+    async fn commit(&mut self, end_lsn: Lsn) -> Result<(), Error> {
+        self.execute("COMMIT").await?;
+        self.checkpoint.moved_to(end_lsn);
         Ok(())
     }
 

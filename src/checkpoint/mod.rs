@@ -5,20 +5,23 @@
 //! **Always holds:**
 //! - The target owns progress; the slot's `confirmed_flush_lsn` is only a hint, and may even go back when the standby
 //!   crashes.
-//! - `end_lsn` moves in the transaction that holds the data it speaks of, and never back.
+//! - `end_lsn` moves in the transaction that holds the data it speaks of, never back, and only from where the engine that
+//!   moves it has left it: what is there already is never applied again, nor is anything left out before it.
 //! - Whoever starts raises `epoch`; whoever applies, or comes back after a failure, does so only under its own epoch. A transaction whose outcome is in
 //!   doubt still holds the lock on its progress row, so the fence of the next start waits until the outcome is known.
 
+mod position;
 mod schema;
 mod trails;
 
 use std::time::SystemTime;
 
-use futures_util::future::try_join;
+use futures_util::future::try_join3;
 use pgsluice_proto::{Lsn, PgTimestamp, TimelineId};
 use tokio_postgres::types::{PgLsn, ToSql};
 use tokio_postgres::{Client, Row, Statement};
 
+pub use self::position::Position;
 use self::schema::missing;
 pub use self::schema::{SCHEMA_SQL, TABLES, complete, create_schema};
 pub use self::trails::{forget_trail, known_trail, record_trail};
@@ -171,7 +174,8 @@ async fn drop_unused(client: &Client, present: &[&str]) -> Result<Remains, Error
 /// Takes over: raises the epoch, so that no other engine commits from here on, and returns where to go on.
 ///
 /// `held` is the epoch of the session before, of an engine that builds its session anew: it goes on only if nobody has
-/// taken over meanwhile. Waits for a transaction of another engine that holds the row, whichever way it ends.
+/// taken over meanwhile. An epoch below it is that of a target which has failed over to a replica that had less, and has lost
+/// our fence: nobody else can have taken over there. Waits for a transaction of another engine that holds the row, whichever way it ends.
 ///
 /// # Errors
 /// [`Kind::Fenced`] if the epoch is no longer the one that was held.
@@ -182,8 +186,8 @@ pub async fn fence(
     held: Option<i64>,
 ) -> Result<Option<Progress>, Error> {
     let sql = format!(
-        "UPDATE pgsluice.progress SET epoch = epoch + 1, timeline = $2, updated_at = now() \
-         WHERE name = $1 AND epoch = COALESCE($3, epoch) RETURNING {COLUMNS}"
+        "UPDATE pgsluice.progress SET epoch = GREATEST(epoch, $3) + 1, timeline = $2, updated_at = now() \
+         WHERE name = $1 AND epoch <= COALESCE($3, epoch) RETURNING {COLUMNS}"
     );
     let row = client.query_opt(&sql, &[&name, &timeline.0.cast_signed(), &held]).await.map_err(failed)?;
     if let Some(row) = row {
@@ -197,9 +201,7 @@ pub async fn fence(
         };
     }
     match (held, read(client, name).await?) {
-        (Some(mine), Some(Progress { epoch: theirs, .. })) => {
-            Err(Error::new(Stage::Checkpoint, Kind::Fenced { mine, theirs }))
-        }
+        (Some(mine), Some(Progress { epoch: theirs, .. })) => Err(other_epoch(mine, theirs)),
         (None, _) | (_, None) => Ok(None),
     }
 }
@@ -231,9 +233,9 @@ pub async fn check_epoch(client: &Client, name: &str, epoch: i64) -> Result<(), 
 
 /// Why the row under our epoch is not there.
 async fn fenced(client: &Client, name: &str, epoch: i64) -> Error {
-    match read(client, name).await {
+    match read_after_miss(client, name).await {
         Ok(Some(progress)) if progress.epoch == epoch => Error::new(Stage::Checkpoint, Kind::SkipsChanged),
-        Ok(Some(progress)) => Error::new(Stage::Checkpoint, Kind::Fenced { mine: epoch, theirs: progress.epoch }),
+        Ok(Some(progress)) => other_epoch(epoch, progress.epoch),
         Ok(None) => Error::refused(
             Stage::Checkpoint,
             format!("the progress row \"{name}\" on the target is gone"),
@@ -243,9 +245,43 @@ async fn fenced(client: &Client, name: &str, epoch: i64) -> Error {
     }
 }
 
+/// Reads the row where a transaction has not found it as it must be, and so will not commit. What was sent behind it may have failed
+/// meanwhile, on rows that another engine has applied already, and then the transaction answers nothing any more.
+async fn read_after_miss(client: &Client, name: &str) -> Result<Option<Progress>, Error> {
+    match read(client, name).await {
+        Err(error) if error.is_consequence() => {
+            client.batch_execute("ROLLBACK").await.map_err(failed)?;
+            read(client, name).await
+        }
+        result => result,
+    }
+}
+
+/// The row is under an epoch that is not the one we hold: a higher one is another engine's, and a lower one can only be that of
+/// a target which has lost our fence.
+fn other_epoch(mine: i64, theirs: i64) -> Error {
+    let kind = if theirs > mine { Kind::Fenced { mine, theirs } } else { Kind::TargetWentBack };
+    Error::new(Stage::Checkpoint, kind)
+}
+
 /// Progress to `$3` passes no transaction that is still to be passed over.
 const NOTHING_TO_SKIP: &str = "NOT EXISTS (SELECT FROM pgsluice.skips s \
                                WHERE s.name = $1 AND s.done_at IS NULL AND s.commit_lsn < $3)";
+
+/// Under our epoch, and from where we have left it.
+const ADVANCE_PROGRESS: &str = "UPDATE pgsluice.progress SET end_lsn = $3, commit_time = COALESCE($4, commit_time), \
+                                fallbacks = fallbacks + $5, updated_at = now() \
+                                WHERE name = $1 AND epoch = $2 AND end_lsn = $6";
+
+/// The same of tables. One that is to be copied again meanwhile is nowhere.
+const ADVANCE_TABLES: &str = "\
+    WITH held AS (SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR KEY SHARE), \
+         moved AS (UPDATE pgsluice.table_state SET snapshot_lsn = $3, updated_at = now() \
+                   WHERE name = $1 AND EXISTS (SELECT FROM held) AND snapshot_lsn = $6 \
+                   AND (schema_name, table_name) IN (SELECT * FROM unnest($4::text[], $5::text[]))) \
+    SELECT FROM held WHERE NOT EXISTS (SELECT FROM pgsluice.table_state \
+                                       WHERE name = $1 AND snapshot_lsn <> $6 \
+                                       AND (schema_name, table_name) IN (SELECT * FROM unnest($4::text[], $5::text[])))";
 
 /// What a commit moves.
 #[derive(Clone, Copy, Debug)]
@@ -256,12 +292,23 @@ pub enum Moves<'a> {
     Tables(&'a [(String, String)]),
 }
 
+/// What a session of an engine writes under: whose progress, by which right, what it moves, and from where.
+#[derive(Clone, Debug)]
+pub struct Tenure<'a> {
+    pub name: &'a str,
+    pub epoch: i64,
+    pub moves: Moves<'a>,
+    pub position: Position,
+}
+
 /// The statements with which one engine moves what it has to move, under its epoch.
 #[derive(Debug)]
 pub struct Checkpoint {
     name: String,
     epoch: i64,
+    position: Position,
     advance: Advance,
+    check: Statement,
     hold: Statement,
     hold_beside: Statement,
 }
@@ -273,42 +320,35 @@ enum Advance {
 }
 
 impl Checkpoint {
-    pub async fn prepare(client: &Client, name: &str, epoch: i64, moves: Moves<'_>) -> Result<Checkpoint, Error> {
-        let progress = "UPDATE pgsluice.progress SET end_lsn = GREATEST(end_lsn, $3), \
-                        commit_time = COALESCE($4, commit_time), fallbacks = fallbacks + $5, updated_at = now() \
-                        WHERE name = $1 AND epoch = $2";
-        let tables = "WITH held AS (SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR KEY SHARE), \
-                           moved AS (UPDATE pgsluice.table_state SET snapshot_lsn = GREATEST(snapshot_lsn, $3), \
-                                         updated_at = now() WHERE name = $1 AND EXISTS (SELECT FROM held) \
-                                     AND snapshot_lsn IS NOT NULL \
-                                     AND (schema_name, table_name) IN (SELECT * FROM unnest($4::text[], $5::text[]))) \
-                      SELECT FROM held";
+    pub async fn prepare(client: &Client, tenure: Tenure<'_>) -> Result<Checkpoint, Error> {
+        let Tenure { name, epoch, moves, position } = tenure;
         let (advance, lock) = match moves {
             Moves::Progress => {
                 let guarded = match missing(client).await?.iter().any(|(table, _)| *table == "skips") {
-                    true => progress.to_owned(),
-                    false => format!("{progress} AND {NOTHING_TO_SKIP}"),
+                    true => ADVANCE_PROGRESS.to_owned(),
+                    false => format!("{ADVANCE_PROGRESS} AND {NOTHING_TO_SKIP}"),
                 };
                 (Advance::Progress(client.prepare(&guarded).await.map_err(failed)?), "NO KEY UPDATE")
             }
             Moves::Tables(moved) => {
                 let (schemas, names) = moved.iter().cloned().unzip();
-                let statement = client.prepare(tables).await.map_err(failed)?;
+                let statement = client.prepare(ADVANCE_TABLES).await.map_err(failed)?;
                 (Advance::Tables { statement, schemas, names }, "KEY SHARE")
             }
         };
-        let hold = |lock| format!("SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR {lock}");
-        let (hold, beside) = (hold(lock), hold("KEY SHARE"));
-        let (hold, hold_beside) = try_join(client.prepare(&hold), client.prepare(&beside)).await.map_err(failed)?;
-        Ok(Checkpoint { name: name.to_owned(), epoch, advance, hold, hold_beside })
+        let ours = "SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2";
+        let (hold, beside) = (format!("{ours} FOR {lock}"), format!("{ours} FOR KEY SHARE"));
+        let (check, hold, hold_beside) =
+            try_join3(client.prepare(ours), client.prepare(&hold), client.prepare(&beside)).await.map_err(failed)?;
+        Ok(Checkpoint { name: name.to_owned(), epoch, position, advance, check, hold, hold_beside })
     }
 
-    /// Moves it to `end_lsn`, in the transaction that is open on `client`. Progress takes along the time of the last commit,
-    /// and counts `fallbacks` more.
+    /// Moves progress to `end_lsn`, in the transaction that is open on `client`, from where the transaction before it has left
+    /// it. Progress takes along the time of the last commit, and counts `fallbacks` more.
     ///
     /// # Errors
-    /// [`Kind::Fenced`] if another engine has taken over, [`Kind::SkipsChanged`] if a transaction before `end_lsn` is to be
-    /// passed over; the transaction must not commit then.
+    /// [`Kind::Fenced`] if another engine has taken over, [`Kind::ProgressElsewhere`] if progress is not where it was left,
+    /// [`Kind::SkipsChanged`] if a transaction before `end_lsn` is to be passed over; the transaction must not commit then.
     pub async fn advance(
         &self,
         client: &Client,
@@ -316,17 +356,78 @@ impl Checkpoint {
         commit_time: Option<PgTimestamp>,
         fallbacks: i64,
     ) -> Result<(), Error> {
+        let expected = self.position.end_lsn();
+        if end_lsn <= expected {
+            // It was applied already.
+            return Err(elsewhere(end_lsn, expected));
+        }
+        self.write(client, end_lsn, commit_time, fallbacks).await
+    }
+
+    /// Writes where progress stands, in the transaction that is open on `client`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::advance`].
+    pub async fn touch(&self, client: &Client) -> Result<(), Error> {
+        self.write(client, self.position.end_lsn(), None, 0).await
+    }
+
+    /// The transaction that has moved progress to `end_lsn` has committed.
+    pub fn moved_to(&self, end_lsn: Lsn) {
+        self.position.moved_to(end_lsn);
+    }
+
+    async fn write(
+        &self,
+        client: &Client,
+        end_lsn: Lsn,
+        commit_time: Option<PgTimestamp>,
+        fallbacks: i64,
+    ) -> Result<(), Error> {
         let (name, epoch, end_lsn) = (&self.name, &self.epoch, PgLsn::from(end_lsn.as_u64()));
+        let expected = PgLsn::from(self.position.end_lsn().as_u64());
         let moved = match &self.advance {
             Advance::Progress(statement) => {
                 let commit_time = commit_time.and_then(PgTimestamp::to_system_time);
-                client.execute(statement, &[name, epoch, &end_lsn, &commit_time, &fallbacks]).await
+                client.execute(statement, &[name, epoch, &end_lsn, &commit_time, &fallbacks, &expected]).await
             }
             Advance::Tables { statement, schemas, names } => {
-                client.execute(statement, &[name, epoch, &end_lsn, schemas, names]).await
+                client.execute(statement, &[name, epoch, &end_lsn, schemas, names, &expected]).await
             }
         };
-        if moved.map_err(failed)? == 1 { Ok(()) } else { Err(fenced(client, name, self.epoch).await) }
+        if moved.map_err(failed)? == 1 { Ok(()) } else { Err(self.missed(client).await) }
+    }
+
+    /// Why nothing was moved.
+    async fn missed(&self, client: &Client) -> Error {
+        let expected = self.position.end_lsn();
+        let found = match (&self.advance, read_after_miss(client, &self.name).await) {
+            (_, Err(error)) => return error,
+            (Advance::Progress(_), Ok(Some(progress))) if progress.epoch == self.epoch => Ok(Some(progress.end_lsn)),
+            (Advance::Tables { schemas, names, .. }, Ok(Some(progress))) if progress.epoch == self.epoch => {
+                self.find_tables(client, schemas, names).await
+            }
+            (_, Ok(_)) => return fenced(client, &self.name, self.epoch).await,
+        };
+        match found {
+            Ok(Some(found)) if found != expected => elsewhere(expected, found),
+            Ok(_) => fenced(client, &self.name, self.epoch).await,
+            Err(error) => failed(error),
+        }
+    }
+
+    /// Where one of the tables is that is not where it was left.
+    async fn find_tables(
+        &self,
+        client: &Client,
+        schemas: &[String],
+        names: &[String],
+    ) -> Result<Option<Lsn>, tokio_postgres::Error> {
+        let sql = "SELECT max(snapshot_lsn) FROM pgsluice.table_state WHERE name = $1 AND snapshot_lsn <> $2 \
+                   AND (schema_name, table_name) IN (SELECT * FROM unnest($3::text[], $4::text[]))";
+        let expected = PgLsn::from(self.position.end_lsn().as_u64());
+        let row = client.query_one(sql, &[&self.name, &expected, &schemas, &names]).await?;
+        Ok(row.try_get::<_, Option<PgLsn>>(0)?.map(|lsn| Lsn::new(lsn.into())))
     }
 
     /// Records that a transaction is passed over, in the transaction of the target that moves progress past it.
@@ -345,8 +446,15 @@ impl Checkpoint {
         if finished == 1 { Ok(()) } else { Err(Error::new(Stage::Checkpoint, Kind::SkipsChanged)) }
     }
 
-    /// Holds the row against other engines until the end of the transaction that is open on `client`. Outside of a
-    /// transaction it only looks whether we are still the one.
+    /// Looks whether another engine has taken over, without a transaction.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`], as [`Checkpoint::advance`].
+    pub async fn check(&self, client: &Client) -> Result<(), Error> {
+        self.hold_by(client, &self.check).await
+    }
+
+    /// Holds the row against other engines until the end of the transaction that is open on `client`.
     ///
     /// # Errors
     /// [`Kind::Fenced`], as [`Checkpoint::advance`].
@@ -366,6 +474,10 @@ impl Checkpoint {
         let held = client.execute(statement, &[&self.name, &self.epoch]).await.map_err(failed)?;
         if held == 1 { Ok(()) } else { Err(fenced(client, &self.name, self.epoch).await) }
     }
+}
+
+fn elsewhere(expected: Lsn, found: Lsn) -> Error {
+    Error::new(Stage::Checkpoint, Kind::ProgressElsewhere { expected, found })
 }
 
 fn failed(error: tokio_postgres::Error) -> Error {

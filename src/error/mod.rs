@@ -84,6 +84,14 @@ pub enum Kind {
     /// Another engine has taken over.
     #[error("fenced: the progress row is at epoch {theirs}, ours is {mine}: another pgsluice has taken over")]
     Fenced { mine: i64, theirs: i64 },
+    /// The target has lost what it had committed: it has failed over to a replica that had less, or was restored.
+    #[error(
+        "the target has gone back to before the session began: it has failed over to a replica that had less, or was restored"
+    )]
+    TargetWentBack,
+    /// Somebody else has moved progress, or a commit that was answered is not there.
+    #[error("progress on the target is at {found}, and this session has left it at {expected}")]
+    ProgressElsewhere { expected: Lsn, found: Lsn },
     /// The target does not hold what the change starts from.
     #[error("{operation} hit {rows} rows where it must hit exactly 1: the target has changed by other hands")]
     RowCount { operation: &'static str, rows: u64 },

@@ -49,6 +49,8 @@ pub(super) fn of(kind: &Kind) -> Verdict {
         | Kind::TablesToCopy(_)
         | Kind::DeferredDue
         | Kind::SkipsChanged
+        | Kind::TargetWentBack
+        | Kind::ProgressElsewhere { .. }
         | Kind::SpoolOutgrown { .. }
         | Kind::EarlyGivenUp
         | Kind::TrailBehind { .. }

@@ -307,11 +307,12 @@ fn start_early(
 ) -> Result<Early, Error> {
     let (early, target, for_crew) = early::early(reads, shared)?;
     crew.set_early(for_crew);
-    let (config, span) = (config.clone(), tracing::Span::current());
+    let (config, position, span) = (config.clone(), crew.position(), tracing::Span::current());
     let run = move || {
         let _span = span.entered();
         let connect = async || {
-            let applier = session::connect_applier(&config, epoch, apply_options(&config, false)).await?;
+            let tenure = session::tenure(&config, epoch, position);
+            let applier = session::connect_applier(&config, tenure, apply_options(&config, false)).await?;
             applier.apply_early_only().await
         };
         let runtime = match postgres::new_runtime(Stage::Apply) {

@@ -26,7 +26,7 @@ use super::shared::{Phase, Shared};
 use super::skips::Skips;
 use super::workers::{Ends, Workers, no_resources};
 use crate::apply::{Applier, Crew, Policies};
-use crate::checkpoint::{Moves, Progress};
+use crate::checkpoint::{Moves, Position, Progress, Tenure};
 use crate::config::{Config, Role};
 use crate::error::{Disposition, Error, Kind, Stage};
 use crate::postgres;
@@ -177,8 +177,9 @@ impl Newcomers {
             let options = apply_options(&self.config, postgres::prepare_target(&target, STAGE).await?);
             let moved: Vec<_> = names.iter().map(|table| (table.schema.clone(), table.name.clone())).collect();
             let (name, policies) = (self.config.name.as_str(), Policies::of(&self.config));
-            let applier = Applier::new(target, name, self.epoch, Moves::Tables(&moved), options, policies).await?;
-            Crew::new(vec![applier]).await
+            let (moves, position) = (Moves::Tables(&moved), Position::new(consistent_point));
+            let tenure = Tenure { name, epoch: self.epoch, moves, position: position.clone() };
+            Crew::new(position, vec![Applier::new(target, tenure, options, policies).await?]).await
         })?;
         let stream = self.terms.start(connection, &name, consistent_point, Streaming::Off)?;
         let input = Input::source(stream, None);

@@ -32,7 +32,7 @@ use super::selection::Known;
 use super::target::{Fires, check_kept, set_up_target_session, use_binary};
 use super::{conflicts, copy};
 use crate::apply::{Applier, Crew, Options, Policies};
-use crate::checkpoint::{self, Moves, Progress};
+use crate::checkpoint::{self, Moves, Position, Progress, Tenure};
 use crate::config::{Config, OWN_SCHEMA, Role, SynchronousCommit};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres;
@@ -203,7 +203,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let terms = Terms { proto_version, publication: publication.name, binary, options };
     let input = feed.start(config, &terms, progress.end_lsn)?;
     let options = apply_options(config, constraints_fire);
-    let crew = crew(config, target, progress.epoch, (options, fires)).await?;
+    let crew = crew(config, target, &progress, (options, fires)).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
     let mapping = Arc::new(mapping);
     // Nothing may be needed that only its commit tells: what a copy has already, what is passed over.
@@ -216,7 +216,12 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
 }
 
 /// The sessions that apply: the one that has fenced, and others beside it.
-async fn crew(config: &Config, target: Client, epoch: i64, (options, fires): (Options, Fires)) -> Result<Crew, Error> {
+async fn crew(
+    config: &Config,
+    target: Client,
+    progress: &Progress,
+    (options, fires): (Options, Fires),
+) -> Result<Crew, Error> {
     let mut workers = config.apply.workers;
     if workers > 1 && fires.triggers {
         tracing::info!(
@@ -225,19 +230,25 @@ async fn crew(config: &Config, target: Client, epoch: i64, (options, fires): (Op
         workers = 1;
     }
     let policies = Policies::of(config);
-    let mut appliers =
-        vec![Applier::new(target, config.name.as_str(), epoch, Moves::Progress, options, policies).await?];
+    let position = Position::new(progress.end_lsn);
+    let tenure = tenure(config, progress.epoch, position.clone());
+    let mut appliers = vec![Applier::new(target, tenure.clone(), options, policies).await?];
     while appliers.len() < workers {
-        appliers.push(connect_applier(config, epoch, options).await?);
+        appliers.push(connect_applier(config, tenure.clone(), options).await?);
     }
-    Crew::new(appliers).await
+    Crew::new(position, appliers).await
 }
 
 /// A further session that applies.
-pub(super) async fn connect_applier(config: &Config, epoch: i64, options: Options) -> Result<Applier, Error> {
+pub(super) async fn connect_applier(config: &Config, tenure: Tenure<'_>, options: Options) -> Result<Applier, Error> {
     let client = postgres::connect(&config.target, Stage::Apply).await?;
     postgres::prepare_target(&client, Stage::Apply).await?;
-    Applier::new(client, config.name.as_str(), epoch, Moves::Progress, options, Policies::of(config)).await
+    Applier::new(client, tenure, options, Policies::of(config)).await
+}
+
+/// Under which all sessions of an engine move progress.
+pub(super) fn tenure(config: &Config, epoch: i64, position: Position) -> Tenure<'_> {
+    Tenure { name: config.name.as_str(), epoch, moves: Moves::Progress, position }
 }
 
 fn ruled<'a>(tables: &'a [PublishedTable], mapping: &Mapping) -> Vec<Ruled<'a>> {

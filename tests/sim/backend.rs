@@ -3,7 +3,7 @@
 //! In: a client's bytes. Out: answers, kept back until the scheduler lets go of them. It does a message at a time, in
 //! their order; one that has to wait for another session stays where it is and is tried again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -19,6 +19,30 @@ use super::wire::{self, Fields, Value};
 const IN_FAILED_TRANSACTION: &str = "25P02";
 const QUERY_CANCELED: &str = "57014";
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
+const READ_ONLY_TRANSACTION: &str = "25006";
+/// What an error says: one of the model's own, and one that the scheduler has made.
+const NATURAL: &str = "as the simulation has it";
+pub const INJECTED: &str = "as the scheduler has it";
+
+/// A statement that is to fail.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    pub code: &'static str,
+    pub at: At,
+    /// So many that could fail pass before.
+    pub after: usize,
+    /// What a simulation comes to by it.
+    pub seen: &'static str,
+}
+
+/// Which statements can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    Begin,
+    /// What reads or writes in a block, and its COMMIT.
+    Work,
+    Anywhere,
+}
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +80,12 @@ pub struct Backend {
     constraints_fire: bool,
     /// It applies large transactions before they commit.
     pub is_early: bool,
-    /// The next statement that changes something fails with this.
-    pub fault: Option<&'static str>,
+    /// What fails, one after the other.
+    pub faults: VecDeque<Fault>,
+    /// The session writes only in blocks that say so.
+    is_read_only: bool,
+    /// The open block says so.
+    is_read_write: bool,
     pub has_ended: bool,
 }
 
@@ -78,7 +106,9 @@ impl Backend {
             copied: None,
             constraints_fire,
             is_early: false,
-            fault: None,
+            faults: VecDeque::new(),
+            is_read_only: false,
+            is_read_write: false,
             has_ended: false,
         }
     }
@@ -208,7 +238,7 @@ impl Backend {
             b'c' => self.end_copy(store)?,
             b'f' => {
                 self.copied = None;
-                self.fail(QUERY_CANCELED);
+                self.fail(QUERY_CANCELED, NATURAL);
             }
             // A Sync amid a COPY is ignored.
             b'S' => {}
@@ -253,7 +283,11 @@ impl Backend {
                 Ok(answer) => wire::command_complete(&answer.tag, &mut answers),
                 Err(Stop::Wait(_)) => return Err(Wait),
                 Err(Stop::Error(code)) => {
-                    wire::error(code, &mut answers);
+                    wire::error(code, NATURAL, &mut answers);
+                    break;
+                }
+                Err(Stop::Fault(code)) => {
+                    wire::error(code, INJECTED, &mut answers);
                     break;
                 }
             }
@@ -266,7 +300,8 @@ impl Backend {
     fn execute_portal(&mut self, store: &mut Store) -> Result<(), Wait> {
         let (statement, parameters) = self.portal.clone().expect("a portal");
         if let Statement::Copy { columns, form, .. } = &*statement
-            && self.block == Block::Open
+            && self.block != Block::Failed
+            && self.may_write()
         {
             self.copied = Some(Vec::new());
             wire::copy_in_response(*form == Form::Binary, columns.len(), &mut self.outbox);
@@ -280,13 +315,12 @@ impl Backend {
         let data = self.copied.as_deref().expect("a COPY runs");
         let Some((statement, _)) = self.portal.clone() else { panic!("a COPY has a portal") };
         let Statement::Copy { table, columns, form } = &*statement else { panic!("a COPY is one") };
-        let result = match self.fault.take() {
-            Some(code) => Err(Stop::Error(code)),
-            None => store.run(self.id, |store| copy(store, self.id, (*table, columns), *form, data)),
+        let data = data.to_vec();
+        let result = match self.fault(At::Work, store) {
+            Some(code) => Err(Stop::Fault(code)),
+            None => store.run(self.id, |store| copy(store, self.id, (*table, columns), *form, &data)),
         };
-        if result.as_ref().is_err_and(|stop| matches!(stop, Stop::Error(_))) {
-            self.block = Block::Failed;
-        }
+        self.end_statement(result.as_ref().err(), store);
         self.answer(result)?;
         self.copied = None;
         Ok(())
@@ -299,13 +333,30 @@ impl Backend {
                 wire::command_complete(&answer.tag, &mut self.outbox);
             }
             Err(Stop::Wait(_)) => return Err(Wait),
-            Err(Stop::Error(code)) => self.fail(code),
+            Err(Stop::Error(code)) => self.fail(code, NATURAL),
+            Err(Stop::Fault(code)) => self.fail(code, INJECTED),
         }
         Ok(())
     }
 
-    fn fail(&mut self, code: &str) {
-        wire::error(code, &mut self.outbox);
+    /// The code with which the next statement of this kind fails.
+    fn fault(&mut self, at: At, store: &mut Store) -> Option<&'static str> {
+        let first = self.faults.front_mut().filter(|first| first.at == at || first.at == At::Anywhere)?;
+        if first.after > 0 {
+            first.after -= 1;
+            return None;
+        }
+        store.saw(first.seen);
+        self.faults.pop_front().map(|first| first.code)
+    }
+
+    /// It is in a transaction that may write.
+    fn may_write(&self) -> bool {
+        !self.is_read_only || self.block == Block::Open && self.is_read_write
+    }
+
+    fn fail(&mut self, code: &str, text: &str) {
+        wire::error(code, text, &mut self.outbox);
         self.is_skipping = true;
         if self.block == Block::Open {
             self.block = Block::Failed;
@@ -319,13 +370,27 @@ impl Backend {
         }
         let done = |tag: &str| Ok(Answer { tag: tag.to_owned(), rows: Vec::new() });
         match statement {
-            Statement::Begin => {
+            Statement::Begin { is_read_write } => {
                 assert_eq!(self.block, Block::None, "BEGIN inside of a transaction");
+                if let Some(code) = self.fault(At::Begin, store) {
+                    store.saw("a BEGIN that fails");
+                    return Err(Stop::Fault(code));
+                }
                 self.block = Block::Open;
+                self.is_read_write = *is_read_write;
                 store.begin(self.id);
-                done("BEGIN")
+                return done("BEGIN");
             }
-            Statement::Commit => self.commit(store),
+            Statement::Commit => return self.commit(store),
+            statement if !statement.is_control() => return self.change(statement, parameters, store),
+            _ => {}
+        }
+        if let Some(code) = self.fault(At::Anywhere, store) {
+            let fault = Stop::Fault(code);
+            self.end_statement(Some(&fault), store);
+            return Err(fault);
+        }
+        match statement {
             Statement::Rollback => {
                 if self.is_early {
                     store.saw("a large transaction that is given up");
@@ -349,7 +414,10 @@ impl Backend {
                 done("RELEASE")
             }
             Statement::SetReplicationRole if self.constraints_fire => Err(Stop::Error(INSUFFICIENT_PRIVILEGE)),
-            Statement::Nothing | Statement::SetReplicationRole => done("SET"),
+            Statement::SetReadOnly => {
+                self.is_read_only = true;
+                done("SET")
+            }
             Statement::SetSynchronous { is_on, is_local } => {
                 if *is_local {
                     self.is_local_synchronous = *is_on;
@@ -358,33 +426,41 @@ impl Backend {
                 }
                 done("SET")
             }
-            statement => self.change(statement, parameters, store),
+            _ => done("SET"),
         }
     }
 
     /// What reads or writes. Outside of a block it is a transaction of its own.
     fn change(&mut self, statement: &Statement, parameters: &[Value], store: &mut Store) -> Result<Answer, Stop> {
-        let result = match self.fault.take_if(|_| self.block == Block::Open) {
-            Some(code) => Err(Stop::Error(code)),
+        let at = if self.block == Block::Open { At::Work } else { At::Anywhere };
+        let result = match self.fault(at, store) {
+            Some(code) => Err(Stop::Fault(code)),
+            None if statement.writes() && !self.may_write() => {
+                store.saw("a write outside of a block that is refused");
+                Err(Stop::Error(READ_ONLY_TRANSACTION))
+            }
             None => store.run(self.id, |store| execute(store, self.id, statement, parameters)),
         };
-        match (&result, self.block) {
-            (Ok(_), Block::None) => store.commit(self.id, self.is_synchronous),
-            (Err(Stop::Error(_)), Block::Open) => self.block = Block::Failed,
-            (Ok(_) | Err(_), _) => {}
-        }
+        self.end_statement(result.as_ref().err(), store);
         result
+    }
+
+    /// Outside of a block its transaction ends with it, and a block does not outlive an error.
+    fn end_statement(&mut self, stop: Option<&Stop>, store: &mut Store) {
+        match (stop, self.block) {
+            (None, Block::None) => store.commit(self.id, self.is_synchronous),
+            (Some(Stop::Error(_) | Stop::Fault(_)), Block::Open) => self.block = Block::Failed,
+            (_, _) => {}
+        }
     }
 
     fn commit(&mut self, store: &mut Store) -> Result<Answer, Stop> {
         assert_ne!(self.block, Block::None, "COMMIT outside of a transaction");
-        if let Some(code) = self.fault.take() {
+        // It would be answered by ROLLBACK, and whoever takes that for a commit has lost what he sent.
+        assert_ne!(self.block, Block::Failed, "COMMIT of a transaction that has failed");
+        if let Some(code) = self.fault(At::Work, store) {
             self.leave(store);
-            return Err(Stop::Error(code));
-        }
-        if self.block == Block::Failed {
-            self.leave(store);
-            return Ok(Answer { tag: "ROLLBACK".to_owned(), rows: Vec::new() });
+            return Err(Stop::Fault(code));
         }
         if self.stream.is_none() {
             store.saw("a COMMIT whose answer nobody hears");

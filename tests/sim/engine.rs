@@ -20,7 +20,7 @@ use tokio_postgres::{Client, NoTls};
 use super::source::Source;
 use crate::apply::{Applier, Crew, Options, Policies};
 use crate::batch::{Batch, Limits, pool_batches};
-use crate::checkpoint::{self, Moves};
+use crate::checkpoint::{self, Moves, Position, Tenure};
 use crate::config::{Config, Role, SpoolConfig};
 use crate::error::{Error, Kind, ServerError, Stage};
 use crate::pipeline::early::{self, LOOK_INTERVAL, Reads};
@@ -277,19 +277,23 @@ async fn open(
     let early = targets.split_off(around.workers - 1).pop();
     let options = Options { constraints_fire, ..around.options };
     let policies = Policies::of(&around.config);
-    let mut appliers = vec![Applier::new(client, name, progress.epoch, Moves::Progress, options, policies).await?];
+    let (epoch, position) = (progress.epoch, Position::new(progress.end_lsn));
+    let tenure = Tenure { name, epoch, moves: Moves::Progress, position: position.clone() };
+    let mut appliers = vec![Applier::new(client, tenure, options, policies).await?];
     for target in targets {
-        appliers.push(applier(target, &connections, (&around, options), progress.epoch).await?);
+        appliers.push(applier(target, &connections, (&around, options), (epoch, position.clone())).await?);
     }
-    let crew = Crew::new(appliers).await?;
+    let crew = Crew::new(position, appliers).await?;
     let selection = Selection::new(Copied::default(), Beside::None, Known::Any);
     let transform = Transform::new(Arc::new(Mapping::default()), false);
     let skips = Skips::new(Vec::new());
     let spool = around.source.borrow().streams.then(|| Spool::with_blocks(around.spool.clone(), SPOOL_BLOCK_BYTES));
-    let is_early = is_early && spool.is_some() && around.workers > 1 && !constraints_fire;
+    let is_early =
+        is_early && spool.is_some() && around.workers > 1 && !constraints_fire && around.config.conflicts.only_stop();
+    let position = crew.position();
     let early = early.filter(|_| is_early).map(|target| {
         let (connections, around) = (connections.clone(), around.clone());
-        let applier = async move { applier(target, &connections, (&around, options), progress.epoch).await };
+        let applier = async move { applier(target, &connections, (&around, options), (epoch, position)).await };
         Box::pin(applier) as LocalFuture<_>
     });
     let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: None, early: None };
@@ -301,12 +305,12 @@ async fn applier(
     target: DuplexStream,
     connections: &Connections,
     (around, options): (&Surroundings, Options),
-    epoch: i64,
+    (epoch, position): (i64, Position),
 ) -> Result<Applier, Error> {
     let client = connect(target, connections).await?;
     postgres::prepare_target(&client, Stage::Apply).await?;
-    let policies = Policies::of(&around.config);
-    Applier::new(client, around.config.name.as_str(), epoch, Moves::Progress, options, policies).await
+    let tenure = Tenure { name: around.config.name.as_str(), epoch, moves: Moves::Progress, position };
+    Applier::new(client, tenure, options, Policies::of(&around.config)).await
 }
 
 async fn connect(target: DuplexStream, connections: &Connections) -> Result<Client, Error> {

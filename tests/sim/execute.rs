@@ -31,10 +31,10 @@ pub fn describe(statement: &Statement) -> (Vec<u32>, Option<Vec<u32>>) {
         Statement::Progress(ProgressStatement::Read) => (vec![TEXT], Some(PROGRESS_TYPES.to_vec())),
         Statement::Progress(ProgressStatement::Fence) => (vec![TEXT, INT4, INT8], Some(PROGRESS_TYPES.to_vec())),
         Statement::Progress(ProgressStatement::Lock) => (vec![TEXT, INT8], Some(PROGRESS_TYPES.to_vec())),
-        Statement::Progress(ProgressStatement::Hold | ProgressStatement::HoldBeside) => {
+        Statement::Progress(ProgressStatement::Check | ProgressStatement::Hold | ProgressStatement::HoldBeside) => {
             (vec![TEXT, INT8], Some(Vec::new()))
         }
-        Statement::Progress(ProgressStatement::Advance) => (vec![TEXT, INT8, PG_LSN, TIMESTAMPTZ, INT8], None),
+        Statement::Progress(ProgressStatement::Advance) => (vec![TEXT, INT8, PG_LSN, TIMESTAMPTZ, INT8, PG_LSN], None),
         Statement::Catalog => (vec![TEXT_ARRAY], Some(CATALOG_TYPES.to_vec())),
         Statement::Keys => (vec![TEXT_ARRAY, BOOL], Some(vec![INT8, OID, OID, TEXT, TEXT_ARRAY, TEXT_ARRAY, BOOL])),
         Statement::Process => (Vec::new(), Some(vec![INT4])),
@@ -48,7 +48,7 @@ pub fn describe(statement: &Statement) -> (Vec<u32>, Option<Vec<u32>>) {
             let types = parameters.into_iter().map(|(column, _)| TABLES[*table].columns[column].1).collect();
             (types, (*operation == Operation::Lock).then(Vec::new))
         }
-        Statement::Begin
+        Statement::Begin { .. }
         | Statement::Commit
         | Statement::Rollback
         | Statement::Savepoint
@@ -56,6 +56,7 @@ pub fn describe(statement: &Statement) -> (Vec<u32>, Option<Vec<u32>>) {
         | Statement::ReleaseSavepoint
         | Statement::Nothing
         | Statement::SetReplicationRole
+        | Statement::SetReadOnly
         | Statement::SetSynchronous { .. }
         | Statement::Truncate(_)
         | Statement::Copy { .. } => (Vec::new(), None),
@@ -142,11 +143,11 @@ fn about_progress(
         }
         ProgressStatement::Fence => {
             let progress = store.progress(session)?;
-            if number(2).is_some_and(|held| held != progress.epoch) {
+            if number(2).is_some_and(|held| held < progress.epoch) {
                 store.keep_progress(session, before);
                 return Ok(answer("UPDATE", Vec::new()));
             }
-            progress.epoch += 1;
+            progress.epoch = progress.epoch.max(number(2).unwrap_or(0)) + 1;
             answer("UPDATE", vec![progress_values(progress)])
         }
         ProgressStatement::Lock => {
@@ -158,6 +159,11 @@ fn about_progress(
                 store.saw("an engine that is fenced while it fences");
             }
             answer("SELECT", if is_ours { vec![progress_values(&progress)] } else { Vec::new() })
+        }
+        ProgressStatement::Check => {
+            let progress = before.as_ref().unwrap_or(&store.committed.progress);
+            let is_ours = number(1) == Some(progress.epoch);
+            answer("SELECT", if is_ours { vec![Vec::new()] } else { Vec::new() })
         }
         ProgressStatement::Hold => {
             if number(1) != Some(store.progress(session)?.epoch) {
@@ -178,7 +184,12 @@ fn about_progress(
                 store.saw("a batch under an old epoch");
                 return Ok(answer("UPDATE", Vec::new()));
             }
-            progress.end_lsn = progress.end_lsn.max(number(2).unwrap_or(0) as u64);
+            if number(5).map(|expected| expected as u64) != Some(progress.end_lsn) {
+                store.keep_progress(session, before);
+                store.saw("progress that is not where it was left");
+                return Ok(answer("UPDATE", Vec::new()));
+            }
+            progress.end_lsn = number(2).unwrap_or(0) as u64;
             progress.commit_time = number(3).or(progress.commit_time);
             progress.fallbacks += number(4).unwrap_or(0);
             if number(4).is_some_and(|fallbacks| fallbacks > 0) {

@@ -40,7 +40,8 @@ const SHARDS: u64 = 4;
 /// With fewer seeds some of what they should come to may not happen.
 const SEEDS_TELLING: u64 = 200;
 /// What the seeds of a shard have to come to: whoever passes by it proves nothing about it.
-const EXPECTED: [&str; 25] = [
+const EXPECTED: [&str; 32] = [
+    "a BEGIN that fails",
     "a COMMIT whose answer nobody hears",
     "a COPY",
     "a TRUNCATE",
@@ -48,6 +49,10 @@ const EXPECTED: [&str; 25] = [
     "a batch beside others",
     "a batch that is done again in its turn",
     "a batch under an old epoch",
+    "a deadlock at the first step of the ladder",
+    "a deadlock at the fourth step of the ladder",
+    "a deadlock at the second step of the ladder",
+    "a deadlock at the third step of the ladder",
     "a large transaction that is given up",
     "a large transaction that somebody waits for",
     "a large transaction that was applied early",
@@ -58,10 +63,12 @@ const EXPECTED: [&str; 25] = [
     "a set of rows",
     "a slot in use",
     "a slot that goes back",
+    "a statement that is cancelled",
     "a streamed transaction",
     "a streamed transaction that is aborted",
     "a transaction in parts",
     "a wait for a lock",
+    "a write outside of a block that is refused",
     "an aborted part of a streamed transaction",
     "an engine that a person starts again",
     "an engine that is fenced",

@@ -9,7 +9,9 @@ use super::tables::{SCHEMA, TABLES};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Statement {
-    Begin,
+    Begin {
+        is_read_write: bool,
+    },
     Commit,
     Rollback,
     Savepoint,
@@ -19,6 +21,8 @@ pub enum Statement {
     Nothing,
     /// Has foreign keys and triggers rest.
     SetReplicationRole,
+    /// Has the session write only in blocks that say so.
+    SetReadOnly,
     SetSynchronous {
         is_on: bool,
         is_local: bool,
@@ -56,6 +60,8 @@ pub enum ProgressStatement {
     Fence,
     /// Waits for all who hold the row, under an epoch.
     Lock,
+    /// Looks whether an epoch is still the one.
+    Check,
     /// Under an epoch.
     Hold,
     /// The same, beside others of the epoch.
@@ -84,7 +90,7 @@ pub enum Operation {
     Delete,
 }
 
-const PROGRESS: [(&str, ProgressStatement); 7] = [
+const PROGRESS: [(&str, ProgressStatement); 8] = [
     ("SELECT to_regclass('pgsluice.progress') IS NOT NULL", ProgressStatement::Exists),
     (
         "SELECT system_identifier, timeline, slot, consistent_point, end_lsn, commit_time, epoch, fallbacks \
@@ -92,8 +98,8 @@ const PROGRESS: [(&str, ProgressStatement); 7] = [
         ProgressStatement::Read,
     ),
     (
-        "UPDATE pgsluice.progress SET epoch = epoch + 1, timeline = $2, updated_at = now() \
-         WHERE name = $1 AND epoch = COALESCE($3, epoch) \
+        "UPDATE pgsluice.progress SET epoch = GREATEST(epoch, $3) + 1, timeline = $2, updated_at = now() \
+         WHERE name = $1 AND epoch <= COALESCE($3, epoch) \
          RETURNING system_identifier, timeline, slot, consistent_point, end_lsn, commit_time, epoch, fallbacks",
         ProgressStatement::Fence,
     ),
@@ -102,11 +108,12 @@ const PROGRESS: [(&str, ProgressStatement); 7] = [
          FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR UPDATE",
         ProgressStatement::Lock,
     ),
+    ("SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2", ProgressStatement::Check),
     ("SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR NO KEY UPDATE", ProgressStatement::Hold),
     ("SELECT FROM pgsluice.progress WHERE name = $1 AND epoch = $2 FOR KEY SHARE", ProgressStatement::HoldBeside),
     (
-        "UPDATE pgsluice.progress SET end_lsn = GREATEST(end_lsn, $3), commit_time = COALESCE($4, commit_time), \
-         fallbacks = fallbacks + $5, updated_at = now() WHERE name = $1 AND epoch = $2 \
+        "UPDATE pgsluice.progress SET end_lsn = $3, commit_time = COALESCE($4, commit_time), \
+         fallbacks = fallbacks + $5, updated_at = now() WHERE name = $1 AND epoch = $2 AND end_lsn = $6 \
          AND NOT EXISTS (SELECT FROM pgsluice.skips s \
          WHERE s.name = $1 AND s.done_at IS NULL AND s.commit_lsn < $3)",
         ProgressStatement::Advance,
@@ -119,12 +126,16 @@ impl Statement {
             return Statement::Progress(*progress);
         }
         match text {
-            "BEGIN" | "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE" => return Statement::Begin,
+            "BEGIN" => return Statement::Begin { is_read_write: false },
+            "BEGIN READ WRITE" | "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE" => {
+                return Statement::Begin { is_read_write: true };
+            }
             "COMMIT" => return Statement::Commit,
             "ROLLBACK" => return Statement::Rollback,
             "SAVEPOINT attempt" => return Statement::Savepoint,
             "ROLLBACK TO SAVEPOINT attempt" => return Statement::RollbackToSavepoint,
             "RELEASE SAVEPOINT attempt" => return Statement::ReleaseSavepoint,
+            "SET default_transaction_read_only = on" => return Statement::SetReadOnly,
             "SET synchronous_commit = off" => return Statement::SetSynchronous { is_on: false, is_local: false },
             "SET LOCAL synchronous_commit = local" => {
                 return Statement::SetSynchronous { is_on: true, is_local: true };
@@ -154,6 +165,45 @@ impl Statement {
             return Statement::Nothing;
         }
         Reader::new(text).statement()
+    }
+
+    /// It is about transactions and settings.
+    pub fn is_control(&self) -> bool {
+        matches!(
+            self,
+            Statement::Begin { .. }
+                | Statement::Commit
+                | Statement::Rollback
+                | Statement::Savepoint
+                | Statement::RollbackToSavepoint
+                | Statement::ReleaseSavepoint
+                | Statement::Nothing
+                | Statement::SetReplicationRole
+                | Statement::SetReadOnly
+                | Statement::SetSynchronous { .. }
+        )
+    }
+
+    /// A transaction that may only read does not take it (`ExecCheckXactReadOnly`, `PreventCommandIfReadOnly`).
+    pub fn writes(&self) -> bool {
+        match self {
+            Statement::Progress(progress) => match progress {
+                ProgressStatement::Exists | ProgressStatement::Read | ProgressStatement::Check => false,
+                ProgressStatement::Fence
+                | ProgressStatement::Lock
+                | ProgressStatement::Hold
+                | ProgressStatement::HoldBeside
+                | ProgressStatement::Advance => true,
+            },
+            Statement::Catalog
+            | Statement::Positions
+            | Statement::Keys
+            | Statement::Process
+            | Statement::InTheWay
+            | Statement::WaitedFor
+            | Statement::Missing => false,
+            statement => !statement.is_control(),
+        }
     }
 }
 

@@ -56,6 +56,8 @@ pub enum Stop {
     /// Until this session's transaction has ended.
     Wait(SessionId),
     Error(&'static str),
+    /// The same, where the scheduler has it fail.
+    Fault(&'static str),
 }
 
 #[derive(Debug)]
@@ -187,7 +189,7 @@ impl Store {
                 }
                 result
             }
-            Stop::Error(_) => result,
+            Stop::Error(_) | Stop::Fault(_) => result,
         }
     }
 

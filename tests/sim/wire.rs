@@ -32,9 +32,10 @@ pub fn ready_for_query(status: u8, out: &mut Vec<u8>) {
     message(b'Z', out, |body| body.push(status));
 }
 
-pub fn error(code: &str, out: &mut Vec<u8>) {
+/// `text` is the message of the error.
+pub fn error(code: &str, text: &str, out: &mut Vec<u8>) {
     message(b'E', out, |body| {
-        for (field, value) in [(b'S', "ERROR"), (b'V', "ERROR"), (b'C', code), (b'M', "as the simulation has it")] {
+        for (field, value) in [(b'S', "ERROR"), (b'V', "ERROR"), (b'C', code), (b'M', text)] {
             body.push(field);
             string(value, body);
         }

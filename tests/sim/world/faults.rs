@@ -1,11 +1,21 @@
 //! What breaks: connections, servers, processes, statements; and other engines that come.
 
 use super::World;
+use crate::pipeline::sim::backend::{At, Fault};
 use crate::pipeline::sim::store::{DEADLOCK, UNIQUE_VIOLATION};
 
 /// One that others fence, and one that fences.
 const ENGINES_MAX: usize = 2;
 const SERIALIZATION_FAILURE: &str = "40001";
+const OUT_OF_MEMORY: &str = "53200";
+const QUERY_CANCELED: &str = "57014";
+/// By how many steps of the ladder have failed before.
+const DEADLOCKS: [&str; 4] = [
+    "a deadlock at the first step of the ladder",
+    "a deadlock at the second step of the ladder",
+    "a deadlock at the third step of the ladder",
+    "a deadlock at the fourth step of the ladder",
+];
 
 impl World {
     /// The answer is lost, or the server, or the engine, or another engine comes.
@@ -15,7 +25,10 @@ impl World {
                 let heard = self.random.pick(&[0, 1, usize::MAX]);
                 self.backends[place].cut(heard);
             }
-            4 => self.backends[place].fault = Some(SERIALIZATION_FAILURE),
+            4 => {
+                let (code, at) = (SERIALIZATION_FAILURE, At::Work);
+                self.backends[place].faults = [Fault { code, at, after: 0, seen: "a COMMIT that fails" }].into();
+            }
             5 => self.crash_target(),
             6..8 => self.crash_engine(),
             _ => self.take_over(),
@@ -77,16 +90,43 @@ impl World {
         self.commits_checked = usize::MAX;
     }
 
-    /// The next statement of a session fails. What the data are to blame for may need a person, who finds nothing.
+    /// Statements of a session fail. What the data are to blame for may need a person, who finds nothing.
     fn fail_statement(&mut self) {
+        let faults = self.statement_faults();
         let place = self.random.below(self.backends.len());
-        let code = self.random.pick(&[SERIALIZATION_FAILURE, UNIQUE_VIOLATION, UNIQUE_VIOLATION, DEADLOCK]);
         let backend = &mut self.backends[place];
-        self.trace.note(|| format!("session {} is to fail with {code}", backend.id));
-        backend.fault = Some(code);
+        self.trace.note(|| format!("session {} is to fail: {faults:?}", backend.id));
+        let may_need_a_person = faults.iter().any(|fault| fault.code == UNIQUE_VIOLATION);
+        backend.faults = faults.into();
         let victim = self.places.iter_mut().find(|place| place.backends.contains(&backend.id));
-        if let Some(victim) = victim.filter(|_| code == UNIQUE_VIOLATION) {
+        if let Some(victim) = victim.filter(|_| may_need_a_person) {
             victim.is_excused = true;
+        }
+    }
+
+    fn statement_faults(&mut self) -> Vec<Fault> {
+        let fault = |code, at, after, seen| Fault { code, at, after, seen };
+        match self.random.below(10) {
+            0..2 => {
+                let code = self.random.pick(&[QUERY_CANCELED, OUT_OF_MEMORY]);
+                vec![fault(code, At::Begin, 0, "a BEGIN that fails")]
+            }
+            2..4 => {
+                let after = self.random.below(12);
+                vec![fault(QUERY_CANCELED, At::Anywhere, after, "a statement that is cancelled")]
+            }
+            // One step of the ladder after the other fails, and at the last the target chooses us to end a deadlock.
+            4..8 => {
+                let steps = self.random.below(DEADLOCKS.len());
+                let after = self.random.below(8);
+                let mut faults = vec![fault(UNIQUE_VIOLATION, At::Work, 1, "a step of the ladder that fails"); steps];
+                faults.push(fault(DEADLOCK, At::Work, after, DEADLOCKS[steps]));
+                faults
+            }
+            _ => {
+                let code = self.random.pick(&[SERIALIZATION_FAILURE, UNIQUE_VIOLATION]);
+                vec![fault(code, At::Work, 0, "a statement that fails")]
+            }
         }
     }
 
