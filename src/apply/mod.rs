@@ -60,9 +60,13 @@ use crate::batch::{Batch, Part};
 use crate::checkpoint::{Checkpoint, Tenure};
 use crate::config::Role;
 use crate::error::{Error, Stage};
+use crate::postgres;
 
 /// The isolation is stated because defaults of the role or database may differ. What may be checked late is checked
 /// late: the source's rows come one by one, and need not hold before its statement or transaction has ended.
+///
+/// Statements are sent behind it without waiting for its answer. Only what it begins may write
+/// ([`postgres::write_in_blocks_only`]), so that they do nothing if it fails.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE; SET CONSTRAINTS ALL DEFERRED";
 
 /// What a batch came to.
@@ -111,7 +115,7 @@ enum Manner {
 }
 
 impl Applier {
-    /// Prepares `client`, whose session settings are made, to apply.
+    /// Prepares `client`, whose session settings are made, to apply. From here on it writes nothing outside of a block.
     pub async fn new(
         client: Client,
         tenure: Tenure<'_>,
@@ -121,6 +125,7 @@ impl Applier {
         let checkpoint = Checkpoint::prepare(&client, tenure).await?;
         let durability = Durability::new(&client, options.asynchronous_commit).await?;
         let plans = Plans::default();
+        postgres::write_in_blocks_only(&client, Stage::Apply).await?;
         Ok(Applier { client, checkpoint, plans, durability, options, open: false, policies, fallbacks: 0 })
     }
 

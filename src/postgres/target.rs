@@ -29,3 +29,10 @@ pub async fn prepare_target(target: &Client, stage: Stage) -> Result<bool, Error
         Err(error) => Err(failed(error)),
     }
 }
+
+/// From here on nothing is written outside of a block that says READ WRITE. A statement that is sent behind a BEGIN which fails,
+/// because somebody cancels it or memory runs out, would else commit by itself: progress without its rows, or rows without progress.
+pub async fn write_in_blocks_only(target: &Client, stage: Stage) -> Result<(), Error> {
+    let failed = |error| Error::from_postgres(stage, Role::Target, error);
+    target.batch_execute("SET default_transaction_read_only = on").await.map_err(failed)
+}

@@ -23,6 +23,7 @@ mod losses;
 mod missing_columns;
 mod mode;
 mod newcomers;
+mod once;
 mod passing_tables;
 mod points;
 mod progress;

@@ -40,7 +40,12 @@ pub enum CutPoint {
     AfterAnswer,
     /// No cut: as by [`Proxy::stall`], from just before the message.
     Stall,
+    /// No cut: the query does nothing but fail, as one that `pg_cancel_backend` has met (57014).
+    Fail,
 }
+
+/// What a query is replaced by that is to fail.
+const CANCELED: &str = "DO $$ BEGIN RAISE EXCEPTION 'canceling statement' USING ERRCODE = '57014'; END $$";
 
 /// A proxy on 127.0.0.1; dropping it closes its connections and its port.
 #[derive(Debug)]
@@ -231,7 +236,7 @@ impl Link {
         let mut to_server = BufWriter::with_capacity(CHUNK_BYTES, to_server);
         let mut cut_at = None;
         loop {
-            let message = wire::read_message(&mut from_client).await?;
+            let mut message = wire::read_message(&mut from_client).await?;
             self.control.flowing().await;
             cut_at = cut_at.or_else(|| self.control.trigger(&message));
             if cut_at == Some(CutPoint::Stall) {
@@ -239,6 +244,12 @@ impl Link {
                 self.control.stalled.send_replace(true);
                 self.control.fired.store(true, Ordering::SeqCst);
                 self.control.flowing().await;
+            }
+            if cut_at == Some(CutPoint::Fail) {
+                cut_at = None;
+                assert_eq!(message[0], b'Q', "what is to fail is a query");
+                message = wire::query(CANCELED);
+                self.control.fired.store(true, Ordering::SeqCst);
             }
             if cut_at == Some(CutPoint::BeforeForward) {
                 to_server.flush().await?;

@@ -39,6 +39,12 @@ pub(crate) async fn read_message(client: &mut (impl AsyncRead + Unpin)) -> io::R
     Ok(message)
 }
 
+/// A message of the simple query protocol.
+pub(crate) fn query(sql: &str) -> Vec<u8> {
+    let length = (LENGTH_BYTES + sql.len() + 1) as u32;
+    [b"Q".as_slice(), &length.to_be_bytes(), sql.as_bytes(), b"\0"].concat()
+}
+
 /// Appends a length, which counts itself, and the body behind it.
 async fn read_rest(client: &mut (impl AsyncRead + Unpin), message: &mut Vec<u8>) -> io::Result<()> {
     let length = client.read_u32().await?;
