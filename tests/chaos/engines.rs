@@ -88,7 +88,8 @@ impl Engines {
         self.running.stderr().matches(STREAMS).count()
     }
 
-    /// Waits until it has had more than these, or another engine any.
+    /// Waits until it has had more than these, or another engine any. One that has had none yet, since a server was away, would take over
+    /// from whoever is started meanwhile, and not the other way round.
     pub async fn wait_streaming_again(&mut self, streams: usize) -> Result<()> {
         let (start, starts) = (Instant::now(), self.starts);
         loop {
@@ -96,7 +97,7 @@ impl Engines {
             if self.streams() > if self.starts == starts { streams } else { 0 } {
                 return Ok(());
             }
-            ensure!(start.elapsed() < DEADLINE, "no stream after a failover:\n{}", self.running.stderr());
+            ensure!(start.elapsed() < DEADLINE, "no stream:\n{}", self.running.stderr());
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }

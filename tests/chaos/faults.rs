@@ -120,11 +120,13 @@ impl Fault {
                 engines.running().signal(Signal::CONT)?;
             }
             Fault::EngineTakenOver => {
+                engines.wait_streaming_again(0).await?;
                 let older = engines.start_another()?;
                 engines.wait_streaming().await?;
                 engines.wait_fenced(&older).await?;
             }
             Fault::EngineTakenOverWhilePaused => {
+                engines.wait_streaming_again(0).await?;
                 engines.running().signal(Signal::STOP)?;
                 let older = engines.start_another()?;
                 random.pause(AWAY_MAX).await;
@@ -160,6 +162,7 @@ impl Fault {
             }
             Fault::HostLost => {
                 let Some(far_host) = far_host else { return Ok(()) };
+                engines.wait_streaming_again(0).await?;
                 let older = engines.start_far(chain, far_host)?;
                 engines.wait_streaming().await?;
                 engines.wait_fenced(&older).await?;
