@@ -36,6 +36,7 @@ pub enum Decision {
 }
 
 const ON_TARGET_ALREADY: &str = "its table is on the target already, and is left as it is";
+const UNVALIDATED_DOMAIN: &str = "it is NOT VALID, and values from before it would not pass on the target";
 const OTHERWISE: &str = "the table is partitioned otherwise on the target";
 
 /// Decides for one entry after the other, in the order of the dump.
@@ -74,6 +75,7 @@ impl<'a> Decider<'a> {
             | EntryKind::CheckConstraint
             | EntryKind::ForeignKey
             | EntryKind::Statistics => self.decide_on_table(entry),
+            EntryKind::ShellType => self.decide_shell(entry),
             EntryKind::View
             | EntryKind::Trigger
             | EntryKind::Rule
@@ -88,6 +90,12 @@ impl<'a> Decider<'a> {
 
     fn decide_alone(&self, entry: &Entry) -> Decision {
         if self.is_present(entry) { Decision::Present } else { Decision::Create }
+    }
+
+    /// A shell becomes the type, and is not there beside it.
+    fn decide_shell(&self, entry: &Entry) -> Decision {
+        let of_it = self.definitions.needed().find(|one| one.is_type_of(entry));
+        if of_it.is_some_and(|of_it| self.is_present(of_it)) { Decision::Present } else { Decision::Create }
     }
 
     fn decide_table(&self, entry: &Entry) -> Decision {
@@ -134,7 +142,7 @@ impl<'a> Decider<'a> {
     }
 
     fn decide_on_table(&self, entry: &Entry) -> Decision {
-        let Some(anchor) = self.definitions.anchor(entry) else { return self.decide_alone(entry) };
+        let Some(anchor) = self.definitions.anchor(entry) else { return self.decide_on_domain(entry) };
         let table = self.definitions.relation(anchor.table);
         match table.and_then(|table| self.decision(table.id)) {
             Some(Decision::LeftOut(reason)) => return Decision::LeftOut(reason.clone()),
@@ -154,6 +162,16 @@ impl<'a> Decider<'a> {
             return Decision::LeftOut(OTHERWISE.to_owned());
         }
         Decision::Create
+    }
+
+    /// A domain looks at every value that comes, those of rows from before its constraint as well. Tables go without theirs while they
+    /// are copied; a domain would have to go without for good.
+    fn decide_on_domain(&self, entry: &Entry) -> Decision {
+        let is_unvalidated = self.definitions.sql(entry).ends_with(" NOT VALID;");
+        match self.decide_alone(entry) {
+            Decision::Create if is_unvalidated => Decision::LeftOut(UNVALIDATED_DOMAIN.to_owned()),
+            decision => decision,
+        }
     }
 
     fn decide_index_attach(&self, entry: &Entry) -> Decision {

@@ -153,6 +153,7 @@ impl<'a> Choice<'a> {
             | EntryKind::RowSecurity
             | EntryKind::Schema
             | EntryKind::Extension
+            | EntryKind::ShellType
             | EntryKind::Other => false,
         }
     }

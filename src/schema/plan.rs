@@ -104,6 +104,7 @@ fn wave(kind: EntryKind, is_partitioned: bool) -> Wave {
         | EntryKind::Comment
         | EntryKind::Schema
         | EntryKind::Extension
+        | EntryKind::ShellType
         | EntryKind::Other => Wave::PreData,
     }
 }

@@ -48,6 +48,8 @@ pub enum EntryKind {
     Comment,
     Schema,
     Extension,
+    /// The name of a base type, for the functions that the type itself is then made of.
+    ShellType,
     /// Made where something that is copied depends on it: types, functions, collations, operators and so on.
     Other,
 }
@@ -63,6 +65,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// This is the type whose shell the other is: nothing else of an archive has its name.
+    pub fn is_type_of(&self, shell: &Entry) -> bool {
+        let name = shell.label.strip_prefix(SHELL_TYPE);
+        shell.kind == EntryKind::ShellType && name.is_some() && self.label.strip_prefix("TYPE ") == name
+    }
+
     /// The line that has `pg_restore --use-list` take this entry.
     pub fn line(&self) -> String {
         format!("{}; {} {} {}\n", self.id.0, self.object.class, self.object.oid, self.label)
@@ -107,9 +115,13 @@ fn parse_entry(line: &str) -> Option<Entry> {
     })
 }
 
+/// Before the label of a type, that of its shell.
+const SHELL_TYPE: &str = "SHELL TYPE ";
+
 fn kind(class: u32, label: &str) -> EntryKind {
     // What is no object of its own has no catalog, which tells a TABLE of a schema "ATTACH" from a TABLE ATTACH.
-    const PARTS: [(&str, EntryKind); 5] = [
+    const PARTS: [(&str, EntryKind); 6] = [
+        (SHELL_TYPE, EntryKind::ShellType),
         ("TABLE ATTACH ", EntryKind::TableAttach),
         ("SEQUENCE OWNED BY ", EntryKind::SequenceOwnedBy),
         ("INDEX ATTACH ", EntryKind::IndexAttach),
@@ -154,6 +166,8 @@ mod tests {
 ;\tdepends on: 231 230
 2; 3079 16435 EXTENSION - vector 
 2943; 0 16854 ROW SECURITY shop base postgres
+865; 0 0 SHELL TYPE shop fixed postgres
+864; 1247 16386 TYPE shop fixed postgres
 ";
 
     #[test]
@@ -168,8 +182,11 @@ mod tests {
             (2738, 0, EntryKind::TableAttach, 2),
             (2, 16435, EntryKind::Extension, 0),
             (2943, 16854, EntryKind::RowSecurity, 0),
+            (865, 0, EntryKind::ShellType, 0),
+            (864, 16386, EntryKind::Other, 0),
         ];
         assert_eq!(seen, expected);
+        assert!(entries[6].is_type_of(&entries[5]) && !entries[5].is_type_of(&entries[6]));
         assert_eq!(entries[2].depends_on, [DumpId(231), DumpId(230)]);
         assert_eq!(entries[3].line(), "2; 3079 16435 EXTENSION - vector \n");
     }

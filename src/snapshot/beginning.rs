@@ -57,6 +57,7 @@ impl Beginning<'_> {
             let selected = Selected { name, tables, on_existing: self.options.on_existing };
             deferred::drop_and_record(target, &selected).await?;
         }
+        deferred::set_aside(target, name, self.tables).await?;
         for (index, (wanted, key)) in self.tables.iter().zip(keys).enumerate() {
             let table = &wanted.table;
             let left = self.left(target, wanted).await?;

@@ -17,6 +17,7 @@
 
 mod find;
 mod restore;
+mod unvalidated;
 
 use pgsluice_proto::Lsn;
 use tokio_postgres::types::PgLsn;
@@ -26,6 +27,7 @@ pub(super) use self::find::drop_and_record;
 pub use self::find::{Selected, check_rights};
 pub(super) use self::restore::Building;
 pub use self::restore::restore;
+pub(super) use self::unvalidated::set_aside;
 use super::{STAGE, target_failed};
 use crate::error::Error;
 use crate::source::publication::TableName;
@@ -34,7 +36,7 @@ use crate::source::publication::TableName;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeferredKind {
     Index,
-    /// A unique or exclusion constraint, with its index.
+    /// A unique or exclusion constraint, with its index; or one that is NOT VALID, and without.
     Constraint,
     ForeignKey,
 }
