@@ -20,7 +20,7 @@ use postgres_protocol::message::backend::Message;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use super::pacing::{Pacer, Wait};
-use super::transport::Transport;
+use super::transport::{Path, Transport};
 use crate::config::Role;
 use crate::error::{Error, Kind, ServerError, Stage};
 
@@ -37,9 +37,13 @@ const SMALL_WINDOW_ROUND_TRIP_MAX: Duration = Duration::from_millis(1);
 /// then read our last update all the same.
 const FAREWELL_MAX: Duration = Duration::from_millis(300);
 
-const TCP_PAUSE_MAX: Duration = Duration::from_millis(8);
-/// A Unix socket has no slow state; a short pause only saves wake-ups.
-const UNIX_PAUSE_MAX: Duration = Duration::from_micros(200);
+/// The walsender refills the window while a drain empties it, and a drain brings several windows.
+const LOOPBACK_PAUSE_MAX: Duration = Duration::from_millis(8);
+/// Over a link a drain brings what the window held, and whatever follows comes a round trip later: there is one window a pause, so
+/// the longest pause decides what passes.
+const LINK_PAUSE_MAX: Duration = Duration::from_millis(1);
+/// A Unix socket has no slow state, and over a window that the kernel sizes rows coalesce less: a short pause only saves wake-ups.
+const SHORT_PAUSE_MAX: Duration = Duration::from_micros(200);
 
 #[derive(Clone, Copy, Debug)]
 pub struct StreamOptions {
@@ -129,12 +133,7 @@ impl ReplicationStream {
         if small_window {
             transport.set_receive_buffer(WINDOW_BYTES)?;
         }
-        let pause_max = match (transport.is_unix(), small_window) {
-            (true, _) => UNIX_PAUSE_MAX,
-            (false, true) => TCP_PAUSE_MAX,
-            // The link coalesces by itself.
-            (false, false) => UNIX_PAUSE_MAX,
-        };
+        let pause_max = pause_max(transport.path()?, small_window);
         let mut buffer = vec![0; GULP_BYTES.max(inbox.len())];
         buffer[..inbox.len()].copy_from_slice(&inbox);
         Ok(ReplicationStream {
@@ -338,6 +337,15 @@ impl ReplicationStream {
     }
 }
 
+/// The longest time between two drains.
+fn pause_max(path: Path, small_window: bool) -> Duration {
+    match (path, small_window) {
+        (Path::Unix, _) | (Path::Loopback | Path::Link, false) => SHORT_PAUSE_MAX,
+        (Path::Loopback, true) => LOOPBACK_PAUSE_MAX,
+        (Path::Link, true) => LINK_PAUSE_MAX,
+    }
+}
+
 fn lost(source: io::Error) -> Error {
     Error::new(Stage::Source, Kind::Lost { role: Role::Source, source })
 }
@@ -379,4 +387,25 @@ fn publication_missing(said: &ServerError) -> Error {
         "the publication was dropped, or made after the slot: rows written without it are not in the stream; \
          `pgsluice teardown`, `pgsluice setup`, and copy the tables again",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn only_a_walsender_on_this_machine_is_left_alone_for_long() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let loopback = Transport::Tcp(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        assert_eq!(loopback.path().unwrap(), Path::Loopback);
+        assert_eq!(pause_max(Path::Loopback, true), LOOPBACK_PAUSE_MAX);
+        // One window a pause has to be many times the rate at which pausing begins.
+        let bytes_per_s = WINDOW_BYTES as f64 / pause_max(Path::Link, true).as_secs_f64();
+        assert!(bytes_per_s > 50e6, "{bytes_per_s}");
+        for path in [Path::Unix, Path::Loopback, Path::Link] {
+            assert_eq!(pause_max(path, false), SHORT_PAUSE_MAX);
+        }
+    }
 }

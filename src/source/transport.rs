@@ -11,6 +11,17 @@ use socket2::SockRef;
 use crate::config::{Endpoint, Host, TlsMode};
 use crate::postgres;
 
+/// What the bytes pass on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Path {
+    /// A socket that has no window.
+    Unix,
+    /// TCP within this machine.
+    Loopback,
+    /// Anything with a link in between, however short.
+    Link,
+}
+
 #[derive(Debug)]
 pub(super) enum Transport {
     Tcp(TcpStream),
@@ -53,8 +64,14 @@ impl Transport {
         }
     }
 
-    pub fn is_unix(&self) -> bool {
-        matches!(self, Transport::Unix(_))
+    pub fn path(&self) -> io::Result<Path> {
+        match self {
+            Transport::Tcp(stream) => {
+                let (here, there) = (stream.local_addr()?.ip(), stream.peer_addr()?.ip());
+                Ok(if there.is_loopback() || there == here { Path::Loopback } else { Path::Link })
+            }
+            Transport::Unix(_) => Ok(Path::Unix),
+        }
     }
 }
 
