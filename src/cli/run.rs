@@ -51,7 +51,8 @@ fn parse_stop_at(text: &str) -> Result<StopAt, String> {
 
 #[derive(Serialize)]
 struct RunResult {
-    end_lsn: String,
+    /// `None` where no session was opened.
+    end_lsn: Option<String>,
     transactions: u64,
     changes: u64,
     sessions: u64,
@@ -71,7 +72,7 @@ pub fn run(arguments: &RunArguments, format: Format, screen: &Screen) -> Result<
     screen.close().map_err(output::failed)?;
     let summary = outcome?;
     let result = RunResult {
-        end_lsn: summary.end_lsn.to_string(),
+        end_lsn: summary.end_lsn.map(|lsn| lsn.to_string()),
         transactions: summary.transactions,
         changes: summary.changes,
         sessions: summary.sessions,
@@ -79,7 +80,7 @@ pub fn run(arguments: &RunArguments, format: Format, screen: &Screen) -> Result<
     match format {
         Format::Json => output::json(&result),
         Format::Table => output::pairs(&[
-            ("end_lsn".to_owned(), result.end_lsn),
+            ("end_lsn".to_owned(), result.end_lsn.unwrap_or_else(|| "-".to_owned())),
             ("transactions".to_owned(), result.transactions.to_string()),
             ("changes".to_owned(), result.changes.to_string()),
             ("sessions".to_owned(), result.sessions.to_string()),

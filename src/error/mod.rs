@@ -98,6 +98,12 @@ pub enum Kind {
     /// The same for many rows at once; applied one by one they will name the row's transaction.
     #[error("{operation} of {asked} rows hit {hit}: the target has changed by other hands")]
     SetCount { operation: &'static str, hit: u64, asked: u64 },
+    /// Rows of a chunk were lost between the source and the target's table. Nothing of the chunk is committed.
+    #[error(
+        "a copy sent {sent} rows, and the target took {taken} of them: {why}\n  to mend it: {mend}; then run again: the copy goes on \
+         where it was"
+    )]
+    CopyCount { sent: u64, taken: u64, why: String, mend: String },
     /// The row of an update is not on the target, and cannot be made there.
     #[error(
         "UPDATE hit 0 rows, and its row cannot be inserted: the value of column {column} is unchanged, and comes with no update \
@@ -172,12 +178,24 @@ pub enum Kind {
     /// A report in which what matters most is unknown.
     #[error("not all servers could be asked: {0}")]
     Incomplete(String),
+    /// A run that was to end at a position was asked to end before.
+    #[error("{}\n  to mend it: run again: it goes on from there", stopped(*.stop_lsn, *.reached))]
+    Stopped { stop_lsn: Option<Lsn>, reached: Option<Lsn> },
     #[error("interrupted before it was done")]
     Interrupted,
     #[error("cannot write the output: {0}")]
     Output(io::Error),
     #[error("a worker thread panicked; this is a bug in pgsluice")]
     Panicked,
+}
+
+fn stopped(stop_lsn: Option<Lsn>, reached: Option<Lsn>) -> String {
+    let before = stop_lsn.map_or_else(|| "its end".to_owned(), |lsn| lsn.to_string());
+    let so_far = match reached {
+        Some(lsn) => format!("the target has what committed up to {lsn}"),
+        None => "nothing was streamed, and of a copy the chunks that were done are kept".to_owned(),
+    };
+    format!("stopped by a signal before {before} was reached: {so_far}")
 }
 
 /// Columns that a table of the target lacks.

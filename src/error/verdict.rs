@@ -58,7 +58,9 @@ pub(super) fn of(kind: &Kind) -> Verdict {
         Kind::Spool { .. } | Kind::Trail { .. } => WAIT,
         Kind::Mismatch { .. } | Kind::LacksColumns(_) => Verdict { cause: Cause::Data, ..WAIT },
         Kind::RowCount { rows: 0, .. } | Kind::RowNotWhole { .. } => Verdict { cause: Cause::Row, ..HALT },
-        Kind::RowCount { .. } | Kind::SetCount { .. } => Verdict { cause: Cause::Data, ..HALT },
+        Kind::RowCount { .. } | Kind::SetCount { .. } | Kind::CopyCount { .. } => {
+            Verdict { cause: Cause::Data, ..HALT }
+        }
         Kind::Server { role, error } => server(*role, error),
         Kind::Deferred { last, .. } => Verdict { cause: Cause::Other, ..of(last.kind()) },
         Kind::Authentication { .. }
@@ -72,6 +74,7 @@ pub(super) fn of(kind: &Kind) -> Verdict {
         | Kind::GaveUp { .. }
         | Kind::Incomplete(_)
         | Kind::Interrupted
+        | Kind::Stopped { .. }
         | Kind::Output(_)
         | Kind::Panicked => HALT,
     }

@@ -18,7 +18,7 @@ use pgsluice_proto::Lsn;
 
 use super::capturing::Capture;
 use super::workers::no_resources;
-use super::{StopAt, Summary, apply};
+use super::{StopAt, Summary, apply, stopped};
 use crate::config::{Config, TrailConfig};
 use crate::error::{Disposition, Error, Kind, Stage};
 use crate::snapshot::CopyOptions;
@@ -41,7 +41,7 @@ pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiv
     match turn(trail)? {
         Turn::Ours(lock) => match Capture::start(config, trail, (lock, stop_at == StopAt::Never), stop) {
             Ok(Some(capture)) => with_capture(config, (trail, Capturing::Ours(capture)), (stop_at, options), stop),
-            Ok(None) => Ok(Summary { end_lsn: Lsn::INVALID, transactions: 0, changes: 0, sessions: 0 }),
+            Ok(None) => stopped(Summary { end_lsn: None, transactions: 0, changes: 0, sessions: 0 }, stop_at, None),
             Err(error) => {
                 let draining = Draining::begin(config, trail, error)?;
                 with_capture(config, (trail, Capturing::Refused(draining)), (stop_at, options), stop)

@@ -91,8 +91,8 @@ pub enum StopAt {
 /// What a run came to.
 #[derive(Clone, Copy, Debug)]
 pub struct Summary {
-    /// Progress on the target.
-    pub end_lsn: Lsn,
+    /// Progress on the target; `None` where no session has come so far as to know it.
+    pub end_lsn: Option<Lsn>,
     pub transactions: u64,
     pub changes: u64,
     pub sessions: u64,
@@ -109,7 +109,7 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
         StopAt::Current => Some(read_position(config)?),
     };
     let mut retry = Retry::new(config.stream.retry_limit, stop_at == StopAt::Never);
-    let mut summary = Summary { end_lsn: Lsn::INVALID, transactions: 0, changes: 0, sessions: 0 };
+    let mut summary = Summary { end_lsn: None, transactions: 0, changes: 0, sessions: 0 };
     let mut opening = Opening {
         config: config.clone(),
         stop_at,
@@ -121,7 +121,12 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
     };
     loop {
         let chunks = opening.chunks.load(Ordering::Relaxed);
-        let Some(opened) = open_session(&mut opening, stop)? else { return Ok(summary) };
+        let Some(opened) = open_session(&mut opening, stop)? else {
+            tracing::info!(
+                "a stop was asked for before a stream had begun: what is done of a copy is kept, and gone on from"
+            );
+            return stopped(summary, stop_at, stop_lsn);
+        };
         if opening.copied {
             retry.session_opened();
         }
@@ -141,7 +146,7 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
                 let restart_at = session.stages.restart_at.filter(|lsn| stop_lsn.is_none_or(|stop| *lsn <= stop));
                 let (outcome, shared) = run_session(&opening, session, restart_at.or(stop_lsn), stop)?;
                 let outcome = outcome.map_err(|error| wait_for_trail(config, error));
-                summary.end_lsn = shared.flushed();
+                summary.end_lsn = Some(shared.flushed());
                 summary.transactions += shared.transactions();
                 summary.changes += shared.changes();
                 if shared.has_succeeded() {
@@ -153,10 +158,11 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
                         tracing::info!("all tables are of one moment now: foreign keys are made again");
                         continue;
                     }
-                    Ok(()) => return Ok(summary),
+                    Ok(()) if !shared.is_stopped() => return Ok(summary),
+                    Ok(()) => return stopped(summary, stop_at, stop_lsn),
                     // What passes by itself is of no matter to a run that is to end.
                     Err(error) if shared.is_stopped() && error.disposition() != Disposition::Halt => {
-                        return Ok(summary);
+                        return stopped(summary, stop_at, stop_lsn);
                     }
                     Err(error) => error,
                 }
@@ -181,7 +187,7 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
         let Some(error) = met else { continue };
         let pause = retry.after(error.shown(&config.log))?;
         if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-            return Ok(summary);
+            return stopped(summary, stop_at, stop_lsn);
         }
     }
 }
@@ -190,6 +196,15 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
 fn wait_for_trail(config: &Config, error: Error) -> Error {
     let is_gone = |trail| trail::is_there(trail).is_ok_and(|is_there| !is_there);
     if config.trail.as_ref().is_some_and(is_gone) { error.to_be_waited_for() } else { error }
+}
+
+/// What a run comes to that somebody has ended. One without an end of its own ends well wherever it is.
+fn stopped(summary: Summary, stop_at: StopAt, stop_lsn: Option<Lsn>) -> Result<Summary, Error> {
+    let is_there = stop_lsn.zip(summary.end_lsn).is_some_and(|(stop, end)| end >= stop);
+    if stop_at == StopAt::Never || is_there {
+        return Ok(summary);
+    }
+    Err(Error::new(Stage::Source, Kind::Stopped { stop_lsn, reached: summary.end_lsn }))
 }
 
 /// What opening a session takes, and what it leaves behind.

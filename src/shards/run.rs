@@ -24,7 +24,12 @@ pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiv
         return pipeline::run(only, stop_at, options, stop);
     }
     let ended = Running::start(&shards, stop_at, &options)?.wait(stop)?;
-    if stop_at != StopAt::Current || ended.was_asked {
+    if stop_at == StopAt::Current && ended.was_asked {
+        // Each is where the source was, and not all are at one position.
+        let kind = Kind::Stopped { stop_lsn: None, reached: ended.summary.end_lsn };
+        return Err(Error::new(Stage::Source, kind));
+    }
+    if stop_at != StopAt::Current {
         return Ok(ended.summary);
     }
     // Each has read a position of its own, and a shard with tables to copy a later one. Now that all are copied there is one.
@@ -35,7 +40,8 @@ pub fn run(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiv
 
 /// Progress is that of the shard that is least far.
 fn join(one: Option<Summary>, other: Summary) -> Summary {
-    let end_lsn = one.map_or(other.end_lsn, |one| one.end_lsn.min(other.end_lsn));
+    let least = |one: Summary| one.end_lsn.zip(other.end_lsn).map(|(one, other)| one.min(other));
+    let end_lsn = one.map_or(other.end_lsn, least);
     Summary { end_lsn, ..one.map_or(other, |one| sum(one, other)) }
 }
 
@@ -97,8 +103,13 @@ impl Running {
                     left -= 1;
                     match ended.unwrap_or_else(|_| (0, Err(panicked()))) {
                         (_, Ok(one)) => summary = Some(join(summary, one)),
+                        (_, Err(error)) if matches!(error.kind(), Kind::Stopped { .. }) => {
+                            first.get_or_insert(error);
+                        }
                         (number, Err(error)) => {
                             self.stop(&mut is_ending);
+                            // That it was stopped is no more than what follows from another's error.
+                            first.take_if(|first| matches!(first.kind(), Kind::Stopped { .. }));
                             match &first {
                                 None => tracing::warn!(shard = number, "ended with an error, which ends the other shards too"),
                                 // What all of them refuse is said once.
