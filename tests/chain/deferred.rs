@@ -1,5 +1,6 @@
 //! `run --defer-indexes`: what is dropped for a copy is there again afterwards, as it was, whatever happens in between.
 
+mod partitions;
 mod refusals;
 
 use std::path::Path;

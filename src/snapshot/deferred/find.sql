@@ -46,18 +46,22 @@ WITH RECURSIVE relations AS MATERIALIZED (
 ), statements AS (
     SELECT node.root, node.place, node.relation, node.level, node.constraint_oid, c.relname, c.reltablespace, rel.oid AS rel_oid,
         format('%I.%I', rel_schema.nspname, rel.relname) AS rel_name,
-        CASE WHEN k.oid IS NULL THEN
-            -- Of a partitioned index the definition says ONLY. Without it, the partitions' indexes, which are made first,
-            -- are attached.
-            CASE WHEN c.relkind = 'I' THEN made.prefix || substr(made.definition, length(made.prefix || 'ONLY ') + 1)
-                 ELSE made.definition END
-        ELSE format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s', rel_schema.nspname, rel.relname, k.conname,
+        -- A partitioned index is made by itself, as its definition says, and those of the partitions, which are there by then, are
+        -- attached by name: PostgreSQL would take whichever looks the same, and takes DESC for the same.
+        CASE WHEN k.oid IS NULL THEN pg_get_indexdef(c.oid)
+        ELSE format('ALTER TABLE %s%I.%I ADD CONSTRAINT %I %s', CASE WHEN c.relkind = 'I' THEN 'ONLY ' END,
+            rel_schema.nspname, rel.relname, k.conname,
             -- Storage options are not in the definition of a unique constraint, and stand before when it is checked.
             CASE WHEN k.contype = 'u' AND c.reloptions IS NOT NULL THEN
                 left(bare.definition, length(bare.definition) - length(bare.checked))
                 || format(' WITH (%s)', array_to_string(c.reloptions, ', ')) || bare.checked
             ELSE bare.definition END)
-        END AS definition,
+        END || COALESCE((
+            SELECT string_agg(format('; ALTER INDEX %I.%I ATTACH PARTITION %I.%I', s.nspname, c.relname, part_schema.nspname, part.relname),
+                              '' ORDER BY part_schema.nspname, part.relname)
+            FROM pg_inherits h JOIN pg_class part ON part.oid = h.inhrelid JOIN pg_namespace part_schema ON part_schema.oid = part.relnamespace
+            WHERE h.inhparent = c.oid
+        ), '') AS definition,
         concat_ws('; ',
             (SELECT string_agg(format('ALTER INDEX %I.%I ALTER COLUMN %s SET STATISTICS %s', s.nspname, c.relname, a.attnum,
                                       a.attstattarget), '; ' ORDER BY a.attnum)
@@ -71,10 +75,6 @@ WITH RECURSIVE relations AS MATERIALIZED (
     JOIN pg_class c ON c.oid = node.oid JOIN pg_namespace s ON s.oid = c.relnamespace JOIN pg_index i ON i.indexrelid = c.oid
     JOIN pg_class rel ON rel.oid = i.indrelid JOIN pg_namespace rel_schema ON rel_schema.oid = rel.relnamespace
     LEFT JOIN pg_constraint k ON k.oid = node.constraint_oid
-    CROSS JOIN LATERAL (
-        SELECT pg_get_indexdef(c.oid) AS definition,
-            format('CREATE %sINDEX %I ON ', CASE WHEN i.indisunique THEN 'UNIQUE ' END, c.relname) AS prefix
-    ) AS made
     CROSS JOIN LATERAL (
         SELECT pg_get_constraintdef(k.oid) AS definition, concat(
             CASE WHEN k.condeferrable THEN ' DEFERRABLE' END, CASE WHEN k.condeferred THEN ' INITIALLY DEFERRED' END
@@ -109,9 +109,7 @@ CROSS JOIN LATERAL (
 GROUP BY one.root, one.place, n.nspname, r.relname
 UNION ALL
 SELECT f.place, 'foreign key', format('%I.%I', n.nspname, r.relname), k.conname::text,
-    format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s', n.nspname, r.relname, k.conname, pg_get_constraintdef(k.oid)),
-    COALESCE(format('COMMENT ON CONSTRAINT %I ON %I.%I IS ', k.conname, n.nspname, r.relname)
-             || quote_literal(obj_description(k.oid, 'pg_constraint')), ''),
+    tree.definition, tree.comments,
     format('ALTER TABLE %I.%I DROP CONSTRAINT %I', n.nspname, r.relname, k.conname), f.parent_place,
     -- What hangs on partitions would stay unchecked, and one that was never checked is not to be.
     k.convalidated AND r.relkind = 'r' AND parent.relkind = 'r',
@@ -121,4 +119,24 @@ SELECT f.place, 'foreign key', format('%I.%I', n.nspname, r.relname), k.conname:
 FROM foreign_keys f JOIN pg_constraint k ON k.oid = f.oid
 JOIN pg_class r ON r.oid = k.conrelid JOIN pg_namespace n ON n.oid = r.relnamespace
 JOIN pg_class parent ON parent.oid = k.confrelid
+CROSS JOIN LATERAL (
+    -- Partitions have one each. Where those are other than PostgreSQL makes them, in name or in what is checked, they are made first,
+    -- and become parts of the whole.
+    WITH RECURSIVE parts AS (
+        SELECT k.oid, k.conrelid, 0 AS level
+      UNION ALL
+        SELECT part.oid, part.conrelid, parts.level + 1
+        FROM parts JOIN pg_constraint part ON part.conparentid = parts.oid AND part.conrelid <> parts.conrelid
+    )
+    SELECT string_agg(format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s', ns.nspname, c.relname, part.conname, pg_get_constraintdef(part.oid)),
+                      '; ' ORDER BY parts.level DESC, ns.nspname, c.relname) FILTER (WHERE parts.level = 0 OR odd.is_any) AS definition,
+        COALESCE(string_agg(format('COMMENT ON CONSTRAINT %I ON %I.%I IS ', part.conname, ns.nspname, c.relname)
+                            || quote_literal(obj_description(part.oid, 'pg_constraint')), '; '), '') AS comments
+    FROM parts JOIN pg_constraint part ON part.oid = parts.oid
+    JOIN pg_class c ON c.oid = part.conrelid JOIN pg_namespace ns ON ns.oid = c.relnamespace
+    CROSS JOIN LATERAL (
+        SELECT bool_or(one.conname <> k.conname OR one.convalidated <> k.convalidated) AS is_any
+        FROM parts others JOIN pg_constraint one ON one.oid = others.oid
+    ) AS odd
+) AS tree
 ORDER BY 1, 3, 4
