@@ -8,7 +8,7 @@ use tokio_postgres::{Client, Row};
 
 use crate::config::Role;
 use crate::error::{Error, Kind, Stage};
-use crate::postgres::quote_qualified;
+use crate::postgres::{OwnRows, quote_qualified};
 
 /// A table of the target, as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl TargetTable {
     /// As UPDATE, DELETE and TRUNCATE name it: with its partitions, and without tables that inherit from it, whose
     /// changes come under their own names.
     pub fn alone(&self) -> String {
-        if self.is_partitioned { self.name.clone() } else { format!("ONLY {}", self.name) }
+        OwnRows::of(&self.name, self.is_partitioned).to_string()
     }
 }
 

@@ -30,7 +30,8 @@ use super::plan::{Plans, SetStatement, TablePlan};
 use super::sql::Form;
 use super::{failed, in_order};
 use crate::batch::{Batch, Row};
-use crate::copy_format::write;
+use crate::config::Role;
+use crate::copy_format::write::{self, LeftOut};
 use crate::error::{Error, Kind, Stage};
 
 /// Below this many changes, single statements on their way together are as quick as a net.
@@ -231,10 +232,11 @@ impl<'a> TableNet<'a> {
         }
         for row in rows {
             let cells = positions.iter().map(|&position| row.cell(position));
-            match self.form {
+            let written = match self.form {
                 Form::Text => write::text_row(cells, &mut buffer),
                 Form::Binary => write::binary_row(cells, &mut buffer),
-            }
+            };
+            written.map_err(|error| self.left_out(error))?;
             count += 1;
             // The server's error comes with `finish`.
             if buffer.len() >= COPY_CHUNK_BYTES && sink.feed(buffer.split().freeze()).await.is_err() {
@@ -256,6 +258,11 @@ impl<'a> TableNet<'a> {
         }
         let kind = Kind::SetCount { operation, hit, asked };
         Err(Error::new(Stage::Apply, kind).on(self.relation.to_string()).at(self.at))
+    }
+
+    fn left_out(&self, error: LeftOut) -> Error {
+        let kind = Kind::Protocol { role: Role::Source, what: error.to_string() };
+        Error::new(Stage::Apply, kind).on(self.relation.to_string()).at(self.at)
     }
 
     fn failed(&self, error: tokio_postgres::Error) -> Error {
@@ -308,7 +315,7 @@ impl<R> fmt::Debug for ColumnArray<'_, R> {
 
 impl<R: Cells> ToSql for ColumnArray<'_, R> {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        write::array(self.element_oid, self.rows.iter().map(|row| row.cell(self.column)), out);
+        write::array(self.element_oid, self.rows.iter().map(|row| row.cell(self.column)), out)?;
         Ok(IsNull::No)
     }
 

@@ -138,7 +138,7 @@ mod tests {
     fn text_comes_back_as_it_was_written_however_it_is_cut() {
         let mut out = BytesMut::new();
         for row in ROWS {
-            write::text_row(row.iter().map(|value| Cell::Text(value)).chain([Cell::Null]), &mut out);
+            write::text_row(row.iter().map(|value| Cell::Text(value)).chain([Cell::Null]), &mut out).unwrap();
         }
         let mut fields = TextFields::default();
         let mut rest = &out[..];
@@ -165,7 +165,7 @@ mod tests {
         write::start_binary_copy(&mut out);
         for row in ROWS {
             let cells: Vec<_> = row.iter().map(|value| Cell::Binary(value)).chain([Cell::Null]).collect();
-            write::binary_row(cells.into_iter(), &mut out);
+            write::binary_row(cells.into_iter(), &mut out).unwrap();
         }
         write::end_binary_copy(&mut out);
         let mut rest = &out[..];

@@ -24,18 +24,30 @@ pub fn end_binary_copy(out: &mut BytesMut) {
     out.put_slice(&BINARY_TRAILER);
 }
 
-/// One row of a binary COPY. The cells are known, and none is text.
+/// A value that the source has left out, as unchanged, is to be written, and nothing may stand for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a value is to be written that the source has left out as unchanged")]
+pub struct LeftOut;
+
+/// One row of a binary COPY. None of the cells is text.
+///
+/// # Errors
+/// [`LeftOut`], with part of the row written.
 #[inline]
-pub fn binary_row<'a>(cells: impl ExactSizeIterator<Item = Cell<'a>>, out: &mut BytesMut) {
+pub fn binary_row<'a>(cells: impl ExactSizeIterator<Item = Cell<'a>>, out: &mut BytesMut) -> Result<(), LeftOut> {
     out.put_u16(cells.len() as u16);
     for cell in cells {
-        element(cell, out);
+        element(cell, out)?;
     }
+    Ok(())
 }
 
-/// One row of a text COPY. The cells are known, and none is binary.
+/// One row of a text COPY. None of the cells is binary.
+///
+/// # Errors
+/// [`LeftOut`], with part of the row written.
 #[inline]
-pub fn text_row<'a>(cells: impl Iterator<Item = Cell<'a>>, out: &mut BytesMut) {
+pub fn text_row<'a>(cells: impl Iterator<Item = Cell<'a>>, out: &mut BytesMut) -> Result<(), LeftOut> {
     let mut first = true;
     for cell in cells {
         if !first {
@@ -43,11 +55,13 @@ pub fn text_row<'a>(cells: impl Iterator<Item = Cell<'a>>, out: &mut BytesMut) {
         }
         first = false;
         match cell {
-            Cell::Null | Cell::Unchanged => out.put_slice(b"\\N"),
+            Cell::Null => out.put_slice(b"\\N"),
+            Cell::Unchanged => return Err(LeftOut),
             Cell::Text(value) | Cell::Binary(value) => escape(value, out),
         }
     }
     out.put_u8(b'\n');
+    Ok(())
 }
 
 /// Values rarely hold what must be escaped, so the scan is by whole vectors and the copy by whole runs.
@@ -74,7 +88,14 @@ fn next_special(value: &[u8]) -> Option<usize> {
 }
 
 /// A one-dimensional array in the send format of `array_send`.
-pub fn array<'a>(element_oid: u32, cells: impl ExactSizeIterator<Item = Cell<'a>>, out: &mut BytesMut) {
+///
+/// # Errors
+/// [`LeftOut`], with part of the array written.
+pub fn array<'a>(
+    element_oid: u32,
+    cells: impl ExactSizeIterator<Item = Cell<'a>>,
+    out: &mut BytesMut,
+) -> Result<(), LeftOut> {
     let length = cells.len();
     out.put_i32(if length == 0 { 0 } else { 1 });
     let has_null_at = out.len();
@@ -87,21 +108,24 @@ pub fn array<'a>(element_oid: u32, cells: impl ExactSizeIterator<Item = Cell<'a>
         let mut has_null = false;
         for cell in cells {
             has_null |= cell == Cell::Null;
-            element(cell, out);
+            element(cell, out)?;
         }
         out[has_null_at..has_null_at + 4].copy_from_slice(&i32::from(has_null).to_be_bytes());
     }
+    Ok(())
 }
 
 #[inline]
-fn element(cell: Cell<'_>, out: &mut BytesMut) {
+fn element(cell: Cell<'_>, out: &mut BytesMut) -> Result<(), LeftOut> {
     match cell {
-        Cell::Null | Cell::Unchanged => out.put_i32(-1),
+        Cell::Null => out.put_i32(-1),
+        Cell::Unchanged => return Err(LeftOut),
         Cell::Text(value) | Cell::Binary(value) => {
             out.put_i32(value.len() as i32);
             out.put_slice(value);
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -110,7 +134,7 @@ mod tests {
 
     fn text(cells: &[Cell<'_>]) -> Vec<u8> {
         let mut out = BytesMut::new();
-        text_row(cells.iter().copied(), &mut out);
+        text_row(cells.iter().copied(), &mut out).unwrap();
         out.to_vec()
     }
 
@@ -124,18 +148,27 @@ mod tests {
     #[test]
     fn binary_copy_is_length_and_value() {
         let mut out = BytesMut::new();
-        binary_row([Cell::Binary(b"ab"), Cell::Null].into_iter(), &mut out);
+        binary_row([Cell::Binary(b"ab"), Cell::Null].into_iter(), &mut out).unwrap();
         assert_eq!(out.to_vec(), [0, 2, 0, 0, 0, 2, b'a', b'b', 0xff, 0xff, 0xff, 0xff]);
     }
 
     #[test]
     fn arrays_have_one_dimension_from_one() {
         let mut out = BytesMut::new();
-        array(23, [Cell::Binary(&[0, 0, 0, 7]), Cell::Null].into_iter(), &mut out);
+        array(23, [Cell::Binary(&[0, 0, 0, 7]), Cell::Null].into_iter(), &mut out).unwrap();
         let words: Vec<_> = out.as_chunks::<4>().0.iter().map(|word| i32::from_be_bytes(*word)).collect();
         assert_eq!(words, [1, 1, 23, 2, 1, 4, 7, -1]);
         let mut out = BytesMut::new();
-        array(23, std::iter::empty(), &mut out);
+        array(23, std::iter::empty(), &mut out).unwrap();
         assert_eq!(out.to_vec(), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 23]);
+    }
+
+    /// It is not NULL on the source, and nobody knows what it is.
+    #[test]
+    fn a_value_that_was_left_out_is_never_null() {
+        let cells = [Cell::Text(b"a"), Cell::Unchanged];
+        assert_eq!(text_row(cells.into_iter(), &mut BytesMut::new()), Err(LeftOut));
+        assert_eq!(binary_row(cells.into_iter(), &mut BytesMut::new()), Err(LeftOut));
+        assert_eq!(array(TEXT_OID, cells.into_iter(), &mut BytesMut::new()), Err(LeftOut));
     }
 }

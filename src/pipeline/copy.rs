@@ -2,10 +2,11 @@
 
 use tokio_postgres::Client;
 
-use crate::apply::{self, TargetTable};
+use crate::apply::{self, TargetColumn, TargetTable};
 use crate::decode::Column;
 use crate::error::{Error, Stage};
-use crate::snapshot::{self, CopyOptions, Selected, Target, Wanted};
+use crate::postgres::OwnRows;
+use crate::snapshot::{self, CopyOptions, Selected, State, Target, Wanted};
 use crate::source::publication::PublishedTable;
 use crate::transform::Mapping;
 
@@ -16,17 +17,17 @@ use crate::transform::Mapping;
 pub(super) async fn wanted(
     target: &Client,
     (name, mapping): (&str, &Mapping),
-    (source_major, tables): (u32, Vec<&PublishedTable>),
+    (source_major, tables): (u32, Vec<(&PublishedTable, State)>),
     options: &CopyOptions,
     constraints_fire: bool,
 ) -> Result<Vec<Wanted>, Error> {
-    let names: Vec<_> = tables.iter().map(|published| mapping.target(&published.table)).collect();
+    let names: Vec<_> = tables.iter().map(|(published, _)| mapping.target(&published.table)).collect();
     let names = names.iter().map(|table| (table.schema.as_str(), table.name.as_str()));
     let found = apply::load_tables(target, names).await?;
     let (mut wanted, mut lacks) = (Vec::new(), Vec::new());
-    for (published, table) in tables.iter().zip(&found) {
+    for ((published, state), table) in tables.iter().zip(&found) {
         match check(published, mapping, table.as_ref(), source_major) {
-            Ok(one) => wanted.push(one),
+            Ok(one) => wanted.push(Wanted { is_begun: *state != State::Init, ..one }),
             Err(lack) => lacks.push(lack),
         }
     }
@@ -37,8 +38,8 @@ pub(super) async fn wanted(
     }
     if options.defer_indexes {
         check_names(&wanted)?;
-        let tables = tables.iter().map(|published| &published.table).collect();
-        snapshot::check_rights(target, &Selected { name, tables, on_existing: options.on_existing }).await?;
+        let selected = Selected { name, tables: wanted.iter().collect(), on_existing: options.on_existing };
+        snapshot::check_rights(target, &selected).await?;
     }
     let oids: Vec<_> = found.iter().flatten().map(|table| table.oid).collect();
     let fires = |parent: &u32| !(options.defer_indexes && oids.contains(parent));
@@ -53,6 +54,9 @@ pub(super) async fn wanted(
              run with --defer-indexes, which drops foreign keys between tables that are copied and adds them afterwards",
         ));
     }
+    // Those between tables that are copied are dropped before anything else is, and what is left of them is found then.
+    let is_dropped = |table: &str| options.defer_indexes && found.iter().flatten().any(|one| one.name == table);
+    snapshot::check_before(target, &wanted, options.on_existing, constraints_fire, is_dropped).await?;
     Ok(wanted)
 }
 
@@ -107,19 +111,23 @@ fn check(
         let on_target = plan.map_or(Some(column.name.as_str()), |plan| plan.unchanged(&column.name));
         on_target.map(|on_target| (column.name.clone(), on_target.to_owned()))
     };
+    let equality = |column: &TargetColumn| Some((column.name.clone(), column.foreign_equality.clone()?));
     Ok(Wanted {
         table: name.clone(),
         columns: read.iter().map(|column| column.name.clone()).collect(),
         has_generated: published.has_generated,
         target: Target {
+            rows: OwnRows::of(&to, table.is_partitioned),
             table: to,
             own: mapping.own(name),
             place: mapping.place(name),
             same: relation.columns.iter().filter_map(same).collect(),
+            equality: table.columns.iter().filter_map(equality).collect(),
             columns: columns.into_iter().map(str::to_owned).collect(),
         },
         binary: is_readable && written.iter().zip(&positions).all(fits),
         plan: remade.cloned(),
         rules: mapping.fingerprint(name),
+        is_begun: false,
     })
 }

@@ -289,8 +289,9 @@ async fn missing(
     constraints_fire: bool,
 ) -> Result<Vec<Wanted>, Error> {
     let Published { name, source_major, is_at_work, publication, states, mapping } = published;
-    let is_missing = |table: &TableName| states.iter().any(|state| state.table == *table && state.is_missing());
-    let tables: Vec<_> = publication.tables.iter().filter(|published| is_missing(&published.table)).collect();
+    let state = |table: &TableName| states.iter().find(|state| state.table == *table && state.is_missing());
+    let missing = publication.tables.iter().filter_map(|published| Some((published, state(&published.table)?.state)));
+    let tables: Vec<_> = missing.collect();
     if tables.is_empty() {
         Ok(Vec::new())
     } else {

@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
 pub use auth_guard::{PASSWORD_EXPOSED, PASSWORD_MISSING};
-pub use ident::{quote_ident, quote_literal, quote_qualified};
+pub use ident::{OwnRows, quote_ident, quote_literal, quote_qualified};
 pub use target::{NOTICE_LOST_CLIENT, prepare_target, write_in_blocks_only};
 
 use self::liveness::{Observed, Traffic};

@@ -6,13 +6,14 @@ use std::fmt;
 
 use tokio_postgres::Client;
 
+use crate::apply::{self, TargetTable};
 use crate::checkpoint;
 use crate::config::{Config, OWN_SCHEMA, Pattern, Role};
 use crate::error::{Error, Stage};
-use crate::postgres::{self, quote_ident, quote_literal};
+use crate::postgres::{self, OwnRows, quote_ident, quote_literal};
 use crate::preflight::check_target;
 use crate::shards;
-use crate::snapshot::{self, Rows};
+use crate::snapshot::{self, Removal, Rows};
 use crate::source::publication::{Publication, PublishedTable, TableName};
 use crate::transform::Mapping;
 
@@ -75,6 +76,7 @@ pub async fn resync(config: &Config, patterns: &[Pattern]) -> Result<Vec<Loss>, 
     let marked = snapshot::matching(&target, config, patterns).await?;
     let mut losses = Vec::new();
     for (seen, (_, tables)) in ends.iter().zip(&marked) {
+        seen.check_removal(tables).await?;
         losses.extend(seen.losses(tables.iter()).await?);
     }
     Ok(losses)
@@ -105,6 +107,32 @@ impl Seen {
         Ok(Some(Seen { target, tables, mapping }))
     }
 
+    /// # Errors
+    /// As [`snapshot::check_removal`].
+    async fn check_removal(&self, tables: &[TableName]) -> Result<(), Error> {
+        let names: Vec<_> = tables.iter().map(|source| (source, self.mapping.target(source))).collect();
+        let found = names.iter().map(|(_, table)| (table.schema.as_str(), table.name.as_str()));
+        let found = apply::load_tables(&self.target, found).await?;
+        let removal = |((source, table), found): (&(&TableName, TableName), &TargetTable)| Removal {
+            table: table.clone(),
+            rows: OwnRows::of(table, found.is_partitioned),
+            condition: self.condition(source),
+        };
+        let present = names.iter().zip(&found).filter_map(|(names, found)| Some((names, found.as_ref()?)));
+        let removals: Vec<_> = present.map(removal).collect();
+        let constraints_fire = postgres::prepare_target(&self.target, STAGE).await?;
+        // Between tables that are copied together `run --defer-indexes` drops them first, and any other run refuses.
+        let is_copied_too = |table: &str| removals.iter().any(|removal| removal.table.to_string() == table);
+        snapshot::check_removal(&self.target, &removals, constraints_fire, is_copied_too).await
+    }
+
+    /// Of the rows on the target that are of this table.
+    fn condition(&self, source: &TableName) -> String {
+        let is = |(column, value): &(String, String)| format!("{} = {}", quote_ident(column), quote_literal(value));
+        let own: Vec<_> = self.mapping.own(source).iter().map(is).collect();
+        if own.is_empty() { "true".to_owned() } else { own.join(" AND ") }
+    }
+
     async fn losses(&self, tables: impl Iterator<Item = &TableName>) -> Result<Vec<Loss>, Error> {
         let kept: Vec<_> = self.mapping.kept().map(|(table, _)| table).collect();
         let mut losses = Vec::new();
@@ -113,9 +141,7 @@ impl Seen {
             if table.schema == OWN_SCHEMA {
                 continue;
             }
-            let is = |(column, value): &(String, String)| format!("{} = {}", quote_ident(column), quote_literal(value));
-            let own: Vec<_> = self.mapping.own(source).iter().map(is).collect();
-            let condition = if own.is_empty() { "true".to_owned() } else { own.join(" AND ") };
+            let condition = self.condition(source);
             let failed = |error| Error::from_postgres(STAGE, Role::Target, error).on(table.to_string());
             let Some(rows) = Rows::read(&self.target, &table, &condition).await.map_err(failed)? else { continue };
             let keeps_deleted = kept.contains(&table);

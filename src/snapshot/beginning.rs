@@ -11,7 +11,7 @@ use tokio_postgres::types::PgLsn;
 use super::parts::{self, Done, Part, Xids, column_list};
 use super::pump::pump_rows;
 use super::state::{State, failed_on};
-use super::{CopyOptions, OnExisting, STAGE, Selected, Wanted, deferred, source_failed, target_failed};
+use super::{CopyOptions, OnExisting, STAGE, Selected, Wanted, deferred, emptying, source_failed, target_failed};
 use crate::checkpoint;
 use crate::error::{Error, Kind};
 use crate::postgres::{quote_ident, quote_literal};
@@ -38,6 +38,8 @@ pub(super) struct Beginning<'a> {
     pub options: &'a CopyOptions,
     pub snapshot_lsn: Lsn,
     pub xids: Xids,
+    /// The target's triggers and foreign keys fire.
+    pub constraints_fire: bool,
 }
 
 impl Beginning<'_> {
@@ -52,27 +54,37 @@ impl Beginning<'_> {
             .await
             .map_err(target_failed)?;
         checkpoint::check_epoch(target, name, self.epoch).await?;
+        self.wait_for_chunks(target).await?;
         if self.options.defer_indexes {
-            let tables = self.tables.iter().map(|wanted| &wanted.table).collect();
+            let tables = self.tables.iter().collect();
             let selected = Selected { name, tables, on_existing: self.options.on_existing };
             deferred::drop_and_record(target, &selected).await?;
         }
         deferred::set_aside(target, name, self.tables).await?;
+        let mut all_left = Vec::new();
+        for wanted in self.tables {
+            all_left.push(self.left(target, wanted).await?);
+        }
+        let loses_rows = |left: Left| left != Left::Nothing || self.options.on_existing == OnExisting::Truncate;
+        let losing = self.tables.iter().zip(&all_left).filter(|(_, left)| loses_rows(**left));
+        let losing: Vec<_> = losing.map(|(wanted, _)| wanted.removal()).collect();
+        emptying::check_removal(target, &losing, self.constraints_fire, |_| false).await?;
         for (index, (wanted, key)) in self.tables.iter().zip(keys).enumerate() {
             let table = &wanted.table;
-            let left = self.left(target, wanted).await?;
+            let left = all_left[index];
             let chunks = match left {
                 Left::Chunks => self.done_chunks(target, index, table).await?,
                 Left::Nothing | Left::Rows => Vec::new(),
             };
-            let kept = match key {
-                Some(key) if !chunks.is_empty() => self.keep(source, target, wanted, &key, &chunks).await?,
-                _ if left != Left::Nothing || self.options.on_existing == OnExisting::Truncate => {
-                    empty(target, wanted).await?;
-                    0
-                }
-                _ => 0,
-            };
+            let mut kept = 0;
+            if let (Some(key), false) = (key, chunks.is_empty())
+                && !emptying::acts_on_itself(target, wanted, self.constraints_fire).await?
+            {
+                kept = self.keep(source, target, wanted, &key, &chunks).await?;
+            }
+            if kept == 0 && loses_rows(left) {
+                emptying::empty(target, wanted).await?;
+            }
             if kept > 0 {
                 tracing::info!(%table, rows = kept, chunks = chunks.len(), "kept of an interrupted copy");
                 done.extend(chunks);
@@ -84,6 +96,17 @@ impl Beginning<'_> {
         }
         target.batch_execute("COMMIT").await.map_err(target_failed)?;
         Ok(done)
+    }
+
+    /// A COMMIT of the try before may be under way still, in a session that this engine has lost: its epoch is ours. It holds the
+    /// row of its table, and once it has ended, either way, its chunk is seen or is not there.
+    async fn wait_for_chunks(&self, target: &Client) -> Result<(), Error> {
+        let tables = self.tables.iter().map(|wanted| (wanted.table.schema.as_str(), wanted.table.name.as_str()));
+        let (schemas, names): (Vec<_>, Vec<_>) = tables.unzip();
+        let sql = "SELECT FROM pgsluice.table_state WHERE name = $1 \
+                   AND (schema_name, table_name) IN (SELECT * FROM unnest($2::text[], $3::text[])) \
+                   ORDER BY schema_name, table_name FOR UPDATE";
+        target.query(sql, &[&self.name, &schemas, &names]).await.map(drop).map_err(target_failed)
     }
 
     /// What an interrupted copy of the table has left.
@@ -170,7 +193,8 @@ impl Beginning<'_> {
         Ok(chunks)
     }
 
-    /// Removes the rows of the table that are not what they were in these chunks, and returns how many are left.
+    /// Removes the rows of the table that are not what they were in these chunks, and returns how many are left; 0 also where those are
+    /// not all that these chunks have brought, so that none can be relied on.
     async fn keep(
         &self,
         source: &Client,
@@ -181,9 +205,9 @@ impl Beginning<'_> {
     ) -> Result<u64, Error> {
         let to = &wanted.target;
         let on_target: Vec<_> = key.iter().filter_map(|column| to.same.get(column).cloned()).collect();
-        let (table, columns) = (&to.table, column_list(&on_target));
+        let (table, rows, columns) = (&to.table, &to.rows, column_list(&on_target));
         let failed = |error| failed_on(error, table);
-        let make = format!("CREATE TEMP TABLE kept ON COMMIT DROP AS SELECT {columns} FROM {table} WITH NO DATA");
+        let make = format!("CREATE TEMP TABLE kept ON COMMIT DROP AS SELECT {columns} FROM {rows} WITH NO DATA");
         target.batch_execute(&make).await.map_err(failed)?;
         let mut kept = 0;
         for chunk in chunks {
@@ -191,16 +215,25 @@ impl Beginning<'_> {
             let into = target.copy_in("COPY pg_temp.kept FROM STDIN (FORMAT text)").await.map_err(failed)?;
             kept += pump_rows(from, into).await?;
         }
-        let same =
-            on_target.iter().map(|column| quote_ident(column)).map(|column| format!("kept.{column} = target.{column}"));
-        let same = same.collect::<Vec<_>>().join(" AND ");
+        let is_same = |column: &String| format!("kept.{0} {1} target.{0}", quote_ident(column), to.equality(column));
+        let same = on_target.iter().map(is_same).collect::<Vec<_>>().join(" AND ");
         let remove = format!(
             "ANALYZE pg_temp.kept; \
-             DELETE FROM {table} AS target WHERE {} AND NOT EXISTS (SELECT FROM pg_temp.kept WHERE {same}); \
+             DELETE FROM {rows} AS target WHERE {} AND NOT EXISTS (SELECT FROM pg_temp.kept WHERE {same}); \
              DROP TABLE pg_temp.kept",
             to.is_own()
         );
         target.batch_execute(&remove).await.map_err(failed)?;
+        if wanted.plan.is_some() {
+            // Rules may have left out some of them.
+            return Ok(kept);
+        }
+        let count = format!("SELECT count(*) FROM {rows} WHERE {}", to.is_own());
+        let left: i64 = target.query_one(&count, &[]).await.map_err(failed)?.try_get(0).map_err(failed)?;
+        if left.cast_unsigned() != kept {
+            tracing::warn!(%table, kept, left, "the target does not have all rows that an interrupted copy has brought");
+            return Ok(0);
+        }
         Ok(kept)
     }
 
@@ -219,7 +252,7 @@ impl Beginning<'_> {
                  bytes = CASE WHEN $6::bigint = 0 THEN 0 ELSE bytes END, source_bytes = $7, updated_at = now(), \
                  rules = $8, place = $9, appends = state = 'init' AND EXISTS (SELECT FROM {} WHERE {}) \
              WHERE name = $1 AND schema_name = $2 AND table_name = $3",
-            to.table,
+            to.rows,
             to.is_own()
         );
         target
@@ -236,26 +269,4 @@ impl Beginning<'_> {
             .map(drop)
             .map_err(target_failed)
     }
-}
-
-/// By TRUNCATE, or row by row where other tables refer to it, or others have rows in it.
-async fn empty(target: &Client, wanted: &Wanted) -> Result<(), Error> {
-    const FEATURE_NOT_SUPPORTED: &str = "0A000";
-    let to = &wanted.target;
-    let table = &to.table;
-    if !to.own.is_empty() {
-        let sql = format!("DELETE FROM {table} WHERE {}", to.is_own());
-        return target.batch_execute(&sql).await.map_err(|error| failed_on(error, table));
-    }
-    target.batch_execute("SAVEPOINT truncating").await.map_err(target_failed)?;
-    let truncated = target.batch_execute(&format!("TRUNCATE TABLE {table}")).await;
-    match truncated {
-        Ok(()) => {}
-        Err(error) if error.code().is_some_and(|code| code.code() == FEATURE_NOT_SUPPORTED) => {
-            let sql = format!("ROLLBACK TO SAVEPOINT truncating; DELETE FROM {table}");
-            target.batch_execute(&sql).await.map_err(|error| failed_on(error, table))?;
-        }
-        Err(error) => return Err(failed_on(error, table)),
-    }
-    target.batch_execute("RELEASE SAVEPOINT truncating").await.map_err(target_failed)
 }

@@ -23,7 +23,9 @@
 mod bars;
 mod beginning;
 mod deferred;
+mod emptying;
 mod job;
+mod locks;
 mod parts;
 mod progress;
 mod pump;
@@ -34,8 +36,8 @@ mod state;
 mod view;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -46,15 +48,16 @@ use tokio_postgres::Client;
 use self::beginning::Beginning;
 use self::deferred::Building;
 pub use self::deferred::{Deferred, DeferredKind, Due, Selected, check_rights, read as read_deferred, restore};
+pub use self::emptying::{Removal, check_before, check_removal};
 use self::job::Job;
-use self::parts::{Queue, Xids};
+use self::parts::{Part, Queue, Xids};
 use self::progress::Progress;
 pub use self::rows::Rows;
 pub use self::state::{Ruled, State, TableCopy, foresee, forget, learn, mark_absent, matching, read, resync};
 use self::view::View;
 use crate::config::{Config, Role};
 use crate::error::{Error, Kind, Stage};
-use crate::postgres::{self, quote_ident, quote_literal};
+use crate::postgres::{self, OwnRows, quote_ident, quote_literal};
 use crate::screen::Screen;
 use crate::source::Connection;
 use crate::source::new_slot::{self, Helpers, NewSlot};
@@ -103,12 +106,16 @@ pub struct Wanted {
     pub plan: Option<Arc<Plan>>,
     /// What decides what becomes of rows; `None` where no rule is about the table.
     pub rules: Option<String>,
+    /// A copy of it was begun before, and the target may have rows of that.
+    pub is_begun: bool,
 }
 
 /// Where a table's rows go.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub table: TableName,
+    /// The same, as statements have to name it that read or remove rows.
+    pub rows: OwnRows,
     /// In the order in which rows bring them.
     pub columns: Vec<String>,
     /// Columns and values that mark the rows of this source; without any, all are.
@@ -117,16 +124,25 @@ pub struct Target {
     pub place: String,
     /// For columns of the source those of the target that have the same values, under their names there.
     pub same: HashMap<String, String>,
+    /// By columns of the target, the operator that compares values where it is not one of `pg_catalog`.
+    pub equality: HashMap<String, String>,
 }
 
 impl Target {
     /// A condition that a row is of this source.
     fn is_own(&self) -> String {
-        let is = |(column, value): &(String, String)| format!("{} = {}", quote_ident(column), quote_literal(value));
+        let is = |(column, value): &(String, String)| {
+            format!("{} {} {}", quote_ident(column), self.equality(column), quote_literal(value))
+        };
         match self.own.as_slice() {
             [] => "true".to_owned(),
             marks => marks.iter().map(is).collect::<Vec<_>>().join(" AND "),
         }
+    }
+
+    /// What compares values of this column. A session of ours finds no operator by a search path.
+    fn equality(&self, column: &str) -> &str {
+        self.equality.get(column).map_or("=", String::as_str)
     }
 }
 
@@ -176,7 +192,10 @@ struct Copying {
     config: Config,
     epoch: i64,
     follows: Follows,
-    snapshot: String,
+    /// Sessions on the source that no job has taken yet.
+    readers: Mutex<Vec<Connection>>,
+    /// The target's triggers and foreign keys fire.
+    constraints_fire: bool,
     xids: Xids,
     /// Of the snapshot.
     lsn: Lsn,
@@ -187,6 +206,10 @@ struct Copying {
 }
 
 impl Copying {
+    fn readers(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.readers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     /// Makes again the indexes that were dropped of these tables, and of those that an earlier copy has finished.
     fn rebuild_indexes(&self) -> Result<(), Error> {
         let building =
@@ -222,10 +245,9 @@ pub fn copy(config: &Config, order: Order) -> Result<Option<SnapshotSlot>, Error
                 tracing::warn!(%error, "how much WAL is retained is not known");
             }
         });
-        let jobs = |most: usize| config.snapshot.jobs.min(most);
-        copying.progress.during(&screen, || {
-            run_jobs(jobs(copying.queue.chunks()), &copying.over, async || Job::run(&copying).await)
-        })?;
+        // Each job takes one, so that nobody may hold them while the jobs run.
+        let jobs = copying.readers().len();
+        copying.progress.during(&screen, || run_jobs(jobs, &copying.over, async || Job::run(&copying).await))?;
         if copying.over.load(Ordering::Acquire) {
             return Ok(None);
         }
@@ -238,7 +260,8 @@ pub fn copy(config: &Config, order: Order) -> Result<Option<SnapshotSlot>, Error
             slot.connection.identify_system()?;
         }
         copying.rebuild_indexes()?;
-        run_jobs(jobs(copying.queue.tables()), &copying.over, async || job::analyze(&copying).await)?;
+        let jobs = config.snapshot.jobs.min(copying.queue.tables());
+        run_jobs(jobs, &copying.over, async || job::analyze(&copying).await)?;
         if copying.over.load(Ordering::Acquire) {
             return Ok(None);
         }
@@ -271,24 +294,49 @@ async fn prepare(config: &Config, order: Order) -> Result<(Copying, Held), Error
     let Order { epoch, tables, options, follows, done, over } = order;
     let source = postgres::connect(&config.source, STAGE).await?;
     let target = postgres::connect(&config.target, STAGE).await?;
-    postgres::prepare_target(&target, STAGE).await?;
+    let constraints_fire = postgres::prepare_target(&target, STAGE).await?;
     parts::check_rights(&source, &tables).await?;
     state::check_existing((&target, &config.target), config.name.as_str(), &tables, options.on_existing).await?;
     retention::warn_of_limits(&source).await?;
     let (slot, snapshot) = export_snapshot(config, &source).await?;
     source.batch_execute(&adoption(&snapshot)).await.map_err(source_failed)?;
-    let parts = parts::lock(&source, &tables).await?;
+    let parts = parts::read(&source, &tables).await?;
+    let mut readers = readers(config, &parts, &snapshot)?;
+    let parts = locks::lock(&source, &mut readers, (&tables, parts), &over).await?;
     let xids = Xids::read(&source).await?;
     let name = config.name.as_str();
     let snapshot_lsn = slot.consistent_point;
-    let beginning = Beginning { name, epoch, tables: &tables, parts: &parts, options: &options, snapshot_lsn, xids };
+    let beginning = Beginning {
+        name,
+        epoch,
+        tables: &tables,
+        parts: &parts,
+        options: &options,
+        snapshot_lsn,
+        xids,
+        constraints_fire,
+    };
     let kept = beginning.write(&source, &target).await?;
     let queue = Queue::new(tables, parts, &kept, config.snapshot.chunk_bytes);
+    // A session without a chunk to read would only hold locks.
+    readers.truncate(queue.chunks());
     state::finish(&target, name, epoch, queue.empty_tables(), follows.state(), None).await?;
     let progress = Progress::new(&queue, done);
     let config = config.clone();
-    let lsn = snapshot_lsn;
-    Ok((Copying { config, epoch, follows, snapshot, xids, lsn, queue, progress, over }, Held { slot, locks: source }))
+    let (lsn, readers) = (snapshot_lsn, Mutex::new(readers));
+    let copying = Copying { config, epoch, follows, readers, constraints_fire, xids, lsn, queue, progress, over };
+    Ok((copying, Held { slot, locks: source }))
+}
+
+/// The sessions that read, one for each job, in transactions that see what the snapshot sees.
+fn readers(config: &Config, parts: &[Part], snapshot: &str) -> Result<Vec<Connection>, Error> {
+    let chunks: usize = parts.iter().map(|part| part.chunk_count(config.snapshot.chunk_bytes)).sum();
+    let connect = |_| {
+        let mut reader = Connection::connect_for_sql(&config.source)?;
+        reader.query(&adoption(snapshot))?;
+        Ok(reader)
+    };
+    (0..config.snapshot.jobs.min(chunks)).map(connect).collect()
 }
 
 /// A snapshot of the source whose LSN is known: that of a new slot.

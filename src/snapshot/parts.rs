@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio_postgres::Client;
 
 use super::{STAGE, Target, Wanted, source_failed};
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::postgres::{quote_ident, quote_qualified};
 use crate::source::publication::TableName;
 
@@ -28,15 +28,18 @@ pub(super) struct Part {
     /// On disk, with what is stored outside of its blocks.
     pub source_bytes: u64,
     is_heap: bool,
+    /// It has no file of its own.
+    pub is_foreign: bool,
     is_readable: bool,
     /// Its file is still the one that the transaction's snapshot knows.
-    is_unchanged: bool,
+    pub is_unchanged: bool,
 }
 
 const PARTS_SQL: &str = "\
 SELECT w.place, n.nspname::text, c.relname::text, pg_relation_size(c.oid), current_setting('block_size')::bigint,
     COALESCE(am.amname = 'heap', false), has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid),
-    c.relfilenode IS NOT DISTINCT FROM pg_relation_filenode(c.oid) OR c.relkind = 'f', c.relfilenode, pg_table_size(c.oid)
+    c.relfilenode IS NOT DISTINCT FROM pg_relation_filenode(c.oid) OR c.relkind = 'f', c.relfilenode, pg_table_size(c.oid),
+    c.relkind = 'f'
 FROM unnest($1::text[]) WITH ORDINALITY AS w (name, place)
 JOIN pg_class root ON root.oid = to_regclass(w.name)
 CROSS JOIN LATERAL (
@@ -59,6 +62,7 @@ pub(super) async fn read(source: &Client, tables: &[Wanted]) -> Result<Vec<Part>
             is_heap: row.try_get(5)?,
             is_readable: row.try_get(6)?,
             is_unchanged: row.try_get(7)?,
+            is_foreign: row.try_get(10)?,
             filenode: row.try_get(8)?,
             source_bytes: row.try_get::<_, i64>(9)?.unsigned_abs(),
         })
@@ -80,29 +84,6 @@ pub(super) async fn check_rights(source: &Client, tables: &[Wanted]) -> Result<(
         format!("the role on the source may not read {list}, or row security hides rows of it"),
         format!("on the primary: GRANT SELECT ON {list} TO the role; where row security is on, give it BYPASSRLS"),
     ))
-}
-
-/// Keeps the parts as the snapshot of the transaction on `source` knows them, until that transaction ends.
-///
-/// A TRUNCATE, or an ALTER TABLE that rewrites the table, leaves nothing that an older snapshot sees ("Caveats" of MVCC).
-/// From here on both wait for us. What came between the snapshot and the lock shows in the file's number: the catalog is
-/// read as of the snapshot, the function tells what is.
-///
-/// # Errors
-/// [`Kind::Rewritten`] if a table is no longer what the snapshot has seen.
-pub(super) async fn lock(source: &Client, tables: &[Wanted]) -> Result<Vec<Part>, Error> {
-    let parts = read(source, tables).await?;
-    let list: Vec<_> = parts.iter().map(|part| format!("ONLY {}", part.name)).collect();
-    if list.is_empty() {
-        return Ok(parts);
-    }
-    let sql = format!("LOCK TABLE {} IN ACCESS SHARE MODE", list.join(", "));
-    source.batch_execute(&sql).await.map_err(source_failed)?;
-    let parts = read(source, tables).await?;
-    match parts.iter().find(|part| !part.is_unchanged) {
-        Some(part) => Err(Error::new(STAGE, Kind::Rewritten).on(part.name.clone())),
-        None => Ok(parts),
-    }
 }
 
 /// The columns of each table's primary key, where all of them are copied as they are.
@@ -274,6 +255,11 @@ impl Part {
         }
     }
 
+    /// How many chunks it is in, where nothing of it is done.
+    pub fn chunk_count(&self, chunk_bytes: u64) -> usize {
+        self.chunks(&[], chunk_bytes).len()
+    }
+
     /// What is done is looked through for what has come since, the rest is copied whole.
     fn chunks(&self, done: &[Done], chunk_bytes: u64) -> Vec<Chunk> {
         let chunk = |first_block, end_block, since| Chunk {
@@ -379,6 +365,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::postgres::OwnRows;
     use crate::source::publication::TableName;
 
     fn part(table: usize, blocks: u64, is_heap: bool) -> Part {
@@ -390,6 +377,7 @@ mod tests {
             block_bytes: 8_192,
             source_bytes: blocks * 10_000,
             is_heap,
+            is_foreign: false,
             is_readable: true,
             is_unchanged: true,
         }
@@ -404,12 +392,14 @@ mod tests {
         let columns = vec!["id".to_owned(), "no\"te".to_owned()];
         let target = Target {
             table: table.clone(),
+            rows: OwnRows::of(&table, false),
             columns: columns.clone(),
             own: Vec::new(),
             place: String::new(),
             same: HashMap::new(),
+            equality: HashMap::new(),
         };
-        Wanted { table, columns, has_generated: false, target, binary: true, plan: None, rules: None }
+        Wanted { table, columns, has_generated: false, target, binary: true, plan: None, rules: None, is_begun: false }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use tokio_postgres::{CopyInSink, CopyOutStream};
 
+use super::job::Passed;
 use super::remake::Remake;
 use super::{source_failed, target_failed};
 use crate::error::Error;
@@ -14,13 +15,12 @@ use crate::source::Connection;
 /// Bytes that are handed on at once. A larger row is cut: the target puts it together.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Hands on what comes until the end, tells `sent` of the bytes of each piece, and returns the rows and bytes that were
-/// written.
+/// Hands on what comes until the end, tells `sent` of the bytes of each piece, and returns what has passed.
 pub(super) async fn pump_pieces(
     from: &mut Connection,
     into: CopyInSink<Bytes>,
     sent: impl Fn(u64),
-) -> Result<(u64, u64), Error> {
+) -> Result<Passed, Error> {
     let mut into = pin!(into);
     let mut bytes = 0;
     let mut more = true;
@@ -34,9 +34,9 @@ pub(super) async fn pump_pieces(
         sent(length);
     }
     // The target's error comes with its end.
-    let rows = into.finish().await.map_err(target_failed)?;
+    let taken = into.finish().await.map_err(target_failed)?;
     outcome.map_err(target_failed)?;
-    Ok((rows, bytes))
+    Ok(Passed { sent: from.copied_rows()?, taken, bytes })
 }
 
 /// The same for rows that rules remake.
@@ -45,7 +45,7 @@ pub(super) async fn pump_remade(
     into: CopyInSink<Bytes>,
     remake: &mut Remake<'_>,
     sent: impl Fn(u64),
-) -> Result<(u64, u64), Error> {
+) -> Result<Passed, Error> {
     let mut into = pin!(into);
     let (mut read, mut written) = (BytesMut::with_capacity(PIECE_BYTES), BytesMut::with_capacity(PIECE_BYTES));
     let mut bytes = 0;
@@ -64,9 +64,10 @@ pub(super) async fn pump_remade(
         sent(length);
     }
     // The target's error comes with its end.
-    let rows = into.finish().await.map_err(target_failed)?;
+    let taken = into.finish().await.map_err(target_failed)?;
     outcome.map_err(target_failed)?;
-    Ok((rows, bytes))
+    remake.check_rows(from.copied_rows()?)?;
+    Ok(Passed { sent: remake.rows_written(), taken, bytes })
 }
 
 /// The same for what is small, row by row; returns the rows.

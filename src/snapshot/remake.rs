@@ -8,7 +8,7 @@ use super::{STAGE, Wanted};
 use crate::batch::{Rows, Span};
 use crate::config::Role;
 use crate::copy_format::read::{Malformed, Read, TextFields, binary_row};
-use crate::copy_format::write;
+use crate::copy_format::write::{self, LeftOut};
 use crate::error::{Error, Kind};
 use crate::transform::{self, Metadata, Plan, Workshop};
 
@@ -27,6 +27,8 @@ pub(super) struct Remake<'a> {
     fields: TextFields,
     rows: Rows,
     is_first: bool,
+    rows_read: u64,
+    rows_written: u64,
 }
 
 impl<'a> Remake<'a> {
@@ -40,7 +42,20 @@ impl<'a> Remake<'a> {
             fields: TextFields::default(),
             rows: Rows::default(),
             is_first: true,
+            rows_read: 0,
+            rows_written: 0,
         }
+    }
+
+    /// Of those that were read, the rows that the rules keep.
+    pub fn rows_written(&self) -> u64 {
+        self.rows_written
+    }
+
+    /// # Errors
+    /// If the source has sent another number of rows than were read.
+    pub fn check_rows(&self, sent: u64) -> Result<(), Error> {
+        if self.rows_read == sent { Ok(()) } else { Err(malformed()) }
     }
 
     /// Takes the rows that are whole from `read`, and adds to `written` what they become.
@@ -65,8 +80,10 @@ impl<'a> Remake<'a> {
                 Read::Other(length) => Ok(length),
                 Read::Row(length) => {
                     let cells = whole(&self.positions, self.columns, self.fields.cells());
+                    self.rows_read += 1;
                     if let Some(row) = made(self.plan, &cells, &mut self.workshop, &mut self.rows)? {
-                        write::text_row(self.rows.row(row).cells(), written);
+                        self.rows_written += 1;
+                        write::text_row(self.rows.row(row).cells(), written).map_err(left_out)?;
                     }
                     Ok(length)
                 }
@@ -86,8 +103,10 @@ impl<'a> Remake<'a> {
             }
             Read::Row(length) => {
                 let cells = whole(&self.positions, self.columns, cells.into_iter());
+                self.rows_read += 1;
                 if let Some(row) = made(self.plan, &cells, &mut self.workshop, &mut self.rows)? {
-                    write::binary_row(self.rows.row(row).cells(), written);
+                    self.rows_written += 1;
+                    write::binary_row(self.rows.row(row).cells(), written).map_err(left_out)?;
                 }
                 Ok(length)
             }
@@ -105,6 +124,10 @@ fn whole<'c>(positions: &[usize], columns: usize, cells: impl Iterator<Item = Ce
 fn made(plan: &Plan, cells: &[Cell<'_>], workshop: &mut Workshop, rows: &mut Rows) -> Result<Option<Span>, Error> {
     rows.clear(KEEP_BYTES);
     plan.copied(cells, workshop, rows).map_err(|error| transform::row_failed(plan, error))
+}
+
+fn left_out(error: LeftOut) -> Error {
+    Error::new(STAGE, Kind::Protocol { role: Role::Source, what: error.to_string() })
 }
 
 fn malformed() -> Error {

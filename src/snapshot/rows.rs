@@ -4,6 +4,7 @@ use std::fmt;
 
 use tokio_postgres::Client;
 
+use crate::postgres::OwnRows;
 use crate::source::publication::TableName;
 
 /// Up to here rows are counted, which takes a moment; beyond it the statistics have to do.
@@ -43,9 +44,9 @@ impl Rows {
         let name = table.to_string();
         let Some(row) = target.query_opt(sql, &[&name]).await? else { return Ok(None) };
         let (is_partitioned, estimate): (bool, i64) = (row.try_get(0)?, row.try_get(1)?);
-        let only = if is_partitioned { "" } else { "ONLY " };
+        let rows = OwnRows::of(table, is_partitioned);
         let sql = format!(
-            "SELECT count(*) FROM (SELECT FROM {only}{table} WHERE {condition} LIMIT {}) counted",
+            "SELECT count(*) FROM (SELECT FROM {rows} WHERE {condition} LIMIT {}) counted",
             COUNTED_ROWS_MAX + 1
         );
         let counted: i64 = target.query_one(&sql, &[]).await?.try_get(0)?;

@@ -64,6 +64,8 @@ pub struct Connection {
     read_timeout: Duration,
     /// Of the CopyData that is being read, the bytes that have not come yet.
     copy_left: usize,
+    /// Of the last COPY that has come to its end, as the server has counted them.
+    copied_rows: Option<u64>,
 }
 
 impl Connection {
@@ -93,6 +95,7 @@ impl Connection {
             backend_pid: 0,
             read_timeout,
             copy_left: 0,
+            copied_rows: None,
         };
         connection.limit_reads(Some(read_timeout))?;
         connection.start_up(endpoint, parameters)?;
@@ -179,6 +182,7 @@ impl Connection {
 
     /// Starts a `COPY … TO STDOUT`; what it gives is then read with [`Connection::read_copy`] to its end.
     pub fn start_copy(&mut self, sql: &str) -> Result<(), Error> {
+        self.copied_rows = None;
         // It may take long before the first row is found.
         self.limit_reads(None)?;
         self.send(|out| frontend::query(sql, out))?;
@@ -209,6 +213,11 @@ impl Connection {
         Ok(true)
     }
 
+    /// The rows of the COPY that was read to its end, as the server has counted them.
+    pub fn copied_rows(&self) -> Result<u64, Error> {
+        self.copied_rows.ok_or_else(|| self.protocol("a COPY that ends without a count of its rows"))
+    }
+
     /// Goes to the body of the next CopyData; false where the COPY has ended.
     fn next_copy_data(&mut self) -> Result<bool, Error> {
         loop {
@@ -224,12 +233,15 @@ impl Connection {
                     return Ok(true);
                 }
                 Some(&wire::COPY_DATA) | None => self.fill_inbox()?,
-                // CopyDone, or an error; notices may come as well.
-                Some(_) => {
-                    if let Message::ReadyForQuery(_) = self.read_message()? {
-                        return Ok(false);
+                // CopyDone, the count of rows, or an error; notices may come as well.
+                Some(_) => match self.read_message()? {
+                    Message::ReadyForQuery(_) => return Ok(false),
+                    Message::CommandComplete(body) => {
+                        let tag = body.tag().map_err(|source| self.lost(source))?;
+                        self.copied_rows = tag.strip_prefix("COPY ").and_then(|rows| rows.parse().ok());
                     }
-                }
+                    _ => {}
+                },
             }
         }
     }

@@ -4,7 +4,7 @@ use tokio_postgres::{Client, Row};
 
 use super::{DeferredKind, STAGE, target_failed};
 use crate::error::Error;
-use crate::snapshot::OnExisting;
+use crate::snapshot::{OnExisting, Wanted};
 use crate::source::publication::TableName;
 
 const FIND_SQL: &str = include_str!("find.sql");
@@ -31,7 +31,7 @@ struct Found {
 #[derive(Debug)]
 pub struct Selected<'a> {
     pub name: &'a str,
-    pub tables: Vec<&'a TableName>,
+    pub tables: Vec<&'a Wanted>,
     pub on_existing: OnExisting,
 }
 
@@ -105,17 +105,17 @@ pub(in crate::snapshot) async fn drop_and_record(target: &Client, selected: &Sel
 }
 
 async fn find(target: &Client, selected: &Selected<'_>) -> Result<Vec<Found>, Error> {
-    let names: Vec<_> = selected.tables.iter().map(|table| table.to_string()).collect();
+    let names: Vec<_> = selected.tables.iter().map(|wanted| wanted.target.table.to_string()).collect();
     let droppable = droppable(target, selected).await?;
     let rows = target.query(FIND_SQL, &[&names, &droppable]).await.map_err(target_failed)?;
     rows.iter().map(|row| Found::from_row(row, &selected.tables)).collect()
 }
 
 impl Found {
-    fn from_row(row: &Row, tables: &[&TableName]) -> Result<Found, Error> {
+    fn from_row(row: &Row, tables: &[&Wanted]) -> Result<Found, Error> {
         let text = |column| row.try_get::<_, String>(column).map_err(target_failed);
         let list = |column| row.try_get::<_, Vec<String>>(column).map_err(target_failed);
-        let table = |place: i64| tables[place as usize - 1].clone();
+        let table = |place: i64| tables[place as usize - 1].table.clone();
         Ok(Found {
             table: table(row.try_get(0).map_err(target_failed)?),
             kind: DeferredKind::parse(&text(1)?)?,
@@ -136,7 +136,7 @@ impl Found {
 /// that goes on, with its indexes or without, keeps to that; and so does one that has rows that are not the source's.
 async fn droppable(target: &Client, selected: &Selected<'_>) -> Result<Vec<bool>, Error> {
     let (schemas, names): (Vec<_>, Vec<_>) =
-        selected.tables.iter().map(|table| (table.schema.as_str(), table.name.as_str())).unzip();
+        selected.tables.iter().map(|wanted| (wanted.table.schema.as_str(), wanted.table.name.as_str())).unzip();
     let sql = "\
         SELECT NOT EXISTS (SELECT FROM pgsluice.chunk_state c \
                            WHERE c.name = $1 AND (c.schema_name, c.table_name) = (w.schema_name, w.table_name)) \
@@ -147,8 +147,8 @@ async fn droppable(target: &Client, selected: &Selected<'_>) -> Result<Vec<bool>
     let mut droppable =
         rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<bool>, _>>().map_err(target_failed)?;
     if selected.on_existing == OnExisting::Append {
-        for (table, droppable) in selected.tables.iter().zip(&mut droppable) {
-            let sql = format!("SELECT FROM {table} LIMIT 1");
+        for (wanted, droppable) in selected.tables.iter().zip(&mut droppable) {
+            let sql = format!("SELECT FROM {} LIMIT 1", wanted.target.rows);
             *droppable &= target.query_opt(&sql, &[]).await.map_err(target_failed)?.is_none();
         }
     }

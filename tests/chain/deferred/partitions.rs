@@ -49,7 +49,7 @@ async fn what_partitions_have_of_their_own_comes_back() -> Result<()> {
             let strange: Vec<_> = after.iter().filter(|one| !before.contains(one)).collect();
             ensure!(before == after, "{foreign_key}: C lacks {lacks:#?} and has besides {strange:#?}");
             replication.assert_same(&["public.parent", "public.p"]).await?;
-            replication.succeed(&["resync", "public.p", "public.parent"]).await?;
+            replication.succeed(&["resync", "--yes", "public.p", "public.parent"]).await?;
         }
     }
     Ok(())
