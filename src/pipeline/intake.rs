@@ -121,10 +121,10 @@ impl Intake {
         self.in_progress.as_ref().is_some_and(|in_progress| matches!(in_progress.state, State::InSegment { .. }))
     }
 
-    /// Begins to read the largest transaction in progress, if it has so many bytes and is not the one to be left alone.
-    pub fn follow_largest(&mut self, bytes_min: u64, but: Option<Xid>) -> Option<Xid> {
+    /// Begins to read the largest transaction in progress, if it has so many bytes, of those that have not been given up.
+    pub fn follow_largest(&mut self, bytes_min: u64) -> Option<Xid> {
         let in_progress = self.in_progress.as_mut().filter(|it| !matches!(it.state, State::Replaying(_)))?;
-        let xid = in_progress.spool.largest(bytes_min).filter(|xid| Some(*xid) != but)?;
+        let xid = in_progress.spool.largest(bytes_min)?;
         in_progress.spool.follow(xid);
         in_progress.followed = Some(xid);
         Some(xid)

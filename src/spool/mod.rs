@@ -79,6 +79,8 @@ struct Transaction {
     subtransactions: Subtransactions,
     /// Somebody reads what comes of it before it commits.
     follower: Option<Records>,
+    /// Nobody does so again.
+    waits_for_commit: bool,
 }
 
 /// What whoever follows a transaction reads next.
@@ -134,7 +136,7 @@ impl Spool {
     /// A transaction begins, of which there is nothing yet.
     pub fn begin(&mut self, xid: Xid) {
         let (log, subtransactions) = (Log::new(self.block_bytes), Subtransactions::default());
-        let transaction = Transaction { log, subtransactions, follower: None };
+        let transaction = Transaction { log, subtransactions, follower: None, waits_for_commit: false };
         let before = self.transactions.insert(xid.0, transaction);
         debug_assert!(before.is_none(), "whoever calls has looked");
     }
@@ -217,9 +219,10 @@ impl Spool {
         Ok(())
     }
 
-    /// The largest transaction, if its messages take so many bytes.
+    /// The largest transaction, if its messages take so many bytes. Those that wait for their commit do not count.
     pub fn largest(&self, bytes_min: u64) -> Option<Xid> {
-        let (xid, largest) = self.transactions.iter().max_by_key(|(_, transaction)| transaction.log.length())?;
+        let others = self.transactions.iter().filter(|(_, transaction)| !transaction.waits_for_commit);
+        let (xid, largest) = others.max_by_key(|(_, transaction)| transaction.log.length())?;
         (largest.log.length() >= bytes_min).then_some(Xid(*xid))
     }
 
@@ -230,10 +233,11 @@ impl Spool {
         }
     }
 
-    /// The transaction is not followed any more.
+    /// The transaction is not followed any more, nor again.
     pub fn unfollow(&mut self, xid: Xid) {
         if let Some(transaction) = self.transactions.get_mut(&xid.0) {
             transaction.follower = None;
+            transaction.waits_for_commit = true;
         }
     }
 

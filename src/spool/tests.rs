@@ -140,6 +140,25 @@ fn a_directory_that_is_none_is_named() {
 }
 
 #[test]
+fn one_that_was_given_up_is_not_followed_again() {
+    let mut spool = spool(1_000 * BLOCK, None);
+    for (xid, text) in [(1, "the largest of all"), (2, "large"), (3, "")] {
+        take(&mut spool, Xid(xid), Xid(xid), text);
+    }
+    for next in [Some(Xid(1)), Some(Xid(2)), Some(Xid(3)), None] {
+        assert_eq!(spool.largest(0), next);
+        next.into_iter().for_each(|xid| {
+            spool.follow(xid);
+            spool.unfollow(xid);
+        });
+    }
+    // Another one of this number is another one.
+    spool.forget(Xid(2));
+    take(&mut spool, Xid(2), Xid(2), "again");
+    assert_eq!(spool.largest(0), Some(Xid(2)));
+}
+
+#[test]
 fn a_file_has_no_name() {
     let folder = tempfile::tempdir().unwrap();
     let config = SpoolConfig { dir: folder.path().into(), memory_bytes: 0, key: None };

@@ -67,8 +67,6 @@ pub(super) struct Early {
     state: Arc<State>,
     /// Transactions that have been begun.
     count: u64,
-    /// Was given up, and is not begun again.
-    not_again: Option<Xid>,
     following: Option<Box<Following>>,
 }
 
@@ -113,7 +111,7 @@ pub(super) fn early(reads: Reads, shared: Arc<Shared>) -> Result<(Early, EarlyTa
     let state = Arc::new(State::default());
     let target = EarlyTarget::new(ordered, give_back, state.clone(), shared);
     let for_crew = ForCrew { orders: orders.clone(), pid: state.pid.clone() };
-    let early = Early { reads, orders, empty, spare: None, state, count: 0, not_again: None, following: None };
+    let early = Early { reads, orders, empty, spare: None, state, count: 0, following: None };
     Ok((early, target, for_crew))
 }
 
@@ -181,7 +179,6 @@ impl Early {
     /// It comes as any other when it has committed.
     pub fn give_up(&mut self, intake: &mut Intake) {
         let Some(following) = self.following.take() else { return };
-        self.not_again = Some(following.xid);
         self.spare = following.batch.or(self.spare.take());
         if following.is_ordered {
             self.order(Order::GiveUp);
@@ -206,7 +203,7 @@ impl Early {
         if self.state.given_up.load(Ordering::Acquire) == u64::MAX {
             return false;
         }
-        let Some(xid) = intake.follow_largest(limits.bytes as u64, self.not_again) else { return false };
+        let Some(xid) = intake.follow_largest(limits.bytes as u64) else { return false };
         self.count += 1;
         let Reads { mapping, binary, known } = self.reads.clone();
         let mut selection = Selection::new(Copied::default(), Beside::None, known);
