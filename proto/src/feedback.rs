@@ -41,6 +41,12 @@ impl Feedback {
         }
     }
 
+    /// What lies before the start is not known to be durable: nothing is confirmed until [`Feedback::set_flushed`] says what is. A
+    /// walsender takes no notice of such a position (`ProcessStandbyReplyMessage`).
+    pub fn confirm_nothing_yet(&mut self) {
+        self.flushed = Lsn::INVALID;
+    }
+
     pub fn received(&self) -> Lsn {
         self.received
     }

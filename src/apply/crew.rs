@@ -16,14 +16,15 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use pgsluice_proto::Lsn;
 
 use super::beside::CommitOrder;
 use super::claims::{Claims, KeyBook};
-use super::{Applied, Applier, Orders};
+use super::confirmation::Confirmation;
+use super::{Answered, Applied, Applier, Orders};
 use crate::batch::Batch;
 use crate::checkpoint::Position;
 use crate::error::Error;
@@ -36,8 +37,18 @@ pub struct Crew {
     size: usize,
     constraints_fire: bool,
     durable: Option<Lsn>,
+    confirmation: Confirmation,
     position: Position,
     early: Option<Early>,
+}
+
+/// What is known of progress where a tenure begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begins {
+    /// All before it is flushed on the target, and with its synchronous standbys.
+    Durable,
+    /// It is committed.
+    Committed,
 }
 
 /// The session that applies a large transaction before its turn.
@@ -76,6 +87,7 @@ struct UnderWay {
     batch: Rc<Batch>,
     claims: Option<Claims>,
     is_exclusive: bool,
+    begun_at: Instant,
 }
 
 struct Landing {
@@ -85,8 +97,12 @@ struct Landing {
 }
 
 impl Crew {
-    /// Sessions of one tenure.
-    pub async fn new(position: Position, appliers: Vec<Applier>) -> Result<Crew, Error> {
+    /// Sessions of one tenure, which begins where `position` is. What is durable is confirmed after `confirm_delay`.
+    pub async fn new(
+        (position, begins): (Position, Begins),
+        appliers: Vec<Applier>,
+        confirm_delay: Duration,
+    ) -> Result<Crew, Error> {
         let size = appliers.len();
         let constraints_fire = appliers.iter().any(|applier| applier.options.constraints_fire);
         let mut idle = Vec::with_capacity(size);
@@ -94,7 +110,13 @@ impl Crew {
             let pid = applier.pid().await?;
             idle.push(Member { applier: Box::new(applier), pid });
         }
-        Ok(Crew { idle, size, constraints_fire, durable: None, position, early: None })
+        let (confirmation, start) = (Confirmation::new(confirm_delay), position.end_lsn());
+        let mut durable = None;
+        match (begins, idle.last_mut()) {
+            (Begins::Durable, _) => durable = Some(start),
+            (Begins::Committed, last) => last.into_iter().for_each(|last| last.applier.begin_at(start)),
+        }
+        Ok(Crew { idle, size, constraints_fire, durable, confirmation, position, early: None })
     }
 
     /// There is a session beside them that applies a large transaction before its turn.
@@ -169,13 +191,20 @@ impl Crew {
         self.idle.push(member);
         let done = flight.under_way.pop_front().expect("what lands was under way");
         let batch = Rc::into_inner(done.batch).expect("a job that is over has let go of its batch").into();
-        self.begin(flight, now());
+        let now = now();
+        self.confirmation.answered(self.durable, done.begun_at, now);
+        self.begin(flight, now);
         Ok(Some((batch, applied)))
     }
 
     /// All before this is committed on the target and flushed there; `None` before the first such commit.
     pub fn durable(&self) -> Option<Lsn> {
         self.durable
+    }
+
+    /// All before this may be confirmed to the source; `None` before there is anything.
+    pub fn confirmed(&self) -> Option<Lsn> {
+        self.confirmation.confirmed()
     }
 
     /// Something is committed that a crash of the target could still lose.
@@ -185,19 +214,28 @@ impl Crew {
     }
 
     /// Asks the target what it has flushed meanwhile.
-    pub async fn look_for_flush(&mut self, now: Instant) -> Result<(), Error> {
+    pub async fn look_for_flush(&mut self, now: &dyn Fn() -> Instant) -> Result<(), Error> {
         let Some(last) = self.idle.last_mut() else { return Ok(()) };
-        last.applier.look_for_flush(now).await?;
-        self.durable = self.durable.max(last.applier.durable());
+        let asked_at = now();
+        let answered = last.applier.look_for_flush(asked_at).await?;
+        self.learn(answered, asked_at, now());
         Ok(())
     }
 
     /// Has the target flush what is committed, and rolls back what is not.
-    pub async fn flush(&mut self, now: Instant) -> Result<(), Error> {
+    pub async fn flush(&mut self, now: &dyn Fn() -> Instant) -> Result<(), Error> {
         let Some(last) = self.idle.last_mut() else { return Ok(()) };
-        last.applier.flush(now).await?;
-        self.durable = self.durable.max(last.applier.durable());
+        let asked_at = now();
+        let answered = last.applier.flush(asked_at).await?;
+        self.learn(answered, asked_at, now());
         Ok(())
+    }
+
+    fn learn(&mut self, answered: Answered, asked_at: Instant, now: Instant) {
+        self.durable = self.durable.max(self.idle.last().and_then(|last| last.applier.durable()));
+        if answered == Answered::Yes {
+            self.confirmation.answered(self.durable, asked_at, now);
+        }
     }
 }
 
@@ -256,7 +294,7 @@ impl Flight {
         let job =
             job(member, Rc::clone(&batch), number, now, (self.order.clone(), self.book.clone(), is_exclusive), early);
         self.jobs.push_back(Box::pin(job));
-        self.under_way.push_back(UnderWay { batch, claims, is_exclusive });
+        self.under_way.push_back(UnderWay { batch, claims, is_exclusive, begun_at: now });
     }
 }
 

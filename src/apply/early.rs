@@ -133,7 +133,8 @@ impl Applier {
         let end = End { end_lsn: part.end_lsn.ok_or_else(lost)?, commit_time: part.commit_time };
         orders.ok_or_else(lost)?.send(Order::Commit { number, end, answer }).await.map_err(|_| lost())?;
         let changes = answered.await.map_err(|_| lost())??;
-        self.durability.committed(&self.client, end.end_lsn, now).await?;
+        self.durability.committed_elsewhere(end.end_lsn);
+        self.look_for_flush(now).await?;
         Ok(Applied { end_lsn: Some(end.end_lsn), changes, transactions: batch.transaction_count() })
     }
 }

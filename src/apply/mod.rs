@@ -23,6 +23,7 @@ mod attempt;
 mod beside;
 mod catalog;
 mod claims;
+mod confirmation;
 mod crew;
 mod divide;
 mod durability;
@@ -50,8 +51,8 @@ use tokio_postgres::Client;
 use self::attempt::attempt;
 use self::beside::CommitOrder;
 pub use self::catalog::{TargetColumn, TargetTable, is_stable_in_binary, load as load_tables};
-pub use self::crew::{Crew, Early, Flight};
-use self::durability::Durability;
+pub use self::crew::{Begins, Crew, Early, Flight};
+use self::durability::{Durability, Looked};
 pub use self::early::{ORDERS_MAX, Order, Orders};
 use self::plan::Plans;
 pub use self::plan::{check_columns, row_key_columns};
@@ -60,7 +61,7 @@ use crate::batch::{Batch, Part};
 use crate::checkpoint::{Checkpoint, Tenure};
 use crate::config::Role;
 use crate::error::{Error, Stage};
-use crate::postgres;
+use crate::postgres::{self, Warnings};
 
 /// The isolation is stated because defaults of the role or database may differ. What may be checked late is checked
 /// late: the source's rows come one by one, and need not hold before its statement or transaction has ended.
@@ -103,6 +104,13 @@ pub struct Applier {
     fallbacks: i64,
 }
 
+/// Whether the target was asked something, and has answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answered {
+    Yes,
+    No,
+}
+
 /// How the changes of a batch are applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
@@ -117,13 +125,13 @@ enum Manner {
 impl Applier {
     /// Prepares `client`, whose session settings are made, to apply. From here on it writes nothing outside of a block.
     pub async fn new(
-        client: Client,
+        (client, warnings): (Client, Warnings),
         tenure: Tenure<'_>,
         options: Options,
         policies: Policies,
     ) -> Result<Applier, Error> {
         let checkpoint = Checkpoint::prepare(&client, tenure).await?;
-        let durability = Durability::new(&client, options.asynchronous_commit).await?;
+        let durability = Durability::new(&client, warnings, options.asynchronous_commit).await?;
         let plans = Plans::default();
         postgres::write_in_blocks_only(&client, Stage::Apply).await?;
         Ok(Applier { client, checkpoint, plans, durability, options, open: false, policies, fallbacks: 0 })
@@ -165,7 +173,7 @@ impl Applier {
     async fn committed(&mut self, batch: &Batch, now: Instant) -> Result<Applied, Error> {
         let end_lsn = if batch.is_open() { None } else { batch.end_lsn() };
         if let Some(end_lsn) = end_lsn {
-            self.durability.committed(&self.client, end_lsn, now).await?;
+            self.make_durable(end_lsn, now).await?;
         }
         Ok(Applied { end_lsn, changes: batch.len(), transactions: batch.transaction_count() })
     }
@@ -181,24 +189,46 @@ impl Applier {
     }
 
     /// Asks the target what it has flushed meanwhile.
-    pub async fn look_for_flush(&mut self, now: Instant) -> Result<(), Error> {
-        self.durability.look(&self.client, now).await
+    async fn look_for_flush(&mut self, now: Instant) -> Result<Answered, Error> {
+        match self.durability.look(&self.client, now).await? {
+            Looked::Told => Ok(Answered::Yes),
+            // Amid a transaction there is no other.
+            Looked::NeedsSeal if !self.open && self.durability.is_seal_due(now) => {
+                self.seal(now).await.map(|()| Answered::Yes)
+            }
+            Looked::NeedsSeal | Looked::NotAsked => Ok(Answered::No),
+        }
+    }
+
+    /// Progress has been committed up to `end_lsn`.
+    async fn make_durable(&mut self, end_lsn: Lsn, now: Instant) -> Result<(), Error> {
+        if self.durability.committed(end_lsn, now) { self.look_for_flush(now).await.map(drop) } else { Ok(()) }
+    }
+
+    /// Progress is at `end_lsn`, and nobody knows whether that is durable.
+    fn begin_at(&mut self, end_lsn: Lsn) {
+        self.durability.committed_elsewhere(end_lsn);
+    }
+
+    /// Makes a commit that waits as the target's own do. It flushes all that comes before it, if it has written something itself.
+    async fn seal(&mut self, now: Instant) -> Result<(), Error> {
+        let begin = self.durability.begin_seal(now);
+        self.execute(&begin).await?;
+        self.checkpoint.touch(&self.client).await?;
+        self.execute("COMMIT").await?;
+        self.durability.sealed();
+        Ok(())
     }
 
     /// Has the target flush what is committed, and rolls back what is not.
-    pub async fn flush(&mut self, now: Instant) -> Result<(), Error> {
+    async fn flush(&mut self, now: Instant) -> Result<Answered, Error> {
         if self.open {
             self.roll_back().await?;
         }
-        if self.durability.waiting_for().is_none() {
-            return Ok(());
+        if !self.durability.is_waiting() {
+            return Ok(Answered::No);
         }
-        self.durability.look(&self.client, now).await?;
-        // A synchronous commit flushes all that comes before it, if it has written something itself.
-        self.execute("BEGIN READ WRITE; SET LOCAL synchronous_commit = local").await?;
-        self.checkpoint.touch(&self.client).await?;
-        self.execute("COMMIT").await?;
-        self.durability.look(&self.client, now).await
+        self.seal(now).await.map(|()| Answered::Yes)
     }
 
     /// Looks whether another engine has taken over, and whether the target is still there.

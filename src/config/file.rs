@@ -81,6 +81,7 @@ impl File<'_> {
 
     pub(super) fn duration(
         &self,
+        table: &str,
         key: &str,
         value: Option<Spanned<Text>>,
         range: RangeInclusive<Duration>,
@@ -90,7 +91,7 @@ impl File<'_> {
             Ok(duration) => within(duration, &range, |duration| humantime::format_duration(*duration).to_string()),
             Err(error) => Err(Problem::Duration { found, error }),
         };
-        checked.map(Some).map_err(|problem| self.value("stream", key, &at, problem))
+        checked.map(Some).map_err(|problem| self.value(table, key, &at, problem))
     }
 
     pub(super) fn count(

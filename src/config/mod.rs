@@ -300,6 +300,8 @@ pub struct ApplyConfig {
     /// Changes of one key within a batch are made one, and applied set by set.
     pub netting: bool,
     pub synchronous_commit: SynchronousCommit,
+    /// So long after the target has flushed something, the source hears of it.
+    pub confirm_delay: Duration,
     pub ddl: Ddl,
 }
 

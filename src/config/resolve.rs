@@ -22,6 +22,8 @@ const HEARTBEAT_RANGE: RangeInclusive<Duration> = Duration::from_millis(100)..=D
 
 const RETRY_LIMIT: Duration = Duration::from_secs(600);
 /// Zero ends the run at the first failure. The upper bound keeps sums of times far from overflow.
+/// Until then the source keeps what the target has.
+const CONFIRM_DELAY_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(86_400);
 const RETRY_LIMIT_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 86_400);
 
 const BATCH_ROWS: usize = 10_000;
@@ -93,12 +95,12 @@ pub(super) fn resolve(
         stream: StreamConfig {
             format,
             status_interval: file
-                .duration("status_interval", raw.stream.status_interval, STATUS_INTERVAL_RANGE)?
+                .duration("stream", "status_interval", raw.stream.status_interval, STATUS_INTERVAL_RANGE)?
                 .unwrap_or(STATUS_INTERVAL),
             retry_limit: file
-                .duration("retry_limit", raw.stream.retry_limit, RETRY_LIMIT_RANGE)?
+                .duration("stream", "retry_limit", raw.stream.retry_limit, RETRY_LIMIT_RANGE)?
                 .unwrap_or(RETRY_LIMIT),
-            heartbeat: file.duration("heartbeat", raw.stream.heartbeat, HEARTBEAT_RANGE)?,
+            heartbeat: file.duration("stream", "heartbeat", raw.stream.heartbeat, HEARTBEAT_RANGE)?,
             streaming: raw.stream.streaming.unwrap_or(true),
         },
         spool: spool::resolve(&file, raw.spool)?,
@@ -114,6 +116,9 @@ pub(super) fn resolve(
             workers: file.count("apply", "workers", raw.apply.workers, WORKERS_RANGE)?.unwrap_or(WORKERS),
             netting: raw.apply.netting.unwrap_or(true),
             synchronous_commit: raw.apply.synchronous_commit.unwrap_or_default(),
+            confirm_delay: file
+                .duration("apply", "confirm_delay", raw.apply.confirm_delay, CONFIRM_DELAY_RANGE)?
+                .unwrap_or_default(),
             ddl: raw.apply.ddl.unwrap_or_default(),
         },
         log: LogConfig { row_values: raw.log.row_values.unwrap_or(false) },

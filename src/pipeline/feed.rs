@@ -114,12 +114,15 @@ impl Feed {
         }
     }
 
-    /// Begins behind `progress`.
-    pub fn start(self, config: &Config, terms: &Terms, progress: Lsn) -> Result<Input, Error> {
+    /// Begins behind `progress`, all before `confirmed` confirmed.
+    pub fn start(self, config: &Config, terms: &Terms, (progress, confirmed): (Lsn, Lsn)) -> Result<Input, Error> {
         match self {
             Feed::Slot { connection, .. } => {
                 let streaming = if config.stream.streaming { Streaming::On } else { Streaming::Off };
-                let stream = terms.start(connection, &config.slot(), progress, streaming)?;
+                let mut stream = terms.start(connection, &config.slot(), progress, streaming)?;
+                if confirmed < progress {
+                    stream.feedback().confirm_nothing_yet();
+                }
                 let spool = config.stream.streaming.then(|| Spool::new(config.spool.clone()));
                 Ok(Input::source(stream, spool))
             }

@@ -35,6 +35,16 @@ impl Whose {
         }
     }
 
+    /// How else it can come to have less.
+    fn failover(self) -> &'static str {
+        match self {
+            Whose::Target => {
+                ", or has failed over to a replica that had less, which `confirm_delay` in [apply] provides for"
+            }
+            Whose::Trail => "",
+        }
+    }
+
     /// What else could be wrong.
     fn correct(self) -> &'static str {
         match self {
@@ -143,10 +153,11 @@ pub fn check_gap(config: &Config, whose: Whose, progress: &Progress, slot: &Slot
     } else {
         format!(
             "slot \"{name}\" has moved to {confirmed}, past {} {}: changes between the two are gone \
-             from the slot; it was dropped and made again, advanced by hand, or {} was restored",
+             from the slot; it was dropped and made again, advanced by hand, or {} was restored{}",
             whose.progress(),
             progress.end_lsn,
-            whose.it()
+            whose.it(),
+            whose.failover()
         )
     };
     let set_up_anew = "`pgsluice teardown`, `pgsluice setup`, and copy the tables again";

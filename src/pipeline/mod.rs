@@ -284,9 +284,21 @@ fn run_session(
     stop: &Receiver<()>,
 ) -> Result<(Result<(), Error>, Arc<Shared>), Error> {
     let Session { runtime, stages } = session;
-    let Stages { mut crew, early, input, progress, copied, missing, known, terms, mapping, skips, restart_at: _ } =
-        stages;
-    let shared = Arc::new(Shared::new(progress.end_lsn).map_err(no_resources)?);
+    let Stages {
+        mut crew,
+        early,
+        input,
+        progress,
+        confirmed,
+        copied,
+        missing,
+        known,
+        terms,
+        mapping,
+        skips,
+        restart_at: _,
+    } = stages;
+    let shared = Arc::new(Shared::new(progress.end_lsn, confirmed).map_err(no_resources)?);
     // It lasts as long as the session, and whoever works for it hears of its end.
     let (_session, ended) = crossbeam_channel::bounded(0);
     let (config, is_over) = (opening.config.clone(), ended.clone());

@@ -25,7 +25,7 @@ use super::session::apply_options;
 use super::shared::{Phase, Shared};
 use super::skips::Skips;
 use super::workers::{Ends, Workers, no_resources};
-use crate::apply::{Applier, Crew, Policies};
+use crate::apply::{Applier, Begins, Crew, Policies};
 use crate::checkpoint::{Moves, Position, Progress, Tenure};
 use crate::config::{Config, Role};
 use crate::error::{Disposition, Error, Kind, Stage};
@@ -77,7 +77,7 @@ impl Newcomers {
         let missing = if tables.is_empty() {
             None
         } else {
-            let shared = Arc::new(Shared::new(progress.end_lsn).map_err(no_resources)?);
+            let shared = Arc::new(Shared::new(progress.end_lsn, progress.end_lsn).map_err(no_resources)?);
             let names = tables.iter().map(|wanted| &wanted.table).collect();
             let handover = Handover::new(names, progress.end_lsn, stream, shared.waker.clone());
             Some(Missing { tables, handover: Arc::new(handover), shared })
@@ -173,13 +173,15 @@ impl Newcomers {
         let SnapshotSlot { connection, name, consistent_point } = slot;
         let runtime = postgres::new_runtime(STAGE)?;
         let crew = runtime.block_on(async {
-            let target = postgres::connect(&self.config.target, STAGE).await?;
+            let (target, warnings) = postgres::connect_hearing(&self.config.target, STAGE).await?;
             let options = apply_options(&self.config, postgres::prepare_target(&target, STAGE).await?);
             let moved: Vec<_> = names.iter().map(|table| (table.schema.clone(), table.name.clone())).collect();
             let (name, policies) = (self.config.name.as_str(), Policies::of(&self.config));
             let (moves, position) = (Moves::Tables(&moved), Position::new(consistent_point));
             let tenure = Tenure { name, epoch: self.epoch, moves, position: position.clone() };
-            Crew::new(position, vec![Applier::new(target, tenure, options, policies).await?]).await
+            let applier = Applier::new((target, warnings), tenure, options, policies).await?;
+            // Were it lost, the tables would be copied again.
+            Crew::new((position, Begins::Durable), vec![applier], Duration::ZERO).await
         })?;
         let stream = self.terms.start(connection, &name, consistent_point, Streaming::Off)?;
         let input = Input::source(stream, None);
@@ -189,6 +191,7 @@ impl Newcomers {
         let skips = Skips::unrecorded(self.skips.clone());
         let start = Start { progress: consistent_point, selection, transform, skips, stop_at: None, early: None };
         shared.committed(Some(consistent_point), 0, 0);
+        shared.confirm(Some(consistent_point));
         let workers = Workers::start(&self.config, Ends { input, start, crew, runtime }, shared.clone())?;
         workers.wait("catching up", &self.session)?;
         Ok(shared.phase() == Phase::Running)

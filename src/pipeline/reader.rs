@@ -212,7 +212,7 @@ impl Reader {
 
     /// After the last step: tells the walsender what the target has.
     pub fn confirm(&mut self, now: Instant) -> Result<(), Error> {
-        self.input.confirm(self.shared.flushed(), now)
+        self.input.confirm(self.shared.confirmed(), now)
     }
 
     /// Waits as a step has asked, at most so long, and never longer than until the next status update.
@@ -235,7 +235,7 @@ impl Reader {
     }
 
     fn serve_walsender(&mut self, now: Instant) -> Result<(), Error> {
-        self.input.serve(self.shared.flushed(), now)
+        self.input.serve(self.shared.confirmed(), now)
     }
 
     fn take_batch(&mut self) -> bool {

@@ -31,11 +31,11 @@ use super::input::Input;
 use super::selection::Known;
 use super::target::{Fires, check_kept, set_up_target_session, use_binary};
 use super::{conflicts, copy};
-use crate::apply::{Applier, Crew, Options, Policies};
+use crate::apply::{Applier, Begins, Crew, Options, Policies};
 use crate::checkpoint::{self, Moves, Position, Progress, Tenure};
 use crate::config::{Config, OWN_SCHEMA, Role, SynchronousCommit};
 use crate::error::{Error, Kind, Stage};
-use crate::postgres;
+use crate::postgres::{self, Warnings};
 use crate::preflight::check_target;
 use crate::schema::compare::{self, Sent, Weight};
 use crate::shards;
@@ -64,6 +64,8 @@ pub(super) struct Stages {
     pub early: Option<Reads>,
     pub input: Input,
     pub progress: Progress,
+    /// Of that, what the source may hear of from the start.
+    pub confirmed: Lsn,
     /// What of the stream is on the target already.
     pub copied: Copied,
     /// Tables that are to be copied beside the stream.
@@ -119,7 +121,7 @@ enum Prepared {
 
 async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let Attempt { config, options, epoch, beside, early } = attempt;
-    let target = postgres::connect(&config.target, Stage::Apply).await?;
+    let (target, warnings) = postgres::connect_hearing(&config.target, Stage::Apply).await?;
     shards::check_split(&target, config, STAGE).await?;
     let progress = checkpoint::read(&target, config.name.as_str()).await?;
     let source = postgres::connect(&config.source, STAGE).await?;
@@ -165,8 +167,17 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     missing(&target, published, options, constraints_fire).await?;
     let binary = use_binary(config, (source_major, &publication.tables), &mapping, &target).await?;
     // Taken: where the answer is lost, nobody knows whose the next epoch is, and to take over is the way to go on.
-    let fenced = fence(config, &target, feed.timeline(), epoch.take()).await?;
+    let (held, heard) = (epoch.take(), warnings.count());
+    let fenced = fence(config, &target, feed.timeline(), held).await?;
     let progress = fenced.ok_or_else(|| no_progress(config))?;
+    if held.is_some_and(|held| current.epoch < held) {
+        let what = "the target has failed over to a replica that had less, or was restored; going on from what it has";
+        tracing::warn!(end_lsn = %progress.end_lsn, "{what}");
+    }
+    // The fence is a commit as the target's own are: where nobody has cancelled its wait, all before it is as durable as they are.
+    let begins = if warnings.count() == heard { Begins::Durable } else { Begins::Committed };
+    let is_confirmed = config.apply.confirm_delay.is_zero() && begins == Begins::Durable;
+    let confirmed = if is_confirmed { progress.end_lsn } else { Lsn::INVALID };
     *epoch = Some(progress.epoch);
     feed.check_gap(config, (&source, &server), &progress).await?;
     feed.record(config, &target).await?;
@@ -201,9 +212,9 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let proto_version = ProtoVersion::newest_of(server.major());
     let options = stream_options(config, &server);
     let terms = Terms { proto_version, publication: publication.name, binary, options };
-    let input = feed.start(config, &terms, progress.end_lsn)?;
+    let input = feed.start(config, &terms, (progress.end_lsn, confirmed))?;
     let options = apply_options(config, constraints_fire);
-    let crew = crew(config, target, &progress, (options, fires)).await?;
+    let crew = crew(config, (target, warnings), (&progress, begins), (options, fires)).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
     let mapping = Arc::new(mapping);
     // Nothing may be needed that only its commit tells: what a copy has already, what is passed over.
@@ -211,15 +222,16 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let may_be_early = early && is_plain && input.has_spool() && crew.size() > 1 && config.conflicts.only_stop();
     let reads = Reads { mapping: mapping.clone(), binary, known: known.clone() };
     let early = (may_be_early && !constraints_fire && restart_at.is_none()).then_some(reads);
-    let stages = Stages { crew, early, input, progress, copied, missing, known, terms, mapping, skips, restart_at };
+    let stages =
+        Stages { crew, early, input, progress, confirmed, copied, missing, known, terms, mapping, skips, restart_at };
     Ok(Prepared::Ready(Box::new(stages)))
 }
 
 /// The sessions that apply: the one that has fenced, and others beside it.
 async fn crew(
     config: &Config,
-    target: Client,
-    progress: &Progress,
+    target: (Client, Warnings),
+    (progress, begins): (&Progress, Begins),
     (options, fires): (Options, Fires),
 ) -> Result<Crew, Error> {
     let mut workers = config.apply.workers;
@@ -236,14 +248,14 @@ async fn crew(
     while appliers.len() < workers {
         appliers.push(connect_applier(config, tenure.clone(), options).await?);
     }
-    Crew::new(position, appliers).await
+    Crew::new((position, begins), appliers, config.apply.confirm_delay).await
 }
 
 /// A further session that applies.
 pub(super) async fn connect_applier(config: &Config, tenure: Tenure<'_>, options: Options) -> Result<Applier, Error> {
-    let client = postgres::connect(&config.target, Stage::Apply).await?;
+    let (client, warnings) = postgres::connect_hearing(&config.target, Stage::Apply).await?;
     postgres::prepare_target(&client, Stage::Apply).await?;
-    Applier::new(client, tenure, options, Policies::of(config)).await
+    Applier::new((client, warnings), tenure, options, Policies::of(config)).await
 }
 
 /// Under which all sessions of an engine move progress.

@@ -28,6 +28,7 @@ pub(super) enum Phase {
 pub(super) struct Shared {
     phase: AtomicU8,
     flushed: AtomicU64,
+    confirmed: AtomicU64,
     succeeded: AtomicBool,
     stopped: AtomicBool,
     changes: AtomicU64,
@@ -45,10 +46,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(progress: Lsn) -> io::Result<Shared> {
+    /// Of a session that begins at `progress`, all before `confirmed` confirmed.
+    pub fn new(progress: Lsn, confirmed: Lsn) -> io::Result<Shared> {
         Ok(Shared {
             phase: AtomicU8::new(Phase::Running as u8),
             flushed: AtomicU64::new(progress.as_u64()),
+            confirmed: AtomicU64::new(confirmed.as_u64()),
             succeeded: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             changes: AtomicU64::new(0),
@@ -169,6 +172,19 @@ impl Shared {
     /// All before this is committed on the target.
     pub fn flushed(&self) -> Lsn {
         Lsn::new(self.flushed.load(Ordering::Acquire))
+    }
+
+    /// The source may hear of all before this.
+    pub fn confirm(&self, end_lsn: Option<Lsn>) {
+        let end_lsn = end_lsn.map_or(0, Lsn::as_u64);
+        if self.confirmed.fetch_max(end_lsn, Ordering::AcqRel) < end_lsn {
+            self.waker.wake();
+        }
+    }
+
+    /// What the source may hear of.
+    pub fn confirmed(&self) -> Lsn {
+        Lsn::new(self.confirmed.load(Ordering::Acquire))
     }
 
     /// The target has done all it was asked for, if only to say that the session is still the one.

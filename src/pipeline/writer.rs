@@ -50,7 +50,7 @@ impl Writer {
                 return Ok(());
             }
         }
-        self.runtime.block_on(self.target.finish(Instant::now()))
+        self.runtime.block_on(self.target.finish(&Instant::now))
     }
 
     /// The next batch; `None` after the last. Meanwhile, what the target flushes is told.
@@ -61,7 +61,7 @@ impl Writer {
                 Ok(batch) => return Ok(target.wants(batch)),
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
                 Err(RecvTimeoutError::Timeout) => {
-                    if runtime.block_on(target.look_for_flush(Instant::now()))? == Continues::No {
+                    if runtime.block_on(target.look_for_flush(&Instant::now))? == Continues::No {
                         return Ok(None);
                     }
                 }
@@ -172,22 +172,25 @@ impl TargetSide {
         // source thread that has ended needs none.
         drop(self.empty.send(batch));
         self.shared.committed(self.crew.durable(), applied.changes, applied.transactions);
+        self.shared.confirm(self.crew.confirmed());
     }
 
     /// Tells what the target has flushed meanwhile.
-    pub async fn look_for_flush(&mut self, now: Instant) -> Result<Continues, Error> {
+    pub async fn look_for_flush(&mut self, now: &dyn Fn() -> Instant) -> Result<Continues, Error> {
         let looked = self.until_aborted(async |crew| crew.look_for_flush(now).await).await?;
         if looked.is_none() {
             return Ok(Continues::No);
         }
         self.shared.committed(self.crew.durable(), 0, 0);
+        self.shared.confirm(self.crew.confirmed());
         Ok(Continues::Yes)
     }
 
     /// Ends on the last commit, flushed.
-    pub async fn finish(&mut self, now: Instant) -> Result<(), Error> {
+    pub async fn finish(&mut self, now: &dyn Fn() -> Instant) -> Result<(), Error> {
         self.until_aborted(async |crew| crew.flush(now).await).await?;
         self.shared.committed(self.crew.durable(), 0, 0);
+        self.shared.confirm(self.crew.confirmed());
         Ok(())
     }
 

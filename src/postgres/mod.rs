@@ -9,6 +9,7 @@ mod auth_guard;
 mod ident;
 mod liveness;
 mod target;
+mod warnings;
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use tokio_postgres::{Client, NoTls};
 pub use auth_guard::{PASSWORD_EXPOSED, PASSWORD_MISSING};
 pub use ident::{OwnRows, quote_ident, quote_literal, quote_qualified};
 pub use target::{NOTICE_LOST_CLIENT, prepare_target, write_in_blocks_only};
+pub use warnings::Warnings;
 
 use self::liveness::{Observed, Traffic};
 use crate::config::{Endpoint, Host, Role, TlsMode};
@@ -50,6 +52,14 @@ const TCP_KEEPALIVE_PROBES: u32 = 3;
 /// # Errors
 /// [`Kind::Unreachable`] if there is no server, [`Kind::Server`] if it refuses us.
 pub async fn connect(endpoint: &Endpoint, stage: Stage) -> Result<Client, Error> {
+    connect_hearing(endpoint, stage).await.map(|(client, _)| client)
+}
+
+/// The same, where it matters what the server warns of.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_hearing(endpoint: &Endpoint, stage: Stage) -> Result<(Client, Warnings), Error> {
     let unreachable = |source: io::Error| {
         Error::new(stage, Kind::Unreachable { role: endpoint.role, address: endpoint.address(), source })
     };
@@ -125,7 +135,7 @@ async fn open_session<S>(
     stage: Stage,
     stream: S,
     address: Option<SocketAddr>,
-) -> Result<Client, Error>
+) -> Result<(Client, Warnings), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -143,10 +153,12 @@ where
     let (client, connection) =
         config.connect_raw(guarded, NoTls).await.map_err(|error| Error::from_postgres(stage, endpoint.role, error))?;
     let (role, silence) = (endpoint.role, endpoint.tcp_user_timeout);
+    let warnings = Warnings::default();
+    let driven = warnings.clone().drive(connection);
     tokio::spawn(async move {
         tokio::select! {
             // Whoever uses the client sees the same failure and reports it; this line only helps to date it.
-            ended = connection => if let Err(error) = ended {
+            ended = driven => if let Err(error) = ended {
                 tracing::debug!(%role, %error, "connection ended");
             },
             // With the connection, all that waits for it ends.
@@ -160,5 +172,5 @@ where
     for settings in [SESSION_SETTINGS, NO_TIMEOUTS, &lost_client] {
         client.batch_execute(settings).await.map_err(|error| Error::from_postgres(stage, endpoint.role, error))?;
     }
-    Ok(client)
+    Ok((client, warnings))
 }

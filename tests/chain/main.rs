@@ -11,6 +11,7 @@ mod constraints;
 mod crash;
 mod deferred;
 mod expressions;
+mod failover;
 mod failures;
 mod feedback;
 mod fencing;

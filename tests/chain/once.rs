@@ -60,6 +60,7 @@ async fn a_begin_that_fails_takes_everything_behind_it_along() -> Result<()> {
             a.sql(DATABASE, &format!("BEGIN; {}; COMMIT", changes.replace("{n}", &n.to_string()))).await?;
             wait_for("the BEGIN to fail", DEADLINE, || async { Ok(proxy.fired().then_some(())) }).await?;
             settle(&replication, &engine, &TABLE_NAMES).await.with_context(|| changes.to_string())?;
+            wait_log(&engine, "session ended; it will be built anew", place + 1).await?;
             wait_log(&engine, "SQLSTATE 57014", place + 1).await?;
         }
         ensure!(c.log().contains("in a read-only transaction"), "nothing was sent behind a BEGIN that failed");

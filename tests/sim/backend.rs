@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use super::execute::{Answer, copy, describe, execute};
 use super::history::Form;
 use super::statement::Statement;
-use super::store::{SessionId, Stop, Store};
+use super::store::{Replicas, SessionId, Stop, Store};
 use super::wire::{self, Fields, Value};
 
 const IN_FAILED_TRANSACTION: &str = "25P02";
@@ -41,6 +41,8 @@ pub enum At {
     Begin,
     /// What reads or writes in a block, and its COMMIT.
     Work,
+    /// A commit's wait for a synchronous replica, which is committed all the same.
+    StandbyWait,
     Anywhere,
 }
 
@@ -448,7 +450,7 @@ impl Backend {
     /// Outside of a block its transaction ends with it, and a block does not outlive an error.
     fn end_statement(&mut self, stop: Option<&Stop>, store: &mut Store) {
         match (stop, self.block) {
-            (None, Block::None) => store.commit(self.id, self.is_synchronous),
+            (None, Block::None) => self.end_transaction(self.is_synchronous, store),
             (Some(Stop::Error(_) | Stop::Fault(_)), Block::Open) => self.block = Block::Failed,
             (_, _) => {}
         }
@@ -468,9 +470,25 @@ impl Backend {
         if self.is_early {
             store.saw("a large transaction that was applied early");
         }
-        store.commit(self.id, self.is_synchronous || self.is_local_synchronous);
+        self.end_transaction(self.is_synchronous || self.is_local_synchronous, store);
         self.leave(store);
         Ok(Answer { tag: "COMMIT".to_owned(), rows: Vec::new() })
+    }
+
+    fn end_transaction(&mut self, is_synchronous: bool, store: &mut Store) {
+        let commits = store.commits;
+        store.commit(self.id, is_synchronous);
+        if !is_synchronous || store.commits == commits {
+            return;
+        }
+        let is_cancelled = self.faults.front().is_some_and(|first| first.at == At::StandbyWait);
+        if store.replicas == Replicas::Synchronous && is_cancelled {
+            self.faults.pop_front();
+            store.saw("a wait for a standby that is cancelled");
+            wire::warning(&mut self.outbox);
+            return;
+        }
+        store.wait_for_replica();
     }
 
     fn leave(&mut self, store: &mut Store) {

@@ -13,12 +13,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
-use pgsluice_proto::TimelineId;
+use pgsluice_proto::{Lsn, TimelineId};
 use tokio::io::DuplexStream;
 use tokio_postgres::{Client, NoTls};
 
 use super::source::Source;
-use crate::apply::{Applier, Crew, Options, Policies};
+use crate::apply::{Applier, Begins, Crew, Options, Policies};
 use crate::batch::{Batch, Limits, pool_batches};
 use crate::checkpoint::{self, Moves, Position, Tenure};
 use crate::config::{Config, Role, SpoolConfig};
@@ -32,7 +32,7 @@ use crate::pipeline::shared::{Phase, Shared, empty_batches};
 use crate::pipeline::skips::Skips;
 use crate::pipeline::workers::STOP_GRACE;
 use crate::pipeline::writer::{Continues, FLUSH_LOOK_INTERVAL, Further, TargetSide, WAY_LOOK_INTERVAL};
-use crate::postgres;
+use crate::postgres::{self, Warnings};
 use crate::snapshot::Copied;
 use crate::source::{ReplicationStream, StreamOptions};
 use crate::spool::Spool;
@@ -82,6 +82,7 @@ struct Opened {
     early: Option<LocalFuture<Result<Applier, Error>>>,
     input: Input,
     start: Start,
+    confirmed: Lsn,
 }
 
 struct Running {
@@ -110,10 +111,10 @@ impl Engine {
         !matches!(self.session, Session::None)
     }
 
-    /// What it takes for durable on the target, and will confirm.
-    pub fn flushed(&self) -> Option<u64> {
+    /// What it takes for safe on the target, and will tell the source.
+    pub fn confirmed(&self) -> Option<u64> {
         match &self.session {
-            Session::Running(running) => Some(running.shared.flushed().as_u64()),
+            Session::Running(running) => Some(running.shared.confirmed().as_u64()),
             Session::None | Session::Opening(_) => None,
         }
     }
@@ -257,7 +258,7 @@ async fn open(
 ) -> Result<Opened, Error> {
     let name = around.config.name.as_str();
     let mut targets = targets.into_iter();
-    let client = connect(targets.next().expect("a connection"), &connections).await?;
+    let (client, warnings) = connect(targets.next().expect("a connection"), &connections).await?;
     let slot = || around.source.borrow().slot();
     let gone = || Error::refused(Stage::Checkpoint, "the progress row is gone", "");
     // Read before progress: another engine at work moves both, progress always first.
@@ -265,6 +266,7 @@ async fn open(
     let current = checkpoint::read(&client, name).await?.ok_or_else(gone)?;
     check_gap(&around.config, Whose::Target, &current, &before)?;
     let constraints_fire = postgres::prepare_target(&client, Stage::Apply).await?;
+    let heard = warnings.count();
     let fenced = checkpoint::fence(&client, name, TimelineId(1), epoch.take()).await?;
     let progress = fenced.ok_or_else(gone)?;
     epoch.set(Some(progress.epoch));
@@ -272,18 +274,25 @@ async fn open(
     let socket = around.source.borrow_mut().start(progress.end_lsn.as_u64()).map_err(|_| in_use())?;
     let options = StreamOptions { status_interval: around.status_interval };
     let stream = ReplicationStream::begun(socket, progress.end_lsn, options, around.now.get());
-    let stream = stream.map_err(|source| Error::new(Stage::Source, Kind::Lost { role: Role::Source, source }))?;
+    let mut stream = stream.map_err(|source| Error::new(Stage::Source, Kind::Lost { role: Role::Source, source }))?;
+    let confirm_delay = around.config.apply.confirm_delay;
+    let begins = if warnings.count() == heard { Begins::Durable } else { Begins::Committed };
+    let is_confirmed = confirm_delay.is_zero() && begins == Begins::Durable;
+    let confirmed = if is_confirmed { progress.end_lsn } else { Lsn::INVALID };
+    if !is_confirmed {
+        stream.feedback().confirm_nothing_yet();
+    }
     let mut targets: Vec<_> = targets.collect();
     let early = targets.split_off(around.workers - 1).pop();
     let options = Options { constraints_fire, ..around.options };
     let policies = Policies::of(&around.config);
     let (epoch, position) = (progress.epoch, Position::new(progress.end_lsn));
     let tenure = Tenure { name, epoch, moves: Moves::Progress, position: position.clone() };
-    let mut appliers = vec![Applier::new(client, tenure, options, policies).await?];
+    let mut appliers = vec![Applier::new((client, warnings), tenure, options, policies).await?];
     for target in targets {
         appliers.push(applier(target, &connections, (&around, options), (epoch, position.clone())).await?);
     }
-    let crew = Crew::new(position, appliers).await?;
+    let crew = Crew::new((position, begins), appliers, confirm_delay).await?;
     let selection = Selection::new(Copied::default(), Beside::None, Known::Any);
     let transform = Transform::new(Arc::new(Mapping::default()), false);
     let skips = Skips::new(Vec::new());
@@ -297,7 +306,7 @@ async fn open(
         Box::pin(applier) as LocalFuture<_>
     });
     let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: None, early: None };
-    Ok(Opened { crew, early, input: Input::source(stream, spool), start })
+    Ok(Opened { crew, early, input: Input::source(stream, spool), start, confirmed })
 }
 
 /// A further session that applies.
@@ -307,20 +316,22 @@ async fn applier(
     (around, options): (&Surroundings, Options),
     (epoch, position): (i64, Position),
 ) -> Result<Applier, Error> {
-    let client = connect(target, connections).await?;
+    let (client, warnings) = connect(target, connections).await?;
     postgres::prepare_target(&client, Stage::Apply).await?;
     let tenure = Tenure { name: around.config.name.as_str(), epoch, moves: Moves::Progress, position };
-    Applier::new(client, tenure, options, Policies::of(&around.config)).await
+    Applier::new((client, warnings), tenure, options, Policies::of(&around.config)).await
 }
 
-async fn connect(target: DuplexStream, connections: &Connections) -> Result<Client, Error> {
+async fn connect(target: DuplexStream, connections: &Connections) -> Result<(Client, Warnings), Error> {
     let mut config = tokio_postgres::Config::new();
     config.user("sim").ssl_mode(tokio_postgres::config::SslMode::Disable);
     let failed = |error| Error::from_postgres(Stage::Apply, Role::Target, error);
     let (client, moving) = config.connect_raw(target, NoTls).await.map_err(failed)?;
     // Whoever uses the client sees how it ended.
-    connections.borrow_mut().push(Box::pin(async move { drop(moving.await) }));
-    Ok(client)
+    let warnings = Warnings::default();
+    let driven = warnings.clone().drive(moving);
+    connections.borrow_mut().push(Box::pin(async move { drop(driven.await) }));
+    Ok((client, warnings))
 }
 
 fn in_use() -> Error {
@@ -330,9 +341,9 @@ fn in_use() -> Error {
 
 /// As `Workers::start` does.
 fn run(opened: Opened, around: &Rc<Surroundings>) -> Running {
-    let Opened { mut crew, early, input, mut start } = opened;
+    let Opened { mut crew, early, input, mut start, confirmed } = opened;
     let batches = pool_batches(crew.size());
-    let shared = Arc::new(Shared::new(start.progress).expect("a file descriptor"));
+    let shared = Arc::new(Shared::new(start.progress, confirmed).expect("a file descriptor"));
     let early = early.map(|applier| {
         let reads = Reads { mapping: Arc::new(Mapping::default()), binary: false, known: Known::Any };
         let (early, target, for_crew) = early::early(reads, shared.clone()).expect("room for all batches");
@@ -370,7 +381,7 @@ async fn write(mut target: TargetSide, full: Receiver<Box<Batch>>, around: Rc<Su
             }
             Err(TryRecvError::Empty) if target.is_waiting_for_flush() && at - looked_at >= FLUSH_LOOK_INTERVAL => {
                 looked_at = at;
-                if target.look_for_flush(at).await? == Continues::No {
+                if target.look_for_flush(&now).await? == Continues::No {
                     break;
                 }
             }
@@ -378,7 +389,7 @@ async fn write(mut target: TargetSide, full: Receiver<Box<Batch>>, around: Rc<Su
             Err(TryRecvError::Disconnected) => break,
         }
     }
-    target.finish(around.now.get()).await
+    target.finish(&now).await
 }
 
 /// Ends when so much time has passed.

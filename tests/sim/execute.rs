@@ -6,7 +6,7 @@ use pgsluice_proto::pgoutput::Cell as WireCell;
 
 use super::history::{FIRST_LSN, Form};
 use super::statement::{Operation, ProgressStatement, RowStatement, Statement};
-use super::store::{ProgressRow, SessionId, Stop, Store};
+use super::store::{ProgressRow, Replicas, SessionId, Stop, Store};
 use super::tables::{Cell, INT4, Row, SCHEMA, TABLES, TEXT, Table};
 use super::wire::{self, BOOL, INT4_ARRAY, INT8, OID, OID_ARRAY, PG_LSN, TEXT_ARRAY, TIMESTAMPTZ, Value};
 use crate::checkpoint;
@@ -40,7 +40,8 @@ pub fn describe(statement: &Statement) -> (Vec<u32>, Option<Vec<u32>>) {
         Statement::Process => (Vec::new(), Some(vec![INT4])),
         Statement::WaitedFor => (Vec::new(), Some(vec![BOOL])),
         Statement::InTheWay => (vec![INT4_ARRAY], Some(vec![BOOL])),
-        Statement::Positions => (Vec::new(), Some(vec![PG_LSN, PG_LSN])),
+        Statement::Level => (Vec::new(), Some(vec![TEXT])),
+        Statement::Positions => (Vec::new(), Some(vec![PG_LSN, PG_LSN, BOOL])),
         Statement::Missing => (Vec::new(), Some(vec![BOOL; checkpoint::TABLES.len()])),
         Statement::Rows(RowStatement { table, operation, values, key, .. }) => {
             let mut parameters: Vec<_> = values.iter().chain(key).copied().collect();
@@ -93,9 +94,11 @@ pub fn execute(
             Ok(answer("SELECT", vec![vec![Some(vec![is_in_the_way.into()])]]))
         }
         Statement::Missing => Ok(answer("SELECT", vec![vec![Some(vec![0]); checkpoint::TABLES.len()]])),
+        Statement::Level => Ok(answer("SELECT", vec![vec![Some(b"on".to_vec())]])),
         Statement::Positions => {
             let lsn = |lsn: u64| Some(lsn.to_be_bytes().to_vec());
-            Ok(answer("SELECT", vec![vec![lsn(store.insert_lsn), lsn(store.flush_lsn)]]))
+            let has_standbys = Some(vec![u8::from(store.replicas == Replicas::Synchronous)]);
+            Ok(answer("SELECT", vec![vec![lsn(store.insert_lsn), lsn(store.flush_lsn), has_standbys]]))
         }
         Statement::Truncate(tables) => {
             store.saw("a TRUNCATE");

@@ -30,7 +30,9 @@ pub enum Statement {
     Progress(ProgressStatement),
     /// What the catalog says of tables, whose names are the parameter.
     Catalog,
-    /// Where WAL ends, and how far it is flushed.
+    /// What commits of the session wait for.
+    Level,
+    /// Where WAL ends, how far it is flushed, and whether there are synchronous standbys.
     Positions,
     /// The keys of tables, whose names are the first parameter.
     Keys,
@@ -137,11 +139,13 @@ impl Statement {
             "RELEASE SAVEPOINT attempt" => return Statement::ReleaseSavepoint,
             "SET default_transaction_read_only = on" => return Statement::SetReadOnly,
             "SET synchronous_commit = off" => return Statement::SetSynchronous { is_on: false, is_local: false },
-            "SET LOCAL synchronous_commit = local" => {
+            "SELECT current_setting('synchronous_commit')" => return Statement::Level,
+            "SET LOCAL synchronous_commit = 'on'" => {
                 return Statement::SetSynchronous { is_on: true, is_local: true };
             }
             "SET session_replication_role = 'replica'" => return Statement::SetReplicationRole,
-            "SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()" => return Statement::Positions,
+            "SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn(), \
+             COALESCE(current_setting('synchronous_standby_names', true), '') <> ''" => return Statement::Positions,
             "SELECT pg_backend_pid()" => return Statement::Process,
             "SELECT bool_or(pg_backend_pid() = ANY (pg_blocking_pids(pid))) FROM unnest($1::integer[]) pid" => {
                 return Statement::InTheWay;
@@ -196,6 +200,7 @@ impl Statement {
                 | ProgressStatement::Advance => true,
             },
             Statement::Catalog
+            | Statement::Level
             | Statement::Positions
             | Statement::Keys
             | Statement::Process

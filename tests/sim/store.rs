@@ -6,6 +6,7 @@
 //! looks again. Whoever waits in a circle gets PostgreSQL's error of a deadlock. A crash leaves what was flushed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use super::history::FIRST_LSN;
 use super::tables::{Key, Row, State, TABLES};
@@ -17,6 +18,19 @@ pub type Seen = BTreeMap<&'static str, u64>;
 
 pub const UNIQUE_VIOLATION: &str = "23505";
 pub const DEADLOCK: &str = "40P01";
+
+/// How the target is replicated, which its WAL is only once it is flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replicas {
+    None,
+    /// Commits wait for it.
+    Synchronous,
+    /// It is [`LAG`] behind at most.
+    Asynchronous,
+}
+
+/// By how much an asynchronous replica is behind at most.
+pub const LAG: Duration = Duration::from_secs(2);
 
 /// The row of `pgsluice.progress`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +80,12 @@ pub struct Store {
     /// What a crash would leave.
     pub flushed: Committed,
     unflushed: VecDeque<(u64, Changes)>,
+    pub replicas: Replicas,
+    /// What a failover would leave.
+    pub replicated: Committed,
+    /// Flushed, and when.
+    unreplicated: VecDeque<(Instant, Changes)>,
+    pub now: Instant,
     pub insert_lsn: u64,
     pub flush_lsn: u64,
     open: BTreeMap<SessionId, Open>,
@@ -77,13 +97,17 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn new() -> Store {
+    pub fn new(now: Instant, replicas: Replicas) -> Store {
         let progress = ProgressRow { timeline: 1, end_lsn: FIRST_LSN, commit_time: None, epoch: 0, fallbacks: 0 };
         let committed = Committed { tables: State::default(), progress };
         Store {
             flushed: committed.clone(),
+            replicated: committed.clone(),
             committed,
             unflushed: VecDeque::new(),
+            replicas,
+            unreplicated: VecDeque::new(),
+            now,
             insert_lsn: 0x8000,
             flush_lsn: 0x8000,
             open: BTreeMap::new(),
@@ -115,9 +139,50 @@ impl Store {
     pub fn flush(&mut self, up_to: u64) {
         while self.unflushed.front().is_some_and(|(lsn, _)| *lsn <= up_to) {
             let (_, changes) = self.unflushed.pop_front().expect("there is one");
-            self.flushed.apply(changes);
+            self.flushed.apply(changes.clone());
+            self.unreplicated.push_back((self.now, changes));
         }
         self.flush_lsn = self.flush_lsn.max(up_to.min(self.insert_lsn));
+    }
+
+    /// The replica gets so many of the commits that are flushed.
+    pub fn replicate(&mut self, commits: usize) {
+        for (_, changes) in self.unreplicated.drain(..commits.min(self.unreplicated.len())) {
+            self.replicated.apply(changes);
+        }
+    }
+
+    /// How many of them it does not have.
+    pub fn unreplicated(&self) -> usize {
+        self.unreplicated.len()
+    }
+
+    /// Time passes. No replica falls back by more than [`LAG`].
+    pub fn pass(&mut self, time: Duration) {
+        self.now += time;
+        let late = self.unreplicated.iter().take_while(|(flushed_at, _)| *flushed_at + LAG <= self.now).count();
+        self.replicate(late);
+    }
+
+    /// What is not lost, whatever happens to the target.
+    pub fn survives(&self) -> &Committed {
+        match self.replicas {
+            Replicas::None => &self.flushed,
+            Replicas::Synchronous | Replicas::Asynchronous => &self.replicated,
+        }
+    }
+
+    /// All sessions end, and a replica takes the target's place, with what it has.
+    pub fn fail_over(&mut self) {
+        if self.replicated.progress.end_lsn < self.committed.progress.end_lsn {
+            self.saw("a failover that has lost commits");
+        }
+        if self.replicated.progress.end_lsn < self.flushed.progress.end_lsn {
+            self.saw("a failover that has lost what was flushed");
+        }
+        self.flushed = self.replicated.clone();
+        self.unreplicated.clear();
+        self.crash();
     }
 
     pub fn begin(&mut self, session: SessionId) {
@@ -158,6 +223,13 @@ impl Store {
         self.commits += 1;
         if is_synchronous {
             self.flush(self.insert_lsn);
+        }
+    }
+
+    /// A commit has waited for a synchronous replica.
+    pub fn wait_for_replica(&mut self) {
+        if self.replicas == Replicas::Synchronous {
+            self.replicate(usize::MAX);
         }
     }
 

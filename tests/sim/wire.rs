@@ -43,6 +43,19 @@ pub fn error(code: &str, text: &str, out: &mut Vec<u8>) {
     });
 }
 
+/// A warning beside the answers.
+pub fn warning(out: &mut Vec<u8>) {
+    message(b'N', out, |body| {
+        for (field, value) in
+            [(b'S', "WARNING"), (b'V', "WARNING"), (b'C', "01000"), (b'M', "as the simulation has it")]
+        {
+            body.push(field);
+            string(value, body);
+        }
+        body.push(0);
+    });
+}
+
 pub fn parameter_description(types: &[u32], out: &mut Vec<u8>) {
     message(b't', out, |body| {
         body.extend((types.len() as u16).to_be_bytes());

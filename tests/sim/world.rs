@@ -16,7 +16,7 @@ use super::engine::{Engine, Surroundings};
 use super::history::{Form, History};
 use super::random::Random;
 use super::source::Source;
-use super::store::{Seen, Store};
+use super::store::{Replicas, Seen, Store};
 use super::tables::differences;
 use super::trace::Trace;
 use crate::apply::Options;
@@ -33,6 +33,9 @@ dsn = "host=/nowhere dbname=sim user=sim"
 [tables]
 include = ["sim.*"]
 "#;
+
+/// More than an asynchronous replica of the target is behind.
+const CONFIRM_DELAY: &str = "confirm_delay = \"3s\"\n";
 
 /// More than any answer is.
 const CONNECTION_BYTES: usize = 1 << 20;
@@ -92,8 +95,10 @@ impl World {
         let workers = random.pick(&[1, 2, 2, 4]);
         let limits = Limits { rows: random.pick(&[1, 3, 3, 8, 20, 1000]), bytes: random.pick(&[500, 100_000]) };
         // A policy for what never happens: a batch that fails goes one step further down.
-        let policy = if random.happens(300) { "[apply]\non_missing_row = \"skip\"\n" } else { "" };
-        let text = format!("{CONFIG}{policy}");
+        let policy = if random.happens(300) { "on_missing_row = \"skip\"\n" } else { "" };
+        let replicas = random.pick(&[Replicas::None, Replicas::None, Replicas::Synchronous, Replicas::Asynchronous]);
+        let delay = if replicas == Replicas::Asynchronous { CONFIRM_DELAY } else { "" };
+        let text = format!("{CONFIG}[apply]\n{policy}{delay}");
         let config = Config::parse(&text, "sim.toml".as_ref(), &|_| None).expect("a configuration");
         let spool = SpoolConfig { memory_bytes: random.pick(&[0, 1_000, 1_000_000]), ..config.spool.clone() };
         let around = Rc::new(Surroundings {
@@ -113,7 +118,7 @@ impl World {
             )
         });
         let is_target_slow = random.happens(400);
-        let mut store = Store::new();
+        let mut store = Store::new(around.now.get(), replicas);
         store.tells_all_keys = random.happens(500);
         World {
             random,
@@ -185,7 +190,11 @@ impl World {
                 let pause = Duration::from_millis(self.random.pick(&[1, 5, 20, 150, 1_100, 6_000]));
                 self.pass(pause);
             }
-            96 => self.flush_target(),
+            96 => {
+                self.flush_target();
+                let commits = self.random.below(self.store.unreplicated() + 1);
+                self.store.replicate(commits);
+            }
             97 => self.around.source.borrow_mut().save(),
             _ => self.start_engine(),
         }
@@ -285,8 +294,8 @@ impl World {
     /// What has to hold at any moment.
     fn check(&mut self) -> Result<(), String> {
         let source = self.around.source.borrow();
-        let durable = self.store.flushed.progress.end_lsn;
-        let to_confirm = self.places.iter().filter_map(|place| place.engine.flushed()).max();
+        let durable = self.store.survives().progress.end_lsn;
+        let to_confirm = self.places.iter().filter_map(|place| place.engine.confirmed()).max();
         let confirmed = to_confirm.unwrap_or(0).max(source.reported);
         if confirmed > durable {
             return Err(format!("{confirmed:X} is confirmed, and only {durable:X} is durable on C"));
@@ -341,6 +350,7 @@ impl World {
     }
 
     fn pass(&mut self, time: Duration) {
+        self.store.pass(time);
         self.around.now.set(self.around.now.get() + time);
     }
 

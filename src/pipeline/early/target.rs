@@ -243,7 +243,7 @@ mod tests {
     fn a_thread_that_panics_has_given_up_all_that_comes() {
         let (orders, ordered) = mpsc::channel(ORDERS_MAX);
         let (give_back, _empty) = crossbeam_channel::bounded(1);
-        let (state, shared) = (Arc::new(State::default()), Arc::new(Shared::new(Lsn::INVALID).unwrap()));
+        let (state, shared) = (Arc::new(State::default()), Arc::new(Shared::new(Lsn::INVALID, Lsn::INVALID).unwrap()));
         let target = EarlyTarget::new(ordered, give_back, state.clone(), shared);
         orders.try_send(Order::GiveUp).unwrap();
         let connect = async || -> Result<Applier, Error> { panic!("as any bug would") };

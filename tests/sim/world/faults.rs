@@ -2,7 +2,7 @@
 
 use super::World;
 use crate::pipeline::sim::backend::{At, Fault};
-use crate::pipeline::sim::store::{DEADLOCK, UNIQUE_VIOLATION};
+use crate::pipeline::sim::store::{DEADLOCK, Replicas, UNIQUE_VIOLATION};
 
 /// One that others fence, and one that fences.
 const ENGINES_MAX: usize = 2;
@@ -29,6 +29,7 @@ impl World {
                 let (code, at) = (SERIALIZATION_FAILURE, At::Work);
                 self.backends[place].faults = [Fault { code, at, after: 0, seen: "a COMMIT that fails" }].into();
             }
+            5 if self.store.replicas != Replicas::None && self.random.happens(600) => self.fail_over(),
             5 => self.crash_target(),
             6..8 => self.crash_engine(),
             _ => self.take_over(),
@@ -49,6 +50,7 @@ impl World {
                 self.trace.note(|| format!("session {} is cut", self.backends[place].id));
                 self.backends[place].cut(heard);
             }
+            10 if self.store.replicas != Replicas::None && self.random.happens(600) => self.fail_over(),
             10 => self.crash_target(),
             11 => {
                 self.trace.note(|| "the source crashes".to_owned());
@@ -90,6 +92,13 @@ impl World {
         self.commits_checked = usize::MAX;
     }
 
+    fn fail_over(&mut self) {
+        self.trace.note(|| format!("the target fails over, to {:X}", self.store.replicated.progress.end_lsn));
+        self.backends.clear();
+        self.store.fail_over();
+        self.commits_checked = usize::MAX;
+    }
+
     /// Statements of a session fail. What the data are to blame for may need a person, who finds nothing.
     fn fail_statement(&mut self) {
         let faults = self.statement_faults();
@@ -106,7 +115,8 @@ impl World {
 
     fn statement_faults(&mut self) -> Vec<Fault> {
         let fault = |code, at, after, seen| Fault { code, at, after, seen };
-        match self.random.below(10) {
+        match self.random.below(12) {
+            10.. => vec![fault(QUERY_CANCELED, At::StandbyWait, 0, "a wait for a standby that is cancelled"); 2],
             0..2 => {
                 let code = self.random.pick(&[QUERY_CANCELED, OUT_OF_MEMORY]);
                 vec![fault(code, At::Begin, 0, "a BEGIN that fails")]
