@@ -394,6 +394,7 @@ fn match_columns(relation: &Relation, table: &TargetTable) -> Result<Vec<usize>,
         schema: relation.namespace.clone(),
         table: relation.name.clone(),
         columns,
+        described: relation.columns.iter().map(|column| column.name.clone()).collect(),
         what: format!("the target's table {relation} has no column {}", names.join(", ")),
         mend: "ALTER TABLE … ADD COLUMN on the target: nothing is lost meanwhile".to_owned(),
     };

@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS pgsluice.progress (
 /// How far the initial copy of each table has come. `snapshot_lsn`: what committed before it is in the copy. `appends`: rows
 /// that are not the source's were there before, and stay. `bytes` are those that were sent, `source_bytes` what the source's files
 /// took when the copy began. `rules` tells the rules under which the rows came from others, `place`
-/// where they lie.
+/// where they lie; `identity`, which table of the source they are of (`source::identity`).
 const TABLE_STATE_SQL: &str = "\
 CREATE TABLE IF NOT EXISTS pgsluice.table_state (
     name text NOT NULL,
@@ -58,6 +58,7 @@ CREATE TABLE IF NOT EXISTS pgsluice.table_state (
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (name, schema_name, table_name)
 );
+ALTER TABLE pgsluice.table_state ADD COLUMN IF NOT EXISTS identity jsonb;
 ";
 
 /// Parts of tables that are on the target: blocks of a table, or of a partition, of the source. Of the row versions in
@@ -175,6 +176,9 @@ CREATE TABLE IF NOT EXISTS pgsluice.trails (
 );
 ";
 
+/// Columns that a later version has given to a table, each with its type.
+const ADDED_COLUMNS: [(&str, &str, &str); 1] = [("table_state", "identity", "jsonb")];
+
 /// Makes the schema and its tables where they are missing. `IF NOT EXISTS` is not enough: PostgreSQL asks for the right
 /// to make a schema before it looks whether there is one. True where all of it was there already.
 pub async fn create_schema(client: &Client) -> Result<bool, Error> {
@@ -185,10 +189,14 @@ pub async fn create_schema(client: &Client) -> Result<bool, Error> {
     for create in schema.into_iter().chain(missing.iter().map(|(_, create)| *create)) {
         client.batch_execute(create).await.map_err(failed)?;
     }
-    Ok(!is_schema_missing && missing.is_empty())
+    let lacking = missing_columns(client).await?;
+    for add in &lacking {
+        client.batch_execute(add).await.map_err(failed)?;
+    }
+    Ok(!is_schema_missing && missing.is_empty() && lacking.is_empty())
 }
 
-/// Makes the tables that a setup of an earlier version has not made. False where the role may not.
+/// Makes the tables and columns that a setup of an earlier version has not made. False where the role may not make the tables.
 pub async fn complete(client: &Client) -> Result<bool, Error> {
     // Without shards their table is not needed, and setup makes it for those that have any; with a trail, whoever records it makes that
     // of trails.
@@ -200,7 +208,31 @@ pub async fn complete(client: &Client) -> Result<bool, Error> {
             Err(error) => return Err(failed(error)),
         }
     }
+    for add in missing_columns(client).await? {
+        match client.batch_execute(&add).await {
+            Ok(()) => tracing::info!(statement = add, "made on the target"),
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => tracing::warn!(
+                "the role on the target may not {add}: until its owner does, or runs `pgsluice setup`, a table that is dropped and \
+                 made again on the source while no engine looks may be taken for the one that it was"
+            ),
+            Err(error) => return Err(failed(error)),
+        }
+    }
     Ok(true)
+}
+
+/// Statements that add those of [`ADDED_COLUMNS`] that a table lacks.
+async fn missing_columns(client: &Client) -> Result<Vec<String>, Error> {
+    let mut lacking = Vec::new();
+    for (table, column, type_name) in ADDED_COLUMNS {
+        let sql = "SELECT to_regclass('pgsluice.' || $1) IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute \
+                   WHERE attrelid = to_regclass('pgsluice.' || $1) AND attname = $2 AND NOT attisdropped)";
+        let row = client.query_one(sql, &[&table, &column]).await.map_err(failed)?;
+        if row.try_get(0).map_err(failed)? {
+            lacking.push(format!("ALTER TABLE pgsluice.{table} ADD COLUMN IF NOT EXISTS {column} {type_name}"));
+        }
+    }
+    Ok(lacking)
 }
 
 /// Those of [`TABLES`] that are not there.

@@ -20,6 +20,7 @@ pub use self::server::ServerError;
 use self::verdict::Cause;
 pub use self::verdict::Disposition;
 use crate::config::{ConfigError, LogConfig, Role};
+use crate::source::publication::TableName;
 
 /// Where it happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +129,9 @@ pub enum Kind {
     /// These tables, quoted, came into the publication, have left it, or are to be copied again: for the next session.
     #[error("tables that are replicated have changed: {}", .0.join(", "))]
     TablesToCopy(Vec<String>),
+    /// The stream describes tables that are not those of which the target has rows, though they have their names.
+    #[error("{} on the source are not the tables that the target has rows of: {why}", list(tables))]
+    TablesReplaced { tables: Vec<TableName>, why: String },
     /// What was dropped for a copy can be made again, which the next session does.
     #[error("what was dropped for a copy can be made again")]
     DeferredDue,
@@ -198,6 +202,10 @@ fn stopped(stop_lsn: Option<Lsn>, reached: Option<Lsn>) -> String {
     format!("stopped by a signal before {before} was reached: {so_far}")
 }
 
+fn list(tables: &[TableName]) -> String {
+    tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// Columns that a table of the target lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lacks {
@@ -205,6 +213,8 @@ pub struct Lacks {
     pub table: String,
     /// With their types on the source.
     pub columns: Vec<(String, Oid)>,
+    /// All columns that the stream brings, in their order.
+    pub described: Vec<String>,
     pub what: String,
     pub mend: String,
 }
@@ -260,6 +270,11 @@ impl Error {
 
     pub fn kind(&self) -> &Kind {
         &self.0.kind
+    }
+
+    /// The commit LSN of the transaction, or the LSN of the message.
+    pub fn lsn(&self) -> Option<Lsn> {
+        self.0.lsn
     }
 
     pub fn stage(&self) -> Stage {

@@ -47,6 +47,7 @@ pub(super) fn of(kind: &Kind) -> Verdict {
         | Kind::FormatOutdated { .. }
         | Kind::Rewritten
         | Kind::TablesToCopy(_)
+        | Kind::TablesReplaced { .. }
         | Kind::DeferredDue
         | Kind::SkipsChanged
         | Kind::TargetWentBack

@@ -121,7 +121,7 @@ pub(super) async fn read_publication(config: &Config, source: &Client) -> Result
     if config.stream.heartbeat.is_some() && !publication.has_heartbeat {
         tracing::warn!("heartbeats are not published, and do not come: run `pgsluice setup`, which adds them");
     }
-    Ok(publication)
+    Ok(publication.without_identity_of_bench(&config.tables))
 }
 
 /// What of a publication is for this target, where others take from it too.
@@ -157,10 +157,6 @@ pub fn check_heartbeat(config: &Config, source: &Server, stage: Stage) -> Result
 }
 
 /// What the rules make of the tables as they are now.
-pub(super) async fn read_mapping(config: &Config, source: &Client) -> Result<Mapping, Error> {
-    mapping(config, source, &of_ours(config, read_publication(config, source).await?)?).await
-}
-
 pub(super) async fn mapping(config: &Config, source: &Client, publication: &Publication) -> Result<Mapping, Error> {
     let tables = shards::with_others(source, config, &publication.tables, STAGE).await?;
     shards::mapping(config, &tables, STAGE)

@@ -129,5 +129,6 @@ fn check(
         plan: remade.cloned(),
         rules: mapping.fingerprint(name),
         is_begun: false,
+        identity: published.table_identity.clone(),
     })
 }

@@ -27,6 +27,7 @@ mod feed;
 mod handover;
 mod heartbeat;
 mod history;
+mod identity;
 mod input;
 mod intake;
 mod newcomers;
@@ -183,6 +184,7 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
         if matches!(error.kind(), Kind::SpoolOutgrown { .. }) {
             opening.config.stream.streaming = false;
         }
+        let error = identity::meet(config, opening.epoch, error);
         let met = schema_change::meet(config, opening.epoch, error).and_then(|error| skips::meet(config, error));
         let Some(error) = met else { continue };
         let pause = retry.after(error.shown(&config.log))?;
@@ -293,6 +295,7 @@ fn run_session(
         copied,
         missing,
         known,
+        identities,
         terms,
         mapping,
         skips,
@@ -305,7 +308,8 @@ fn run_session(
     let (promotion, is_over_too) = (Promotion::new(config.clone(), &progress), ended.clone());
     let transform = Transform::new(mapping.clone(), terms.binary);
     let tables = (missing, skips.clone());
-    let newcomers = Newcomers::new(opening, &progress, tables, (terms, mapping), shared.waker.clone(), ended)?;
+    let terms = (terms, mapping, identities);
+    let newcomers = Newcomers::new(opening, &progress, tables, terms, shared.waker.clone(), ended)?;
     let beside = newcomers.handover().map_or(Beside::None, Beside::LeftOut);
     let selection = Selection::new(copied, beside, known);
     let skips = Skips::new(skips);

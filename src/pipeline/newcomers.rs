@@ -18,6 +18,7 @@ use tokio_postgres::Client;
 use super::Opening;
 use super::asked::{Streaming, Terms};
 use super::handover::Handover;
+use super::identity::Identities;
 use super::input::Input;
 use super::reader::Start;
 use super::selection::{Beside, Known, Selection};
@@ -33,6 +34,7 @@ use crate::postgres;
 use crate::snapshot::{self, Copied, CopyOptions, Due, Follows, Order, SnapshotSlot, TableCopy, Wanted};
 use crate::source::Waker;
 use crate::source::publication::{Publication, TableName};
+use crate::source::server::Server;
 use crate::transform::{Mapping, Transform};
 
 const STAGE: Stage = Stage::Snapshot;
@@ -50,6 +52,7 @@ pub(super) struct Newcomers {
     chunks: Arc<AtomicUsize>,
     terms: Terms,
     mapping: Arc<Mapping>,
+    identities: Arc<Identities>,
     missing: Option<Missing>,
     /// Transactions that are passed over, here too.
     skips: Vec<Lsn>,
@@ -70,7 +73,7 @@ impl Newcomers {
         opening: &Opening,
         progress: &Progress,
         (tables, skips): (Vec<Wanted>, Vec<Lsn>),
-        (terms, mapping): (Terms, Arc<Mapping>),
+        (terms, mapping, identities): (Terms, Arc<Mapping>, Arc<Identities>),
         stream: Waker,
         session: Receiver<()>,
     ) -> Result<Newcomers, Error> {
@@ -89,6 +92,7 @@ impl Newcomers {
             chunks: opening.chunks.clone(),
             terms,
             mapping,
+            identities,
             missing,
             skips,
             session,
@@ -103,7 +107,7 @@ impl Newcomers {
     /// Works until the session ends.
     ///
     /// # Errors
-    /// [`Kind::TablesToCopy`] when there are other tables, [`Kind::DeferredDue`] when foreign keys can be made again; whatever
+    /// [`Kind::TablesToCopy`] when there are other tables; a refusal when the publication is not what it has to be; [`Kind::DeferredDue`] when foreign keys can be made again; whatever
     /// keeps these tables from being copied.
     pub fn run(mut self) -> Result<(), Error> {
         if let Some(missing) = self.missing.take() {
@@ -146,11 +150,7 @@ impl Newcomers {
             };
             let error = match until(&self.session, &over, || snapshot::copy(&self.config, order)) {
                 // A slot that could not start may do so when transactions on the primary have ended.
-                Err(error)
-                    if error.disposition() != Disposition::Halt || matches!(error.kind(), Kind::TimedOut { .. }) =>
-                {
-                    error.shown(&self.config.log)
-                }
+                Err(error) if goes_on_after(&error) => error.shown(&self.config.log),
                 result => return result,
             };
             tracing::warn!(%error, retry_in = ?pause, "the copy beside the stream has ended; it will go on");
@@ -186,7 +186,8 @@ impl Newcomers {
         let stream = self.terms.start(connection, &name, consistent_point, Streaming::Off)?;
         let input = Input::source(stream, None);
         tracing::info!(tables = names.len(), start_lsn = %consistent_point, "catching up with the stream");
-        let selection = Selection::new(Copied::default(), Beside::Only(handover.clone()), Known::Any);
+        let known = Known::Same(self.identities.clone());
+        let selection = Selection::new(Copied::default(), Beside::Only(handover.clone()), known);
         let transform = Transform::new(self.mapping.clone(), self.terms.binary);
         let skips = Skips::unrecorded(self.skips.clone());
         let start = Start { progress: consistent_point, selection, transform, skips, stop_at: None, early: None };
@@ -205,7 +206,7 @@ impl Newcomers {
         while self.session.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
             match runtime.block_on(self.look(&mut servers)) {
                 Ok(None) => {}
-                Ok(Some(found)) => return Err(Error::new(STAGE, found)),
+                Ok(Some(found)) => return Err(found),
                 Err(error) => {
                     let error = error.shown(&self.config.log);
                     tracing::warn!(%error, "whether there are tables to copy is not known");
@@ -217,39 +218,68 @@ impl Newcomers {
     }
 
     /// What the next session has to do, if anything.
-    async fn look(&self, servers: &mut Option<(Client, Client)>) -> Result<Option<Kind>, Error> {
+    async fn look(&self, servers: &mut Option<(Client, Client)>) -> Result<Option<Error>, Error> {
         if servers.is_none() {
             let source = postgres::connect(&self.config.source, STAGE).await?;
             *servers = Some((source, postgres::connect(&self.config.target, STAGE).await?));
         }
         let Some((source, target)) = servers else { return Ok(None) };
-        let tables = self.tables_to_copy(source, target).await?;
-        if !tables.is_empty() {
-            return Ok(Some(Kind::TablesToCopy(tables)));
+        match self.tables_to_copy(source, target).await {
+            Ok(tables) if tables.is_empty() => {}
+            Ok(tables) => return Ok(Some(Error::new(STAGE, Kind::TablesToCopy(tables)))),
+            Err(refused) if matches!(refused.kind(), Kind::Refused { .. }) => return Ok(Some(refused)),
+            Err(error) => return Err(error),
         }
         let deferred = snapshot::read_deferred(target, self.config.name.as_str()).await?;
-        Ok(deferred.iter().any(|one| one.due == Due::Now).then_some(Kind::DeferredDue))
+        let is_due = deferred.iter().any(|one| one.due == Due::Now);
+        Ok(is_due.then(|| Error::new(STAGE, Kind::DeferredDue)))
     }
 
-    /// Tables, quoted, that are published and not on the target, or on the target and not published any more.
+    /// Tables, quoted, that are published and not on the target, or on the target and not published any more, or that are not
+    /// those of which the target has rows. What is new in any other is kept.
+    ///
+    /// # Errors
+    /// A refusal where the publication does not bring all that happens to rows, or a table cannot be copied again.
     async fn tables_to_copy(&self, source: &Client, target: &Client) -> Result<Vec<String>, Error> {
         let name = self.config.publication();
         let Some(publication) = Publication::read(source, Role::Source, &name, STAGE).await? else {
             // The stream ends by itself then.
             return Ok(Vec::new());
         };
+        if publication.leaves_out_operations() {
+            snapshot::leave(target, self.config.name.as_str(), &publication.tables).await?;
+        }
+        publication.check_operations(STAGE)?;
+        let publication = publication.without_identity_of_bench(&self.config.tables);
+        let position = Server::inspect(source, Role::Source, STAGE).await?.position;
         let is_ours = |table: &TableName| self.config.tables.selects(&table.schema, &table.name);
-        let published: Vec<_> =
-            publication.tables.iter().map(|one| &one.table).filter(|table| is_ours(table)).collect();
-        let states = snapshot::read(target, self.config.name.as_str()).await?;
+        let ours: Vec<_> = publication.tables.into_iter().filter(|one| is_ours(&one.table)).collect();
+        let published: Vec<_> = ours.iter().map(|one| &one.table).collect();
+        let (name, copy_data) = (self.config.name.as_str(), self.config.snapshot.copy_data);
+        let states = snapshot::read(target, name).await?;
+        let judged = snapshot::compare(source, name, &states, &ours, copy_data, position).await?;
+        if !judged.replaced.is_empty() {
+            return Ok(judged.replaced.iter().map(|(table, _)| table.to_string()).collect());
+        }
+        snapshot::settle(target, (name, self.epoch), &judged).await?;
         let is_missing = |table: &TableName| match states.iter().find(|state| state.table == *table) {
             Some(state) => state.is_missing(),
             None => self.config.snapshot.copy_data,
         };
-        let has_left = |state: &&TableCopy| !state.is_missing() && !published.contains(&&state.table);
+        let has_left = |state: &&TableCopy| state.is_followed() && !published.contains(&&state.table);
         let joined = published.iter().filter(|table| is_missing(table)).map(|table| table.to_string());
         let left = states.iter().filter(has_left).map(|state| state.table.to_string());
         Ok(joined.chain(left).collect())
+    }
+}
+
+/// Whether a copy that has ended so may be gone on with in this session.
+fn goes_on_after(error: &Error) -> bool {
+    match error.kind() {
+        Kind::TimedOut { .. } => true,
+        // They are not what the session has taken them for.
+        Kind::TablesToCopy(_) => false,
+        _ => error.disposition() != Disposition::Halt,
     }
 }
 

@@ -4,6 +4,7 @@
 //!                              ┌─ of a table whose copy holds it ───────► left out
 //!  change of a transaction ────┼─ of a table that is copied beside ─────► left out, or the only ones that are taken
 //!                              ├─ of a table that is published no more ─► left out
+//!                              ├─ of another table under a known name ──► left out before the copy of that name, else refused
 //!                              ├─ a heartbeat ──────────────────────────► left out
 //!                              ├─ for other targets of the trail ──────► left out
 //!                              └─ any other ────────────────────────────► taken
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use pgsluice_proto::Lsn;
 
 use super::handover::Handover;
+use super::identity::{Differs, Identities};
 use super::table_set::TableSet;
 use crate::config::TableSelection;
 use crate::decode::Relation;
@@ -47,12 +49,12 @@ pub(super) enum Beside {
 /// The tables that may come.
 #[derive(Clone, Debug)]
 pub(super) enum Known {
-    /// Whichever.
-    Any,
+    /// Whichever, as long as they are what the target has rows of.
+    Same(Arc<Identities>),
     /// Those that are selected, and where `copied` says so only these. `as_of` is where the source was before the publication was
     /// read: a table that it does not hold, and that a transaction has changed whose commit record lies before, has left it since.
     /// With `others`, what is not selected is for other targets of the same trail.
-    Only { selection: TableSelection, copied: Option<TableSet>, as_of: Lsn, others: bool },
+    Only { selection: TableSelection, copied: Option<TableSet>, as_of: Lsn, others: bool, identities: Arc<Identities> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,8 @@ enum Verdict {
     LeftOut,
     /// In transactions whose commit record is before this. After it the table may have joined.
     LeftOutBefore(Lsn),
+    /// What it describes is not what the target has rows of. In transactions before this it is of the past.
+    Differs(Lsn),
 }
 
 impl Selection {
@@ -104,6 +108,8 @@ impl Selection {
         Ok(match verdict {
             Verdict::TakenFrom(lsn) => self.commit_lsn >= lsn,
             Verdict::LeftOut | Verdict::LeftOutBefore(_) | Verdict::NotYet => false,
+            Verdict::Differs(lsn) if self.commit_lsn < lsn => false,
+            Verdict::Differs(_) => return Err(self.replaced(relation)),
         })
     }
 
@@ -118,6 +124,8 @@ impl Selection {
         let verdict = if (schema, name) == HEARTBEAT {
             // That its transaction comes is all that it is for.
             Verdict::LeftOut
+        } else if let Some(differs) = self.differs_from(relation) {
+            differs
         } else if is_ours {
             self.judge_ours(relation)?
         } else {
@@ -132,10 +140,42 @@ impl Selection {
         Ok(verdict)
     }
 
+    fn identities(&self) -> &Identities {
+        match &self.known {
+            Known::Same(identities) | Known::Only { identities, .. } => identities,
+        }
+    }
+
+    /// Tables that the relation is not, though it has the name or the OID of one, and whose changes this stream brings.
+    fn differing(&self, relation: &Relation) -> Vec<Differs> {
+        let mut differing = self.identities().differing(relation, self.commit_lsn);
+        differing.retain(|Differs { table, .. }| match &self.beside {
+            Beside::None => true,
+            Beside::LeftOut(handover) => !handover.concerns(&table.schema, &table.name),
+            Beside::Only(handover) => handover.concerns(&table.schema, &table.name),
+        });
+        differing
+    }
+
+    fn differs_from(&self, relation: &Relation) -> Option<Verdict> {
+        let copied = |differs: &Differs| {
+            self.copied.snapshot_lsn(&differs.table.schema, &differs.table.name).unwrap_or(Lsn::INVALID)
+        };
+        self.differing(relation).iter().map(copied).min().map(Verdict::Differs)
+    }
+
+    #[cold]
+    fn replaced(&self, relation: &Relation) -> Error {
+        let differing = self.differing(relation);
+        let why = differing.first().map(|differs| differs.why.clone()).unwrap_or_default();
+        let tables = differing.into_iter().map(|differs| differs.table).collect();
+        Error::new(Stage::Source, Kind::TablesReplaced { tables, why }).at(self.commit_lsn)
+    }
+
     fn judge_ours(&self, relation: &Relation) -> Result<Verdict, Error> {
         let (schema, name) = (relation.namespace.as_str(), relation.name.as_str());
         let taken = Verdict::TakenFrom(self.copied.snapshot_lsn(schema, name).unwrap_or(Lsn::INVALID));
-        let Known::Only { selection, copied, as_of, others } = &self.known else { return Ok(taken) };
+        let Known::Only { selection, copied, as_of, others, .. } = &self.known else { return Ok(taken) };
         let is_selected = selection.selects(schema, name);
         if *others && !is_selected {
             return Ok(Verdict::LeftOut);

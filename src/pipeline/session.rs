@@ -27,6 +27,7 @@ use super::asked::{
 use super::early::Reads;
 use super::feed::{Feed, check_origin};
 use super::history::{Whose, check_gap, check_identity, check_position};
+use super::identity::Identities;
 use super::input::Input;
 use super::selection::Known;
 use super::target::{Fires, check_kept, set_up_target_session, use_binary};
@@ -71,6 +72,8 @@ pub(super) struct Stages {
     /// Tables that are to be copied beside the stream.
     pub missing: Vec<Wanted>,
     pub known: Known,
+    /// Which tables the target has rows of.
+    pub identities: Arc<Identities>,
     pub terms: Terms,
     pub mapping: Arc<Mapping>,
     /// Transactions to pass over, by their commit records, in their order.
@@ -144,14 +147,24 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
         Some(trail) => check_origin(config, &trail::expect(trail)?)?,
     }
     check_heartbeat(config, &server, STAGE)?;
-    let publication = of_ours(config, read_publication(config, &source).await?)?;
+    let publication = match read_publication(config, &source).await {
+        Ok(publication) => of_ours(config, publication)?,
+        Err(refused) => {
+            leave_incomplete(config, (&source, &target)).await?;
+            return Err(refused);
+        }
+    };
     let mapping = mapping(config, &source, &publication).await?;
     let feed = Feed::open(config, &target, &before).await?;
     check_gap_before_fence(config, &feed, (&source, &server), &target).await?;
     let current = checkpoint::read(&target, config.name.as_str()).await?.ok_or_else(|| no_progress(config))?;
     let ruled = ruled(&publication.tables, &mapping);
     let name = config.name.as_str();
-    let foreseen = snapshot::foresee(&target, name, &ruled, config.snapshot.copy_data).await?;
+    let mut foreseen = snapshot::foresee(&target, name, &ruled, config.snapshot.copy_data).await?;
+    let position = Server::inspect(&source, Role::Source, STAGE).await?.position;
+    let judged = judge(config, &target, &publication, position).await?;
+    let is_replaced = |state: &TableCopy| judged.replaced.iter().any(|(table, _)| *table == state.table);
+    foreseen.iter_mut().filter(|state| is_replaced(state)).for_each(|state| state.state = State::DataSync);
     check_kept(&target, &mapping).await?;
     let records = checkpoint::complete(&target).await?;
     conflicts::check(&target, config, &publication.tables, &mapping).await?;
@@ -183,14 +196,11 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     feed.record(config, &target).await?;
     let skips = skips::pending(&target, config.name.as_str(), progress.end_lsn).await?;
 
-    let names = publication.tables.iter().map(|published| &published.table);
-    if !names.clone().any(|table| config.tables.is_bench(&table.schema, &table.name)) {
+    let mut names = publication.tables.iter().map(|published| &published.table);
+    if !names.any(|table| config.tables.is_bench(&table.schema, &table.name)) {
         snapshot::forget(&target, config.name.as_str(), (OWN_SCHEMA, &config.name.bench_table())).await?;
     }
-    let states = snapshot::learn(&target, config.name.as_str(), &ruled, config.snapshot.copy_data).await?;
-    for table in snapshot::mark_absent(&target, config.name.as_str(), names).await? {
-        tracing::warn!("{table} is not replicated any more: if it comes again, it is emptied and copied again");
-    }
+    let states = settle(config, (&source, &target), (&publication, position), &ruled, progress.epoch).await?;
     let missing = missing(&target, Published { states: &states, ..published }, options, constraints_fire).await?;
     let sent = Sent::of(publication.tables.iter());
     warn_of_conflicts(&source, &target, &missing, (&mapping, &sent)).await?;
@@ -207,7 +217,9 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     // Tables that are copied beside it must not begin again for that: when they are handed over is time enough.
     let restart_at = deferred.iter().filter_map(|one| one.due.lsn()).max().filter(|_| missing.is_empty());
     let copied = Copied::new(&states, progress.end_lsn);
-    let known = known(config, &target, &publication, server.position).await?;
+    let all = snapshot::read(&target, name).await?;
+    let identities = Arc::new(Identities::new(&all, &publication.tables, config.snapshot.copy_data));
+    let known = known(config, &all, &publication, server.position, identities.clone());
 
     let proto_version = ProtoVersion::newest_of(server.major());
     let options = stream_options(config, &server);
@@ -222,8 +234,21 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let may_be_early = early && is_plain && input.has_spool() && crew.size() > 1 && config.conflicts.only_stop();
     let reads = Reads { mapping: mapping.clone(), binary, known: known.clone() };
     let early = (may_be_early && !constraints_fire && restart_at.is_none()).then_some(reads);
-    let stages =
-        Stages { crew, early, input, progress, confirmed, copied, missing, known, terms, mapping, skips, restart_at };
+    let stages = Stages {
+        crew,
+        early,
+        input,
+        progress,
+        confirmed,
+        copied,
+        missing,
+        known,
+        identities,
+        terms,
+        mapping,
+        skips,
+        restart_at,
+    };
     Ok(Prepared::Ready(Box::new(stages)))
 }
 
@@ -328,15 +353,78 @@ async fn warn_of_conflicts(
     Ok(())
 }
 
+/// Brings what is kept of the tables to what is published, and returns the states of those that are. The publication was read before
+/// the source was at `position`.
+async fn settle(
+    config: &Config,
+    (source, target): (&Client, &Client),
+    (publication, position): (&Publication, Lsn),
+    ruled: &[Ruled<'_>],
+    epoch: i64,
+) -> Result<Vec<TableCopy>, Error> {
+    let (name, copy_data) = (config.name.as_str(), config.snapshot.copy_data);
+    // What has rows without a copy is kept with the others.
+    snapshot::learn(target, name, ruled, copy_data).await?;
+    let states = snapshot::read(target, name).await?;
+    let judged = snapshot::compare(source, name, &states, &publication.tables, copy_data, position).await?;
+    warn_of_notes(&states);
+    snapshot::settle(target, (name, epoch), &judged).await?;
+    let names = publication.tables.iter().map(|published| &published.table);
+    let again = match copy_data {
+        true => "it is emptied and copied again",
+        false => "it is refused until `pgsluice resync` has it copied",
+    };
+    for table in snapshot::mark_absent(target, name, names, copy_data).await? {
+        tracing::warn!("{table} is not replicated any more: if it comes again, {again}");
+    }
+    snapshot::learn(target, name, ruled, copy_data).await
+}
+
+/// Tables of a publication that does not bring all that happens to them are copied again once it does.
+async fn leave_incomplete(config: &Config, (source, target): (&Client, &Client)) -> Result<(), Error> {
+    match Publication::read(source, Role::Source, &config.publication(), STAGE).await? {
+        Some(publication) if publication.leaves_out_operations() => {
+            snapshot::leave(target, config.name.as_str(), &publication.tables).await
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// How rows are known to differ, until their tables are copied again.
+fn warn_of_notes(states: &[TableCopy]) {
+    for state in states.iter().filter(|state| state.is_followed()) {
+        for note in state.identity.iter().flat_map(|identity| &identity.notes) {
+            tracing::warn!("{note}");
+        }
+    }
+}
+
+/// What is published, compared with what the target has rows of.
+async fn judge(
+    config: &Config,
+    target: &Client,
+    publication: &Publication,
+    position: Lsn,
+) -> Result<snapshot::Judged, Error> {
+    let name = config.name.as_str();
+    let states = snapshot::read(target, name).await?;
+    snapshot::judge(name, &states, &publication.tables, config.snapshot.copy_data, position)
+}
+
 /// The tables whose changes may come. The source was at `as_of` before the publication was read.
-async fn known(config: &Config, target: &Client, publication: &Publication, as_of: Lsn) -> Result<Known, Error> {
+fn known(
+    config: &Config,
+    states: &[TableCopy],
+    publication: &Publication,
+    as_of: Lsn,
+    identities: Arc<Identities>,
+) -> Known {
     let mut copied = None;
     if config.snapshot.copy_data {
-        let states = snapshot::read(target, config.name.as_str()).await?;
         let copied_before = states.iter().filter(|state| !state.is_missing()).map(|state| &state.table);
         copied = Some(publication.tables.iter().map(|one| &one.table).chain(copied_before).collect());
     }
-    Ok(Known::Only { selection: config.tables.clone(), copied, as_of, others: config.only_applies() })
+    Known::Only { selection: config.tables.clone(), copied, as_of, others: config.only_applies(), identities }
 }
 
 /// Takes over from another engine, and says so where one still has a transaction open.

@@ -6,10 +6,11 @@
 //! in the stream ("ALTER TABLE", ADD COLUMN; `attmissingval` in "pg_attribute"). Any other default has the table written
 //! anew, which is not in the stream either, and leaves it with another file than the one that it was made with.
 
-use pgsluice_proto::Oid;
+use pgsluice_proto::{Lsn, Oid};
 use tokio_postgres::{Client, Row};
 
 use super::STAGE;
+use super::past::{Past, Today};
 use crate::config::Role;
 use crate::error::{Error, Lacks};
 use crate::postgres::{quote_ident, quote_literal, quote_qualified};
@@ -52,12 +53,15 @@ struct Present {
 const RESYNC: &str = "rows that were there before may have values in it, which are not in the stream: if so, `pgsluice resync` for \
                       the table copies them anew";
 
-/// What makes the columns, in their order.
+/// What makes the columns, in their order. `past` is of the table of the source that they are of, unless there are several; the source
+/// is at `position`.
 pub async fn additions(
     source: &Client,
     target: &Client,
     mapping: &Mapping,
     lacks: &Lacks,
+    past: Option<Past<'_>>,
+    position: Lsn,
 ) -> Result<Vec<Addition>, Error> {
     let place = TableName { schema: lacks.schema.clone(), name: lacks.table.clone() };
     let table = quote_qualified(&place.schema, &place.name);
@@ -83,12 +87,73 @@ pub async fn additions(
             addition(&table, name, &type_name, found.as_ref(), is_shared)
         };
         let before: Vec<_> = strange.iter().copied().filter(|other| other.category == category).collect();
-        additions.push(addition.perhaps_renamed(&table, name, &before));
+        let is_plain = mapping.sources(&place).all(|of| mapping.plan(of).is_none());
+        additions.push(match past {
+            Some(past) if is_plain => {
+                let is_there = |name: &str| names.contains(&name);
+                match addition.of_the_past(&table, (name, *type_oid), past, is_there, position) {
+                    Ok(renamed) => renamed,
+                    Err(addition) => addition.perhaps_renamed(&table, name, &before),
+                }
+            }
+            Some(past) if past.has_unknown() => addition.in_doubt().perhaps_renamed(&table, name, &before),
+            Some(_) | None => addition.perhaps_renamed(&table, name, &before),
+        });
     }
     Ok(additions)
 }
 
 impl Addition {
+    /// With what is known of the column that the stream brings under this name. `Err` is what is left to be said of it.
+    fn of_the_past(
+        self,
+        table: &str,
+        (name, type_oid): (&str, Oid),
+        past: Past<'_>,
+        is_there: impl Fn(&str) -> bool,
+        position: Lsn,
+    ) -> Result<Addition, Addition> {
+        let rename = |from: &str, to: &str| {
+            format!("ALTER TABLE {table} RENAME COLUMN {} TO {}", quote_ident(from), quote_ident(to))
+        };
+        match past.today(name, type_oid) {
+            Today::Same => match past.former_names(name).into_iter().find(|former| is_there(former)) {
+                // The target has it under the name that it had before.
+                Some(former) => Ok(Addition { statements: vec![rename(former, name)], note: None, keeps_rows: false }),
+                None => Err(self),
+            },
+            Today::Renamed(now) if is_there(&now) => {
+                let note = format!(
+                    "column {} was renamed to {} on the source, and what the stream brings is of the time before: rename it back \
+                     on the target until LSN {position} has passed, then: {}",
+                    quote_ident(name),
+                    quote_ident(&now),
+                    rename(name, &now)
+                );
+                Ok(Addition { statements: vec![rename(&now, name)], note: Some(note), keeps_rows: false })
+            }
+            Today::Renamed(now) => {
+                let note = format!(
+                    "the column is {} on the source by now, and is to be renamed here too once the stream brings it under that name; \
+                     or make the table as it is on the source, and have `pgsluice resync` copy it anew",
+                    quote_ident(&now)
+                );
+                Ok(Addition { note: Some(note), keeps_rows: false, ..self })
+            }
+            // As the catalog has it: nobody asks for its values any more.
+            Today::Dropped => Err(self),
+            Today::Unknown => Err(self.in_doubt()),
+        }
+    }
+
+    /// Whose values the stream brings cannot be told.
+    fn in_doubt(self) -> Addition {
+        let note = "columns of that name, or of others, were dropped, renamed or given another type on the source since, so that the \
+                    values may be of another column than the one that has the name now: make the table as it is on the source, and \
+                    have `pgsluice resync` copy it anew";
+        Addition { note: Some(note.to_owned()), keeps_rows: false, ..self }
+    }
+
     /// The column may be one that the target has under another name.
     fn perhaps_renamed(mut self, table: &str, name: &str, before: &[&Present]) -> Addition {
         if before.is_empty() {

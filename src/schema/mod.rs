@@ -24,6 +24,7 @@ mod definitions;
 mod dump;
 pub mod missing;
 mod needs;
+pub mod past;
 mod plan;
 mod programs;
 mod script;

@@ -8,6 +8,7 @@ use pgsluice_proto::Lsn;
 use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
 
+use super::identity;
 use super::parts::{self, Done, Part, Xids, column_list};
 use super::pump::pump_rows;
 use super::state::{State, failed_on};
@@ -116,8 +117,9 @@ impl Beginning<'_> {
     /// moment than this one is of, which a standby that has crashed and replays again can give.
     async fn left(&self, target: &Client, wanted: &Wanted) -> Result<Left, Error> {
         let table = &wanted.table;
-        let sql = "SELECT state, appends, columns IS NOT DISTINCT FROM $4 AND rules IS NOT DISTINCT FROM $5, snapshot_lsn, place \
-                   FROM pgsluice.table_state \
+        let sql = "SELECT state, appends, columns IS NOT DISTINCT FROM $4 AND rules IS NOT DISTINCT FROM $5, snapshot_lsn, place, \
+                       to_jsonb(t) ->> 'identity' \
+                   FROM pgsluice.table_state t \
                    WHERE name = $1 AND schema_name = $2 AND table_name = $3";
         let row = target
             .query_one(sql, &[&self.name, &table.schema, &table.name, &wanted.columns, &wanted.rules])
@@ -132,11 +134,16 @@ impl Beginning<'_> {
             return Err(Error::new(STAGE, Kind::Behind { replayed: self.snapshot_lsn, progress: known }));
         }
         let place: Option<String> = row.try_get(4).map_err(target_failed)?;
+        let identity = row.try_get::<_, Option<&str>>(5).map_err(target_failed)?.map(identity::parse).transpose()?;
+        let same_table = match (&identity, &wanted.identity) {
+            (Some(known), Some(now)) => known.is_like(now),
+            (None, _) | (_, None) => true,
+        };
         let begun = [State::DataSync, State::CatchUp].iter().any(|begun| state == begun.as_str());
         if let Some(place) = place.filter(|place| begun && *place != wanted.target.place) {
             return Err(self.moved(table, &place, &wanted.target.place));
         }
-        match (begun, appends, same_columns) {
+        match (begun, appends, same_columns && same_table) {
             (false, _, _) => Ok(Left::Nothing),
             (true, true, _) => Err(Error::refused(
                 STAGE,
@@ -150,7 +157,7 @@ impl Beginning<'_> {
                 ),
             )),
             (true, false, true) => Ok(Left::Chunks),
-            // What is there lacks the values of a column that is new, or came under other rules.
+            // What is there lacks the values of a column that is new, came under other rules, or is of another table.
             (true, false, false) => Ok(Left::Rows),
         }
     }
@@ -259,6 +266,7 @@ impl Beginning<'_> {
             .execute(&sql, &[&name, &table.schema, &table.name, &lsn, columns, &kept, &source_bytes, rules, &to.place])
             .await
             .map_err(target_failed)?;
+        identity::write(target, name, wanted.identity.iter().map(|identity| (table, &**identity))).await?;
         let (parts, blocks): (Vec<_>, Vec<_>) =
             done.iter().map(|done| (done.part.as_str(), done.first_block.cast_signed())).unzip();
         let sql = "DELETE FROM pgsluice.chunk_state WHERE name = $1 AND schema_name = $2 AND table_name = $3 \

@@ -24,8 +24,10 @@ mod bars;
 mod beginning;
 mod deferred;
 mod emptying;
+mod identity;
 mod job;
 mod locks;
+mod partitions;
 mod parts;
 mod progress;
 mod pump;
@@ -49,6 +51,7 @@ use self::beginning::Beginning;
 use self::deferred::Building;
 pub use self::deferred::{Deferred, DeferredKind, Due, Selected, check_rights, read as read_deferred, restore};
 pub use self::emptying::{Removal, check_before, check_removal};
+pub use self::identity::{Judged, compare, judge, leave, replace, settle};
 use self::job::Job;
 use self::parts::{Part, Queue, Xids};
 use self::progress::Progress;
@@ -60,8 +63,9 @@ use crate::error::{Error, Kind, Stage};
 use crate::postgres::{self, OwnRows, quote_ident, quote_literal};
 use crate::screen::Screen;
 use crate::source::Connection;
+use crate::source::identity::TableIdentity;
 use crate::source::new_slot::{self, Helpers, NewSlot};
-use crate::source::publication::TableName;
+use crate::source::publication::{Publication, TableName};
 use crate::source::server::Server;
 use crate::transform::Plan;
 
@@ -108,6 +112,8 @@ pub struct Wanted {
     pub rules: Option<String>,
     /// A copy of it was begun before, and the target may have rows of that.
     pub is_begun: bool,
+    /// Which table of the source it is.
+    pub identity: Option<Arc<TableIdentity>>,
 }
 
 /// Where a table's rows go.
@@ -303,6 +309,7 @@ async fn prepare(config: &Config, order: Order) -> Result<(Copying, Held), Error
     let parts = parts::read(&source, &tables).await?;
     let mut readers = readers(config, &parts, &snapshot)?;
     let parts = locks::lock(&source, &mut readers, (&tables, parts), &over).await?;
+    check_identities(&source, config, &tables).await?;
     let xids = Xids::read(&source).await?;
     let name = config.name.as_str();
     let snapshot_lsn = slot.consistent_point;
@@ -337,6 +344,22 @@ fn readers(config: &Config, parts: &[Part], snapshot: &str) -> Result<Vec<Connec
         Ok(reader)
     };
     (0..config.snapshot.jobs.min(chunks)).map(connect).collect()
+}
+
+/// The snapshot sees the tables that were to be copied, and not others that have come under their names, or with other columns.
+///
+/// # Errors
+/// [`Kind::TablesToCopy`] if they have changed since: the next session finds out how.
+async fn check_identities(source: &Client, config: &Config, tables: &[Wanted]) -> Result<(), Error> {
+    let publication = Publication::read(source, Role::Source, &config.publication(), STAGE).await?;
+    let published = publication.map(|publication| publication.tables).unwrap_or_default();
+    let is_same = |wanted: &&Wanted| {
+        let Some(known) = &wanted.identity else { return true };
+        let now = published.iter().find(|one| one.table == wanted.table).and_then(|one| one.table_identity.as_ref());
+        now.is_some_and(|now| known.is_like(now))
+    };
+    let changed: Vec<_> = tables.iter().filter(|wanted| !is_same(wanted)).map(|one| one.table.to_string()).collect();
+    if changed.is_empty() { Ok(()) } else { Err(Error::new(STAGE, Kind::TablesToCopy(changed))) }
 }
 
 /// A snapshot of the source whose LSN is known: that of a new slot.
@@ -447,6 +470,8 @@ mod tests {
             bytes: 0,
             source_bytes: 0,
             source_bytes_copied: 0,
+            appends: false,
+            identity: None,
         };
         let copied = Copied::new(&[state("old", 50), state("new", 100), state("newer", 200)], Lsn::new(60));
         assert_eq!(copied.ends_at(), Some(Lsn::new(200)));

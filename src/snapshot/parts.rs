@@ -399,7 +399,17 @@ mod tests {
             same: HashMap::new(),
             equality: HashMap::new(),
         };
-        Wanted { table, columns, has_generated: false, target, binary: true, plan: None, rules: None, is_begun: false }
+        Wanted {
+            table,
+            columns,
+            has_generated: false,
+            target,
+            binary: true,
+            plan: None,
+            rules: None,
+            is_begun: false,
+            identity: None,
+        }
     }
 
     #[test]

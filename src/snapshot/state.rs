@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row};
 
+use super::identity;
 use super::parts::Chunk;
 use super::rows::Rows;
 use super::{OnExisting, STAGE, Wanted, target_failed};
@@ -17,6 +18,7 @@ use crate::checkpoint;
 use crate::config::{Config, Endpoint, Name, Pattern, Role};
 use crate::error::{Error, Kind};
 use crate::postgres;
+use crate::source::identity::TableIdentity;
 use crate::source::publication::TableName;
 use crate::transform::are_same_rules;
 
@@ -68,6 +70,10 @@ pub struct TableCopy {
     pub source_bytes_copied: u64,
     /// Under which its rows came; `None` where there were none.
     pub rules: Option<String>,
+    /// Rows that are not the source's were there before, and stay.
+    pub appends: bool,
+    /// Which table of the source its rows are of; `None` where an earlier version has brought them.
+    pub identity: Option<TableIdentity>,
 }
 
 impl TableCopy {
@@ -92,7 +98,14 @@ impl TableCopy {
             source_bytes: 0,
             source_bytes_copied: 0,
             rules: None,
+            appends: false,
+            identity: None,
         }
+    }
+
+    /// The target has its rows, and its changes are to follow: it is not known to have left the publication.
+    pub fn is_followed(&self) -> bool {
+        !self.is_missing() && !self.identity.as_ref().is_some_and(|identity| identity.members.is_empty())
     }
 
     /// The stream of all tables must not bring the table's changes.
@@ -118,6 +131,8 @@ impl TableCopy {
             source_bytes: count(6)?,
             source_bytes_copied: count(7)?,
             rules: row.try_get(8).map_err(target_failed)?,
+            appends: row.try_get(9).map_err(target_failed)?,
+            identity: row.try_get::<_, Option<&str>>(10).map_err(target_failed)?.map(identity::parse).transpose()?,
         })
     }
 }
@@ -129,7 +144,7 @@ pub async fn read(target: &Client, name: &str) -> Result<Vec<TableCopy>, Error> 
                    t.snapshot_lsn, t.rows, t.bytes, t.source_bytes, \
                    (SELECT COALESCE(sum(c.source_bytes), 0)::bigint FROM pgsluice.chunk_state c \
                     WHERE (c.name, c.schema_name, c.table_name) = (t.name, t.schema_name, t.table_name)), \
-                   t.rules \
+                   t.rules, t.appends, to_jsonb(t) ->> 'identity' \
                FROM pgsluice.table_state t JOIN pgsluice.progress p USING (name) WHERE name = $1 ORDER BY 1, 2";
     let rows = target.query(sql, &[&name]).await.map_err(target_failed)?;
     rows.iter().map(TableCopy::from_row).collect()
@@ -258,18 +273,27 @@ pub async fn resync(config: &Config, patterns: &[Pattern]) -> Result<Vec<TableNa
     Ok(marked)
 }
 
-/// Marks tables that are on the target and not among `present`, so that they are copied again if they come back: what
-/// happens to them meanwhile is not in the stream. Returns those that were not marked before.
+/// Marks tables that are on the target and not among `present`: what happens to them meanwhile is not in the stream. So they are
+/// copied again if they come back, or refused where nothing is to be copied. Returns those that were not marked before.
 pub async fn mark_absent<'a>(
     target: &Client,
     name: &str,
     present: impl Iterator<Item = &'a TableName> + Clone,
+    copy_data: bool,
 ) -> Result<Vec<TableName>, Error> {
     let mut absent = read(target, name).await?;
-    absent.retain(|state| !state.is_missing() && !present.clone().any(|table| *table == state.table));
-    let absent: Vec<_> = absent.into_iter().map(|state| state.table).collect();
-    mark(target, name, &absent).await?;
-    Ok(absent)
+    absent.retain(|state| state.is_followed() && !present.clone().any(|table| *table == state.table));
+    let (kept, copied): (Vec<_>, Vec<_>) =
+        absent.iter().partition(|state| state.identity.is_some() && (!copy_data || state.appends));
+    let left = |state: &&TableCopy| {
+        let identity = state.identity.clone()?;
+        Some((state.table.clone(), TableIdentity { members: Vec::new(), ..identity }))
+    };
+    let left: Vec<_> = kept.iter().filter_map(left).collect();
+    identity::write(target, name, left.iter().map(|(table, identity)| (table, identity))).await?;
+    let copied: Vec<_> = copied.into_iter().map(|state| state.table.clone()).collect();
+    mark(target, name, &copied).await?;
+    Ok(absent.into_iter().map(|state| state.table).collect())
 }
 
 /// Knows nothing of a table, by its schema and name, any more: whatever comes under that name is another table.
@@ -282,7 +306,7 @@ pub async fn forget(target: &Client, name: &str, (schema, table): (&str, &str)) 
 }
 
 /// As tables whose copy was interrupted before its first chunk.
-async fn mark(target: &Client, name: &str, tables: &[TableName]) -> Result<(), Error> {
+pub(super) async fn mark(target: &Client, name: &str, tables: &[TableName]) -> Result<(), Error> {
     let (schemas, names): (Vec<_>, Vec<_>) =
         tables.iter().map(|table| (table.schema.as_str(), table.name.as_str())).unzip();
     let sql = "WITH marked (schema_name, table_name) AS (SELECT * FROM unnest($2::text[], $3::text[])), \

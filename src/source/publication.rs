@@ -5,12 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use pgsluice_proto::Oid;
 use pgsluice_proto::pgoutput::ReplicaIdentity;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
+use super::identity::{self, TableIdentity};
 use crate::config::{Pattern, Role, TableSelection};
 use crate::decode::{Column, Keys, Relation};
 use crate::error::{Error, Stage};
@@ -66,6 +68,10 @@ pub struct PublishedTable {
     pub partitions_differ: bool,
     /// One of the columns is generated.
     pub has_generated: bool,
+    /// Rows that do not pass it are not published.
+    pub row_filter: Option<String>,
+    /// `None` for a table that is not read as one of a publication.
+    pub table_identity: Option<Arc<TableIdentity>>,
 }
 
 impl PublishedTable {
@@ -111,13 +117,15 @@ SELECT n.nspname::text, c.relname::text, array_agg(a.attname::text ORDER BY a.at
         ORDER BY u.place),
     c.relkind = 'p' AND EXISTS (SELECT FROM pg_partition_tree(c.oid) p JOIN pg_class leaf ON leaf.oid = p.relid
         WHERE leaf.relreplident <> c.relreplident),
-    COALESCE(bool_or(a.attgenerated <> ''), false)
+    COALESCE(bool_or(a.attgenerated <> ''), false),
+    row_filter,
+    {identity}
 {from}
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     AND (listed IS NULL OR listed ? a.attname::text)
     AND (a.attgenerated = '' OR listed IS NOT NULL AND current_setting('server_version_num')::int >= 180000)
 {where}
-GROUP BY n.nspname, c.relname, c.relreplident, c.relkind, c.oid
+GROUP BY n.nspname, c.relname, c.relreplident, c.relkind, c.oid, c.relnamespace, c.relfilenode, c.reltoastrelid, listed, row_filter
 ORDER BY 1, 2";
 
 /// The tables that the configuration selects, of those that can be published, whichever shard they are in. A partitioned table
@@ -131,11 +139,12 @@ pub async fn select_tables(
     selection: &TableSelection,
     stage: Stage,
 ) -> Result<Vec<PublishedTable>, Error> {
-    let from =
-        "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN (SELECT NULL::jsonb) l (listed)";
+    let from = "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                CROSS JOIN (SELECT NULL::jsonb, NULL::text) l (listed, row_filter)";
     let filter = "WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition \
                   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_toast'";
-    let mut tables = query_tables(client, role, from, filter, &[], stage).await?;
+    let from = TableSource { from, filter, identity: "NULL::text" };
+    let mut tables = query_tables(client, role, from, &[], stage).await?;
     tables.retain(|published| selection.covers(&published.table.schema, &published.table.name));
     let matched = |pattern: &&Pattern| {
         tables.iter().any(|published| pattern.matches(&published.table.schema, &published.table.name))
@@ -177,7 +186,8 @@ impl Publication {
                    NOT pubviaroot AND EXISTS (SELECT FROM pg_publication_tables v \
                        JOIN pg_namespace n ON n.nspname = v.schemaname \
                        JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = v.tablename \
-                       WHERE v.pubname = p.pubname AND c.relispartition) \
+                       WHERE v.pubname = p.pubname AND c.relispartition), \
+                   current_setting('server_version_num')::int \
                    FROM pg_publication p WHERE pubname = $1";
         let Some(row) = client.query_opt(sql, &[&name]).await.map_err(failed)? else { return Ok(None) };
         let mut unpublished = Vec::new();
@@ -189,11 +199,13 @@ impl Publication {
         let names_partitions = row.try_get(4).map_err(failed)?;
         // `attnames` exists from 15 on; before, there were no column lists. OFFSET keeps the view's subquery from being
         // run for each column.
-        let from = "FROM (SELECT v.schemaname, v.tablename, to_jsonb(v) -> 'attnames' AS listed \
-                          FROM pg_publication_tables v WHERE v.pubname = $1 OFFSET 0) p \
+        let from = "FROM (SELECT v.schemaname, v.tablename, to_jsonb(v) -> 'attnames' AS listed, \
+                              to_jsonb(v) ->> 'rowfilter' AS row_filter FROM pg_publication_tables v WHERE v.pubname = $1 OFFSET 0) p \
                     JOIN pg_namespace n ON n.nspname = p.schemaname \
                     JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename";
-        let mut tables = query_tables(client, role, from, "", &[&name], stage).await?;
+        let identity = identity::sql(row.try_get(5).map_err(failed)?);
+        let from = TableSource { from, filter: "", identity: &identity };
+        let mut tables = query_tables(client, role, from, &[&name], stage).await?;
         let before = tables.len();
         tables.retain(|one| (one.table.schema.as_str(), one.table.name.as_str()) != HEARTBEAT);
         let has_heartbeat = tables.len() < before;
@@ -204,6 +216,8 @@ impl Publication {
     /// A refusal if some of what happens to a row would never reach the target, or would come under the name of a partition:
     /// tables are selected, copied and mapped by the name of the whole, and which partitions there are is each end's own affair.
     pub fn check_operations(&self, stage: Stage) -> Result<(), Error> {
+        self.check_filters(stage)?;
+        self.check_partitions(stage)?;
         if self.names_partitions {
             let set = "SET (publish_via_partition_root = true)";
             return Err(Error::refused(
@@ -225,8 +239,75 @@ impl Publication {
             format!("publication \"{name}\" leaves out {operations}, so the target would not become the same"),
             format!(
                 "on the primary: ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate'); what was \
-                 left out until then has to be copied",
+                 left out until then has to be copied, which `pgsluice run` does with all tables of the publication",
                 quote_ident(name)
+            ),
+        ))
+    }
+
+    /// Bench makes its own table anew each time, under the same name; that is no other table.
+    pub fn without_identity_of_bench(mut self, selection: &TableSelection) -> Publication {
+        for one in &mut self.tables {
+            if selection.is_bench(&one.table.schema, &one.table.name) {
+                one.table_identity = None;
+            }
+        }
+        self
+    }
+
+    /// Some of INSERT, UPDATE, DELETE and TRUNCATE do not reach the stream.
+    pub fn leaves_out_operations(&self) -> bool {
+        !self.unpublished.is_empty()
+    }
+
+    /// # Errors
+    /// A refusal that names the tables of which only some rows are published: the copy would have all of them.
+    fn check_filters(&self, stage: Stage) -> Result<(), Error> {
+        let filtered: Vec<_> = self.tables.iter().filter(|one| one.row_filter.is_some()).collect();
+        if filtered.is_empty() {
+            return Ok(());
+        }
+        let publication = quote_ident(&self.name);
+        let shown =
+            |one: &&PublishedTable| format!("{} (WHERE {})", one.table, one.row_filter.as_deref().unwrap_or(""));
+        let whole = |one: &&PublishedTable| {
+            let (table, schema, name) = (&one.table, &one.table.schema, &one.table.name);
+            format!(
+                "ALTER PUBLICATION {publication} DROP TABLE ONLY {table}; ALTER PUBLICATION {publication} ADD TABLE ONLY {table}; \
+                 then `pgsluice resync \"{schema}.{name}\"` if the target has rows of it"
+            )
+        };
+        let what = filtered.iter().map(shown).collect::<Vec<_>>().join(", ");
+        let mend = filtered.iter().map(whole).collect::<Vec<_>>().join("; ");
+        Err(Error::refused(
+            stage,
+            format!("publication \"{}\" has a row filter, so the target would not become the same: {what}", self.name),
+            format!("on the primary: {mend}. To leave rows out on their way, use `where` in a [[rule]]"),
+        ))
+    }
+
+    /// # Errors
+    /// A refusal that names partitions whose changes are in no WAL.
+    fn check_partitions(&self, stage: Stage) -> Result<(), Error> {
+        let leaves = self.tables.iter().filter_map(|one| Some((&one.table, &one.table_identity.as_ref()?.leaves)));
+        let unlogged: Vec<_> = leaves
+            .flat_map(|(table, leaves)| leaves.iter().map(move |leaf| (table, leaf)))
+            .filter(|(_, leaf)| leaf.persistence != "p")
+            .collect();
+        let Some((table, _)) = unlogged.first() else { return Ok(()) };
+        let list =
+            unlogged.iter().map(|(table, leaf)| format!("{} of {table}", leaf.name)).collect::<Vec<_>>().join(", ");
+        let alter =
+            unlogged.iter().map(|(_, leaf)| format!("ALTER TABLE {} SET LOGGED", leaf.name)).collect::<Vec<_>>();
+        Err(Error::refused(
+            stage,
+            format!("partition {list} is UNLOGGED: what is written to it is not in the stream"),
+            format!(
+                "on the primary: {}; then `pgsluice resync \"{}.{}\"`, and the same for each table that is named, if the target \
+                 has rows of it",
+                alter.join("; "),
+                table.schema,
+                table.name
             ),
         ))
     }
@@ -289,20 +370,29 @@ impl Publication {
     }
 }
 
+/// What completes [`TABLES_SQL`].
+#[derive(Clone, Copy, Debug)]
+struct TableSource<'a> {
+    from: &'a str,
+    filter: &'a str,
+    /// An expression for the JSON of a [`TableIdentity`].
+    identity: &'a str,
+}
+
 async fn query_tables(
     client: &Client,
     role: Role,
-    from: &str,
-    filter: &str,
+    TableSource { from, filter, identity }: TableSource<'_>,
     parameters: &[&(dyn ToSql + Sync)],
     stage: Stage,
 ) -> Result<Vec<PublishedTable>, Error> {
     let failed = |error| Error::from_postgres(stage, role, error);
-    let sql = TABLES_SQL.replace("{from}", from).replace("{where}", filter);
+    let sql = TABLES_SQL.replace("{from}", from).replace("{where}", filter).replace("{identity}", identity);
     let mut tables = Vec::new();
     for row in client.query(&sql, parameters).await.map_err(failed)? {
         let names: Option<Vec<String>> = row.try_get(2).map_err(failed)?;
         let types: Option<Vec<u32>> = row.try_get(3).map_err(failed)?;
+        let identity: Option<&str> = row.try_get(11).map_err(failed)?;
         tables.push(PublishedTable {
             table: TableName { schema: row.try_get(0).map_err(failed)?, name: row.try_get(1).map_err(failed)? },
             columns: names.unwrap_or_default().into_iter().zip(types.unwrap_or_default()).collect(),
@@ -312,9 +402,18 @@ async fn query_tables(
             partitions_differ: row.try_get(8).map_err(failed)?,
             has_generated: row.try_get(9).map_err(failed)?,
             is_partitioned: row.try_get(6).map_err(failed)?,
+            row_filter: row.try_get(10).map_err(failed)?,
+            table_identity: identity.map(|json| read_identity(json, stage)).transpose()?,
         });
     }
     Ok(tables)
+}
+
+fn read_identity(json: &str, stage: Stage) -> Result<Arc<TableIdentity>, Error> {
+    serde_json::from_str(json).map(Arc::new).map_err(|error| {
+        let what = format!("the catalogs of the source describe a published table in an unknown form ({error})");
+        Error::refused(stage, what, "its version of PostgreSQL may be newer than this pgsluice knows: use a later one")
+    })
 }
 
 /// By the letter that `pg_class` has for it.

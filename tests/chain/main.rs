@@ -18,6 +18,7 @@ mod fencing;
 mod gate;
 mod heartbeat;
 mod histories;
+mod identity;
 mod import_dms;
 mod inheritance;
 mod load;

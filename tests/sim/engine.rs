@@ -293,7 +293,7 @@ async fn open(
         appliers.push(applier(target, &connections, (&around, options), (epoch, position.clone())).await?);
     }
     let crew = Crew::new((position, begins), appliers, confirm_delay).await?;
-    let selection = Selection::new(Copied::default(), Beside::None, Known::Any);
+    let selection = Selection::new(Copied::default(), Beside::None, Known::Same(Arc::default()));
     let transform = Transform::new(Arc::new(Mapping::default()), false);
     let skips = Skips::new(Vec::new());
     let spool = around.source.borrow().streams.then(|| Spool::with_blocks(around.spool.clone(), SPOOL_BLOCK_BYTES));
@@ -345,7 +345,7 @@ fn run(opened: Opened, around: &Rc<Surroundings>) -> Running {
     let batches = pool_batches(crew.size());
     let shared = Arc::new(Shared::new(start.progress, confirmed).expect("a file descriptor"));
     let early = early.map(|applier| {
-        let reads = Reads { mapping: Arc::new(Mapping::default()), binary: false, known: Known::Any };
+        let reads = Reads { mapping: Arc::new(Mapping::default()), binary: false, known: Known::Same(Arc::default()) };
         let (early, target, for_crew) = early::early(reads, shared.clone()).expect("room for all batches");
         crew.set_early(for_crew);
         start.early = Some(early);
