@@ -25,6 +25,7 @@ mod catalog;
 mod claims;
 mod confirmation;
 mod crew;
+mod diagnose;
 mod divide;
 mod durability;
 mod early;
@@ -256,7 +257,8 @@ impl Applier {
         // Whatever comes before the transaction at fault is kept.
         for part in batch.parts() {
             match self.apply_part(batch, &part, Manner::InOrder, others).await {
-                Err(error) if error.is_of_the_data() && self.policies.concern(batch) => {
+                // Where no policy has an answer, this finds out why a row was not hit.
+                Err(error) if error.is_of_the_data() && (self.policies.concern(batch) || error.hit_no_row()) => {
                     self.roll_back().await?;
                     self.apply_part(batch, &part, Manner::ByPolicy, others).await?;
                 }
@@ -344,12 +346,12 @@ impl Applier {
             self.fallbacks += 1;
             log_fallback(&error);
         }
-        if !has_policy {
-            return in_order::apply(client, plans, batch.changes()).await;
-        }
         match attempt(client, in_order::apply(client, plans, batch.changes())).await? {
             Ok(()) => Ok(()),
-            Err(_) => refused::apply(client, plans, policies, batch, 0..batch.len()).await,
+            Err(error) if has_policy || error.hit_no_row() => {
+                refused::apply(client, plans, policies, batch, 0..batch.len()).await
+            }
+            Err(error) => Err(error),
         }
     }
 

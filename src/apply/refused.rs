@@ -12,6 +12,7 @@
 //! **Always holds:**
 //! - A change passes as it came, or is healed as its table's policy has it, or is set aside with a record in the same
 //!   transaction. Otherwise its error is returned, and nothing commits.
+//! - A change that hit no row is taken for one of a missing row only if the row is missing (`diagnose`).
 //! - An error that is not of a row, and a change that hits more than one row, are never healed nor set aside.
 //! - Savepoints are for runs: where few changes conflict there are few, and many changes are on their way at once.
 
@@ -20,6 +21,7 @@ use std::ops::Range;
 use tokio_postgres::Client;
 
 use super::attempt::attempt;
+use super::diagnose::true_reason;
 use super::exceptions::{Tally, set_aside};
 use super::heal::heal;
 use super::in_order;
@@ -73,8 +75,10 @@ async fn settle(
         return Err(error);
     };
     let policy = policies.policy(relation);
+    let at = change.transaction.commit_lsn;
+    let error = true_reason((client, plans), change, error).await.map_err(|error| error.at(at))?;
     let healed = heal((client, plans), policy, change, error).await;
-    let error = match healed.map_err(|error| error.at(change.transaction.commit_lsn))? {
+    let error = match healed.map_err(|error| error.at(at))? {
         Ok(how) => {
             tally.count(relation, how);
             return Ok(());

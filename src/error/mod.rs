@@ -105,6 +105,16 @@ pub enum Kind {
          where it was"
     )]
     CopyCount { sent: u64, taken: u64, why: String, mend: String },
+    /// The row is there, or is to be there, and the target does nothing about it.
+    #[error("{operation} hit 0 rows, though no row is missing: {} of the target suppresses it", suppressors(by))]
+    Suppressed { operation: &'static str, by: Vec<String> },
+    /// The source tells an old row by other columns than those that it says are the key.
+    #[error(
+        "{operation} hit 0 rows: the source sent the old row without column {} of the key, as it does where a partition has another \
+         replica identity than the whole table",
+        crate::postgres::quote_ident(column)
+    )]
+    KeyNotSent { operation: &'static str, column: String },
     /// The row of an update is not on the target, and cannot be made there.
     #[error(
         "UPDATE hit 0 rows, and its row cannot be inserted: the value of column {column} is unchanged, and comes with no update \
@@ -322,6 +332,11 @@ impl Error {
         matches!(self.0.kind, Kind::RowCount { operation: "UPDATE" | "DELETE", rows: 0 })
     }
 
+    /// A change of one row found none, whatever the reason.
+    pub fn hit_no_row(&self) -> bool {
+        matches!(self.0.kind, Kind::RowCount { rows: 0, .. })
+    }
+
     fn cause(&self) -> Cause {
         verdict::of(&self.0.kind).cause
     }
@@ -383,6 +398,10 @@ impl Error {
         }
         self
     }
+}
+
+fn suppressors(by: &[String]) -> String {
+    if by.is_empty() { "a trigger or rule".to_owned() } else { by.join(", ") }
 }
 
 impl fmt::Display for Error {

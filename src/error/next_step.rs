@@ -1,6 +1,6 @@
 //! What a person can do about a change that the target does not take.
 
-use super::{Disposition, Error, Stage};
+use super::{Disposition, Error, Kind, Stage};
 
 /// `None` where the message says so itself, or nothing can be said.
 pub(super) fn of(error: &Error) -> Option<String> {
@@ -13,8 +13,21 @@ pub(super) fn of(error: &Error) -> Option<String> {
         Some(key) => format!("; or set {key} for the table in the configuration"),
         None => String::new(),
     };
+    let step = match error.kind() {
+        Kind::Suppressed { .. } => {
+            "have it let the change pass, or drop it, and start again: nothing is lost meanwhile".to_owned()
+        }
+        Kind::KeyNotSent { .. } => {
+            let table = error.0.relation.as_deref().unwrap_or("…");
+            format!(
+                "on the primary, give every partition the replica identity of the table; then `pgsluice resync` for {table} and \
+                 start again, which copies the table as it is"
+            )
+        }
+        _ => format!("see to the row on the target and start again: nothing is lost meanwhile{policy}"),
+    };
     Some(format!(
-        "see to the row on the target and start again: nothing is lost meanwhile{policy}; or leave out the whole transaction: \
+        "{step}; or leave out the whole transaction: \
          `pgsluice skip --lsn {lsn}`"
     ))
 }

@@ -59,7 +59,11 @@ pub(super) fn of(kind: &Kind) -> Verdict {
         Kind::Spool { .. } | Kind::Trail { .. } => WAIT,
         Kind::Mismatch { .. } | Kind::LacksColumns(_) => Verdict { cause: Cause::Data, ..WAIT },
         Kind::RowCount { rows: 0, .. } | Kind::RowNotWhole { .. } => Verdict { cause: Cause::Row, ..HALT },
-        Kind::RowCount { .. } | Kind::SetCount { .. } | Kind::CopyCount { .. } => {
+        Kind::RowCount { .. }
+        | Kind::SetCount { .. }
+        | Kind::CopyCount { .. }
+        | Kind::Suppressed { .. }
+        | Kind::KeyNotSent { .. } => {
             Verdict { cause: Cause::Data, ..HALT }
         }
         Kind::Server { role, error } => server(*role, error),

@@ -63,5 +63,6 @@ mod toast;
 mod trail;
 mod transactions;
 mod types;
+mod unheard;
 mod vanished;
 mod wrong_servers;
