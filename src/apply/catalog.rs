@@ -22,6 +22,8 @@ pub struct TargetTable {
     pub can_copy: bool,
     /// Rows may lie in partitions, and TRUNCATE reaches them.
     pub is_partitioned: bool,
+    /// The role owns every sequence that TRUNCATE … RESTART IDENTITY restarts.
+    pub may_restart: bool,
     pub columns: Vec<TargetColumn>,
     /// Of each unique index that is checked at once, the names of its columns.
     pub unique_keys: Vec<Vec<String>>,
@@ -113,7 +115,12 @@ SELECT c.relkind::text, a.attname::text, a.atttypid, tn.nspname::text, t.typname
         SELECT (SELECT json_agg(k.attname)::text FROM pg_attribute k
                 WHERE k.attrelid = i.indrelid AND k.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]))
         FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
-                          AND i.indpred IS NULL AND i.indexprs IS NULL) END
+                          AND i.indpred IS NULL AND i.indexprs IS NULL) END,
+    CASE WHEN row_number() OVER (PARTITION BY w.place ORDER BY a.attnum) = 1 THEN NOT EXISTS (
+        SELECT FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+        WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+        AND d.refobjsubid > 0 AND NOT pg_has_role(s.relowner, 'USAGE')
+        AND d.refobjid IN (SELECT c.oid UNION ALL SELECT p.relid::oid FROM pg_partition_tree(c.oid) p)) END
 FROM wanted w
 JOIN pg_class c ON c.oid = w.oid
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -167,6 +174,7 @@ fn table(name: String, rows: &[Row]) -> Result<Option<TargetTable>, Error> {
         can_copy: first.try_get(14).map_err(failed)?,
         is_partitioned: kind == "p",
         unique_keys: unique_keys(first)?,
+        may_restart: first.try_get(18).map_err(failed)?,
         columns: rows.iter().filter_map(|row| column(row).transpose()).collect::<Result<_, _>>().map_err(failed)?,
         name,
     }))

@@ -151,12 +151,22 @@ async fn truncate_work<'a>(client: &Client, plans: &mut Plans, truncate: &Trunca
     let tables: Vec<_> =
         truncate.relations.iter().filter_map(|relation| plans.known(relation)).map(TablePlan::table).collect();
     let names: Vec<_> = truncate.relations.iter().chain(in_part).map(|relation| relation.to_string()).collect();
+    // To restart a sequence takes its owner, and where it stands on the target is of no matter to the rows.
+    let kept: Vec<_> = tables.iter().filter(|table| !table.may_restart).map(|table| table.name.as_str()).collect();
+    let restart_identity = truncate.restart_identity && kept.is_empty();
+    if truncate.restart_identity && !restart_identity {
+        tracing::warn!(
+            "TRUNCATE … RESTART IDENTITY is applied with CONTINUE IDENTITY: the role does not own the sequences of {}, which go on \
+             where they are",
+            kept.join(", ")
+        );
+    }
     let tables = tables.into_iter();
     // PostgreSQL empties no table that has checks to come. The source has emptied it, so its own were over by then.
     let mut statements = match (truncate.relations.is_empty(), truncate.is_partial) {
         (true, _) => Vec::new(),
         (false, true) => vec![sql::delete_all(tables)],
-        (false, false) => vec![sql::truncate(tables, truncate.restart_identity)],
+        (false, false) => vec![sql::truncate(tables, restart_identity)],
     };
     for part in &truncate.in_part {
         statements.extend(plans.known(&part.relation).map(|plan| sql::truncate_part(plan.table(), part)));

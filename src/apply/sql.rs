@@ -336,6 +336,7 @@ mod tests {
             is_partitioned,
             columns: Vec::new(),
             unique_keys: Vec::new(),
+            may_restart: true,
         };
         assert_eq!(
             truncate([table("s.a", false), table("s.b", true)].iter(), true),

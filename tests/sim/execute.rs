@@ -14,8 +14,9 @@ use crate::copy_format::read::{Read, TextFields, binary_row};
 use crate::postgres::quote_qualified;
 
 const PROGRESS_TYPES: [u32; 8] = [TEXT, INT4, TEXT, PG_LSN, PG_LSN, TIMESTAMPTZ, INT8, INT8];
-const CATALOG_TYPES: [u32; 18] = [
-    TEXT, TEXT, OID, TEXT, TEXT, BOOL, BOOL, BOOL, TEXT, BOOL, BOOL, BOOL, OID, OID_ARRAY, BOOL, INT8, BOOL, TEXT_ARRAY,
+const CATALOG_TYPES: [u32; 19] = [
+    TEXT, TEXT, OID, TEXT, TEXT, BOOL, BOOL, BOOL, TEXT, BOOL, BOOL, BOOL, OID, OID_ARRAY, BOOL, INT8, BOOL,
+    TEXT_ARRAY, BOOL,
 ];
 
 #[derive(Debug)]
@@ -249,6 +250,7 @@ fn catalog(parameters: &[Value]) -> Answer {
                 Some((place as i64 + 1).to_be_bytes().to_vec()),
                 flag(false),
                 (position == 0).then(|| wire::text_array(&unique_keys(table))),
+                (position == 0).then(|| vec![1]),
             ]);
         }
     }
