@@ -75,8 +75,8 @@ async fn overwrite(
         keyed.push((line, to, apply::row_key_columns(relation, &table).unwrap_or_default()));
     }
     let asked = keyed.iter().map(|(_, to, key)| (to, key.iter().map(String::as_str).collect())).collect();
-    let without = without_unique_index(target, asked).await?;
-    let said = without.into_iter().map(|place| {
+    let without = without_unique_index(target, asked, KeyUse::OneRow).await?;
+    let said = without.into_iter().map(|WithoutKey { place, .. }| {
         let (line, to, key) = &keyed[place];
         let key = if key.is_empty() { "a key".to_owned() } else { key.join(", ") };
         format!(
@@ -100,21 +100,49 @@ pub(super) fn check_records(config: &Config, records: bool) -> Result<(), Error>
     ))
 }
 
-/// The places of those tables that have no unique index of just these columns, as ON CONFLICT takes for an arbiter ("INSERT",
-/// conflict_target). Tables that are missing are not among them.
+/// A table whose rows of these columns nothing keeps apart in the way that is needed.
+#[derive(Debug)]
+pub(super) struct WithoutKey {
+    /// In the list that was asked for.
+    pub place: usize,
+    /// Deferrable constraints of the same columns, which ON CONFLICT stumbles over.
+    pub deferrable: Vec<String>,
+}
+
+/// What the unique index of a key is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyUse {
+    /// ON CONFLICT infers every unique index of just these columns, and fails if one of them is deferrable ("INSERT",
+    /// conflict_target). One that belongs to an exclusion constraint, as that of a key WITHOUT OVERLAPS, it passes over.
+    Arbiter,
+    /// There is one row of a key at most.
+    OneRow,
+}
+
+/// Those tables that have no unique index of just these columns. Tables that are missing are not among them.
 pub(super) async fn without_unique_index(
     target: &Client,
     tables: Vec<(&TableName, Vec<&str>)>,
-) -> Result<Vec<usize>, Error> {
+    key_use: KeyUse,
+) -> Result<Vec<WithoutKey>, Error> {
     // Arrays of arrays are all of one length; a key is its columns in their order, each quoted.
-    let sql = "SELECT w.place - 1 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w (name, key, place) \
-               WHERE to_regclass(w.name) IS NOT NULL AND NOT EXISTS ( \
-                   SELECT FROM pg_index i WHERE i.indrelid = to_regclass(w.name) \
-                   AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL \
-                   AND w.key = ( \
+    let sql = "WITH wanted AS MATERIALIZED ( \
+                   SELECT w.place, to_regclass(w.name) AS oid, w.key \
+                   FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w (name, key, place)), \
+               found AS MATERIALIZED ( \
+                   SELECT w.place, i.indexrelid, i.indimmediate FROM wanted w JOIN pg_index i ON i.indrelid = w.oid \
+                   WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL \
+                   AND NOT i.indisexclusion AND w.key = ( \
                        SELECT string_agg('\"' || replace(a.attname::text, '\"', '\"\"') || '\"', ',' ORDER BY a.attname::text COLLATE \"C\") \
                        FROM pg_attribute a \
-                       WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]))) \
+                       WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]))), \
+               late AS (SELECT f.place, array_agg(c.conname::text ORDER BY c.conname) AS names FROM found f \
+                   JOIN pg_constraint c ON c.conindid = f.indexrelid AND c.contype IN ('p', 'u') WHERE NOT f.indimmediate \
+                   GROUP BY f.place) \
+               SELECT w.place - 1, CASE WHEN $3 THEN COALESCE(late.names, '{}') ELSE '{}' END \
+               FROM wanted w LEFT JOIN late USING (place) \
+               WHERE w.oid IS NOT NULL AND (($3 AND late.names IS NOT NULL) \
+                   OR NOT EXISTS (SELECT FROM found f WHERE f.place = w.place AND f.indimmediate)) \
                ORDER BY 1";
     let (names, keys): (Vec<_>, Vec<_>) = tables
         .into_iter()
@@ -124,6 +152,9 @@ pub(super) async fn without_unique_index(
         })
         .unzip();
     let failed = |error| Error::from_postgres(STAGE, Role::Target, error);
-    let rows = target.query(sql, &[&names, &keys]).await.map_err(failed)?;
-    rows.iter().map(|row| row.try_get::<_, i64>(0).map(|place| place as usize).map_err(failed)).collect()
+    let rows = target.query(sql, &[&names, &keys, &(key_use == KeyUse::Arbiter)]).await.map_err(failed)?;
+    let without = |row: &tokio_postgres::Row| {
+        Ok(WithoutKey { place: row.try_get::<_, i64>(0)? as usize, deferrable: row.try_get(1)? })
+    };
+    rows.iter().map(|row| without(row).map_err(failed)).collect()
 }

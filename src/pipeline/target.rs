@@ -5,7 +5,7 @@ use pgsluice_proto::Oid;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::conflicts;
+use super::conflicts::{self, KeyUse, WithoutKey};
 use crate::apply::{self, TargetTable, is_stable_in_binary};
 use crate::config::{Config, Role, ValueFormat};
 use crate::error::{Error, Stage};
@@ -17,18 +17,24 @@ const STAGE: Stage = Stage::Source;
 
 /// # Errors
 /// A refusal where deleted rows stay on the target and nothing there could find one by its key when it comes again.
-pub(super) async fn check_kept(target: &Client, mapping: &Mapping) -> Result<(), Error> {
+pub async fn check_kept(target: &Client, mapping: &Mapping) -> Result<(), Error> {
     let kept: Vec<_> = mapping.kept().collect();
     if kept.is_empty() {
         return Ok(());
     }
     let asked = kept.iter().map(|(table, key)| (table, key.clone())).collect();
-    let without = conflicts::without_unique_index(target, asked).await?;
-    let Some((table, key)) = without.first().map(|place| &kept[*place]) else { return Ok(()) };
+    let without = conflicts::without_unique_index(target, asked, KeyUse::Arbiter).await?;
+    let Some(WithoutKey { place, deferrable }) = without.first() else { return Ok(()) };
+    let (table, key) = &kept[*place];
     let columns: Vec<_> = key.iter().map(|column| quote_ident(column)).collect();
     let columns = columns.join(", ");
-    let what = format!("soft_delete: {table} on the target has no unique index of {columns} to find a deleted row by");
-    let mend = format!("on the target: CREATE UNIQUE INDEX ON {table} ({columns})");
+    let what = format!(
+        "soft_delete: {table} on the target has no unique index of {columns} to find a deleted row by, one that is not deferrable and \
+         not of a constraint WITHOUT OVERLAPS"
+    );
+    let drop = |name: &String| format!("ALTER TABLE {table} DROP CONSTRAINT {}; ", quote_ident(name));
+    let dropped: String = deferrable.iter().map(drop).collect();
+    let mend = format!("on the target: {dropped}CREATE UNIQUE INDEX ON {table} ({columns})");
     Err(Error::refused(Stage::Apply, what, mend))
 }
 
