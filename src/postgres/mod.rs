@@ -32,13 +32,16 @@ use crate::error::{Error, Kind, Stage};
 
 /// Fixes how values are written as text, so that one server reads what the other wrote, and the meaning of every name.
 /// `search_path` is empty because a search path that others can write to decides which operators run. Warnings are heard
-/// because a walsender that leaves out rows says so in one.
+/// because a walsender that leaves out rows says so in one. Row security is an error where it would leave out rows.
 pub const SESSION_SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO, YMD'; \
     SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET bytea_output = 'hex'; \
     SET lc_monetary = 'C'; SET xmloption = 'content'; SET array_nulls = on; SET search_path = ''; \
     SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; \
     SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-    SET client_min_messages = 'warning'";
+    SET client_min_messages = 'warning'; SET row_security = off";
+
+/// An index-only scan on a standby can return a row that is gone: its place may be in use again before the visibility map says so.
+pub const SOURCE_SETTINGS: &str = "SET enable_indexonlyscan = off";
 
 /// Sessions and transactions last as long as they need. The settings came with 14 and 17, so each is set where it is found. That
 /// takes a query, which the isolation that a role begins with may forbid on a standby: it comes after [`SESSION_SETTINGS`].
@@ -168,8 +171,12 @@ where
             }
         }
     });
+    let of_role = match endpoint.role {
+        Role::Source => SOURCE_SETTINGS,
+        Role::Primary | Role::Target => "",
+    };
     let lost_client = notice_lost_client(endpoint.tcp_user_timeout, false);
-    for settings in [SESSION_SETTINGS, NO_TIMEOUTS, &lost_client] {
+    for settings in [SESSION_SETTINGS, of_role, NO_TIMEOUTS, &lost_client].into_iter().filter(|sql| !sql.is_empty()) {
         client.batch_execute(settings).await.map_err(|error| Error::from_postgres(stage, endpoint.role, error))?;
     }
     Ok((client, warnings))

@@ -25,7 +25,7 @@ use super::stream::{ReplicationStream, StreamOptions};
 use super::transport::Transport;
 use crate::config::{Endpoint, Role};
 use crate::error::{Error, Kind, ServerError, Stage};
-use crate::postgres::{self, NO_TIMEOUTS, PASSWORD_EXPOSED, PASSWORD_MISSING, SESSION_SETTINGS};
+use crate::postgres::{self, NO_TIMEOUTS, PASSWORD_EXPOSED, PASSWORD_MISSING, SESSION_SETTINGS, SOURCE_SETTINGS};
 
 /// One row of an answer, all values as text.
 pub type Row = Vec<Option<String>>;
@@ -100,6 +100,7 @@ impl Connection {
         connection.limit_reads(Some(read_timeout))?;
         connection.start_up(endpoint, parameters)?;
         connection.query(SESSION_SETTINGS)?;
+        connection.query(SOURCE_SETTINGS)?;
         connection.query(NO_TIMEOUTS)?;
         connection.query(&postgres::notice_lost_client(endpoint.tcp_user_timeout, true))?;
         Ok(connection)

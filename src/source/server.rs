@@ -12,6 +12,9 @@ const STANDBY_MAJOR_MIN: u32 = 16;
 /// The output plugin speaks binary and streaming from this release on.
 const PRIMARY_MAJOR_MIN: u32 = 14;
 
+/// Of each major release, the least minor one without known faults of this kind, as of August 2026.
+const MINORS_MIN: [(u32, u32); 3] = [(16, 15), (17, 11), (18, 6)];
+
 /// Facts about a server that do not change while a session lasts, but for its position and a promotion.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -57,10 +60,6 @@ impl Server {
 
     pub fn major(&self) -> u32 {
         self.version / 10_000
-    }
-
-    fn minor(&self) -> u32 {
-        self.version % 10_000
     }
 
     /// # Errors
@@ -119,23 +118,38 @@ impl Server {
                     .to_owned(),
             );
         }
-        if self.in_recovery && self.loses_on_slot_creation() {
-            warnings.push(format!(
-                "PostgreSQL {}.{} has known faults in making slots on a standby; use at least 16.10, 17.6 or 18.2",
-                self.major(),
-                self.minor()
-            ));
-        }
+        warnings.extend(outdated(self.role, self.version));
         warnings
     }
+}
 
-    /// Minor releases before the ones whose release notes mend slot creation on standbys.
-    fn loses_on_slot_creation(&self) -> bool {
-        match self.major() {
-            16 => self.minor() < 10,
-            17 => self.minor() < 6,
-            18 => self.minor() < 2,
-            _ => false,
+/// What to say of a server whose minor release has known faults that lose rows, or break decoding on a standby ("Release Notes").
+/// `version` is its `server_version_num`.
+pub fn outdated(role: Role, version: u32) -> Option<String> {
+    let (major, minor) = (version / 10_000, version % 10_000);
+    let (_, least) = MINORS_MIN.into_iter().find(|(of, _)| *of == major)?;
+    (minor < least).then(|| {
+        format!(
+            "the {role} is PostgreSQL {major}.{minor}, which has known faults that can lose rows or invalidate slots: update it to \
+             {major}.{least} or later"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minor_releases_below_the_least_are_named() {
+        for (major, minor) in MINORS_MIN {
+            assert_eq!(outdated(Role::Target, major * 10_000 + minor), None);
+            let said = outdated(Role::Target, major * 10_000 + minor - 1).unwrap();
+            assert!(
+                said.contains(&format!("{major}.{}", minor - 1)) && said.contains(&format!("{major}.{minor} or later"))
+            );
         }
+        assert_eq!(outdated(Role::Source, 150_000), None);
+        assert_eq!(outdated(Role::Source, 190_000), None);
     }
 }
