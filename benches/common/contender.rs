@@ -102,7 +102,8 @@ impl Contender {
 
     pub async fn prepare(self, chain: &Chain, config: &Config) -> Result<()> {
         if self.is_engine() {
-            config.command(self, &["setup"]).await?;
+            // The history of pgbench has no key, and gets nothing but INSERTs.
+            config.command(self, &["setup", "--allow-unwritable", "*.*"]).await?;
             return config.keep_trail(self);
         }
         slot::create(chain, DATABASE, self.slot()).await?;

@@ -3,6 +3,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{ConfigArgument, Format, output};
+use crate::config::Pattern;
 use crate::error::{Error, Stage};
 use crate::postgres;
 use crate::setup::{self, Step, StepState};
@@ -17,15 +18,19 @@ pub struct SetupArguments {
     /// How long to wait for the standby to replay and for open transactions to end
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
+    /// Publish tables that match, though the primary then refuses every UPDATE and DELETE of them: for tables that only get
+    /// INSERTs. May be given more than once
+    #[arg(long, value_name = "SCHEMA.TABLE")]
+    allow_unwritable: Vec<Pattern>,
 }
 
 pub fn run(arguments: &SetupArguments, format: Format) -> Result<(), Error> {
     let config = arguments.config.load()?;
     let runtime = postgres::new_runtime(Stage::Setup)?;
     if arguments.print_sql {
-        return output::text_line(runtime.block_on(setup::sql(&config))?.trim_end());
+        return output::text_line(runtime.block_on(setup::sql(&config, &arguments.allow_unwritable))?.trim_end());
     }
-    print_steps(&runtime.block_on(setup::set_up(&config, arguments.timeout))?, format)
+    print_steps(&runtime.block_on(setup::set_up(&config, arguments.timeout, &arguments.allow_unwritable))?, format)
 }
 
 pub fn print_steps(steps: &[Step], format: Format) -> Result<(), Error> {

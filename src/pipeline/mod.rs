@@ -44,6 +44,7 @@ mod sim;
 mod skips;
 mod table_set;
 mod target;
+mod unwritable;
 mod workers;
 mod writer;
 
@@ -70,6 +71,7 @@ use self::session::apply_options;
 use self::session::{Attempt, Opened, Session, Stages};
 use self::shared::{Phase, Shared};
 use self::skips::Skips;
+use self::unwritable::Said;
 use self::workers::{Ends, Workers, no_resources};
 use crate::apply::Crew;
 use crate::config::{Config, ValueFormat};
@@ -119,6 +121,7 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
         chunks: Arc::default(),
         copied: false,
         early: true,
+        unwritable: Said::default(),
     };
     loop {
         let chunks = opening.chunks.load(Ordering::Relaxed);
@@ -222,14 +225,15 @@ struct Opening {
     copied: bool,
     /// Large transactions may be applied before they commit.
     early: bool,
+    unwritable: Said,
 }
 
 impl Opening {
     fn open(&mut self) -> Result<Session, Error> {
         loop {
             let beside = self.stop_at == StopAt::Never;
-            let Opening { config, options, epoch, early, .. } = self;
-            match session::open(Attempt { config, options, epoch, beside, early: *early })? {
+            let Opening { config, options, epoch, early, unwritable, .. } = self;
+            match session::open(Attempt { config, options, epoch, beside, early: *early, unwritable })? {
                 Opened::Session(session) => return Ok(*session),
                 Opened::Missing(_) if matches!(self.stop_at, StopAt::Lsn(_)) => {
                     let what = "there are tables to copy, and a copy is of the source as it is now, not as it was";

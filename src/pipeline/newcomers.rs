@@ -25,6 +25,7 @@ use super::selection::{Beside, Known, Selection};
 use super::session::apply_options;
 use super::shared::{Phase, Shared};
 use super::skips::Skips;
+use super::unwritable::Said;
 use super::workers::{Ends, Workers, no_resources};
 use crate::apply::{Applier, Begins, Crew, Policies};
 use crate::checkpoint::{Moves, Position, Progress, Tenure};
@@ -56,6 +57,7 @@ pub(super) struct Newcomers {
     missing: Option<Missing>,
     /// Transactions that are passed over, here too.
     skips: Vec<Lsn>,
+    unwritable: Said,
     /// Disconnected when the session has ended.
     session: Receiver<()>,
 }
@@ -95,6 +97,7 @@ impl Newcomers {
             identities,
             missing,
             skips,
+            unwritable: opening.unwritable.clone(),
             session,
         })
     }
@@ -200,7 +203,7 @@ impl Newcomers {
 
     /// Looks for tables to copy, and for foreign keys that can be made again, until the session ends. A server that cannot be
     /// asked is asked again: the stream, which has connections of its own, does not depend on it.
-    fn watch(&self) -> Result<(), Error> {
+    fn watch(&mut self) -> Result<(), Error> {
         let runtime = postgres::new_runtime(STAGE)?;
         let mut servers = None;
         while self.session.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
@@ -218,12 +221,16 @@ impl Newcomers {
     }
 
     /// What the next session has to do, if anything.
-    async fn look(&self, servers: &mut Option<(Client, Client)>) -> Result<Option<Error>, Error> {
+    async fn look(&mut self, servers: &mut Option<(Client, Client)>) -> Result<Option<Error>, Error> {
         if servers.is_none() {
             let source = postgres::connect(&self.config.source, STAGE).await?;
             *servers = Some((source, postgres::connect(&self.config.target, STAGE).await?));
         }
         let Some((source, target)) = servers else { return Ok(None) };
+        match self.unwritable.check(&self.config, source, STAGE).await {
+            Err(error) if matches!(error.kind(), Kind::Refused { .. }) => return Ok(Some(error.to_be_waited_for())),
+            checked => checked?,
+        }
         match self.tables_to_copy(source, target).await {
             Ok(tables) if tables.is_empty() => {}
             Ok(tables) => return Ok(Some(Error::new(STAGE, Kind::TablesToCopy(tables)))),

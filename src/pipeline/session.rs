@@ -31,6 +31,7 @@ use super::identity::Identities;
 use super::input::Input;
 use super::selection::Known;
 use super::target::{Fires, check_kept, set_up_target_session, use_binary};
+use super::unwritable::Said;
 use super::{conflicts, copy};
 use crate::apply::{Applier, Begins, Crew, Options, Policies};
 use crate::checkpoint::{self, Moves, Position, Progress, Tenure};
@@ -103,6 +104,7 @@ pub(super) struct Attempt<'a> {
     pub beside: bool,
     /// Large transactions may be applied before they commit.
     pub early: bool,
+    pub unwritable: &'a mut Said,
 }
 
 /// # Errors
@@ -123,7 +125,7 @@ enum Prepared {
 }
 
 async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
-    let Attempt { config, options, epoch, beside, early } = attempt;
+    let Attempt { config, options, epoch, beside, early, unwritable } = attempt;
     let (target, warnings) = postgres::connect_hearing(&config.target, Stage::Apply).await?;
     shards::check_split(&target, config, STAGE).await?;
     let progress = checkpoint::read(&target, config.name.as_str()).await?;
@@ -131,6 +133,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     check_target(config, (&source, &target), progress.as_ref(), STAGE).await?;
     let before = progress.ok_or_else(|| no_progress(config))?;
     let server = Server::inspect(&source, Role::Source, STAGE).await?;
+    server.warnings().into_iter().for_each(|warning| unwritable.warn(warning));
     // What cannot be mended first: a setting that is wrong now may be why the slot is lost.
     check_identity(Whose::Target, &before, &server.system_identifier)?;
     if server.in_recovery && server.position < before.end_lsn {
@@ -154,6 +157,9 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
             return Err(refused);
         }
     };
+    // Of one that is at work only what is to come is in doubt.
+    let writable = unwritable.check(config, &source, STAGE).await;
+    writable.map_err(|error| if epoch.is_some() { error.to_be_waited_for() } else { error })?;
     let mapping = mapping(config, &source, &publication).await?;
     let feed = Feed::open(config, &target, &before).await?;
     check_gap_before_fence(config, &feed, (&source, &server), &target).await?;

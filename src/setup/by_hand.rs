@@ -2,7 +2,7 @@
 
 use super::{STAGE, on_replication_connection};
 use crate::checkpoint::{Progress, SCHEMA_SQL, TABLES};
-use crate::config::{Config, Role, Shard, TrailConfig};
+use crate::config::{Config, Pattern, Role, Shard, TrailConfig};
 use crate::error::Error;
 use crate::postgres::{self, quote_ident, quote_literal};
 use crate::shards::record_sql;
@@ -11,19 +11,22 @@ use crate::source::server::Server;
 
 /// The SQL that a DBA would run instead of [`set_up`](super::set_up), for the tables that the source has now; that of each
 /// shard by itself.
-pub async fn sql(config: &Config) -> Result<String, Error> {
+///
+/// # Errors
+/// As [`set_up`](super::set_up), a refusal of tables that become unwritable by it and that are not allowed to.
+pub async fn sql(config: &Config, allow_unwritable: &[Pattern]) -> Result<String, Error> {
     let mut statements = String::new();
     for config in &config.split() {
         if let Some(Shard { number, count, .. }) = config.shard() {
             statements.push_str(&format!("-- Shard {number} of {count}\n\n"));
         }
-        statements.push_str(&sql_of_one(config).await?);
+        statements.push_str(&sql_of_one(config, allow_unwritable).await?);
         statements.push('\n');
     }
     Ok(statements)
 }
 
-async fn sql_of_one(config: &Config) -> Result<String, Error> {
+async fn sql_of_one(config: &Config, allow_unwritable: &[Pattern]) -> Result<String, Error> {
     if let Some(trail) = config.trail.as_ref().filter(|_| config.only_applies()) {
         return sql_of_reader(config, trail);
     }
@@ -31,6 +34,10 @@ async fn sql_of_one(config: &Config) -> Result<String, Error> {
     let facts = Server::inspect(&source, Role::Source, STAGE).await?;
     let mut tables = publication::select_tables(&source, Role::Source, &config.tables, STAGE).await?;
     tables.retain(|published| config.tables.selects(&published.table.schema, &published.table.name));
+    let unwritable = super::writable::check((&source, Role::Source), config, &tables, allow_unwritable).await?;
+    // A name may hold the end of a line.
+    let one_line = |text: String| text.replace(char::is_control, " ");
+    let warnings: String = unwritable.iter().map(|one| format!("-- {}\n", one_line(one.to_string()))).collect();
     let identity = on_replication_connection(config, |connection| connection.identify_system()).await?;
     let name = config.slot();
     let heartbeat = config.stream.heartbeat.map_or(Heartbeat::None, |_| Heartbeat::By(&config.publisher().user));
@@ -49,7 +56,7 @@ async fn sql_of_one(config: &Config) -> Result<String, Error> {
     let record =
         config.shard().map_or(String::new(), |shard| format!("{};\n", record_sql(shard, config.name.as_str())));
     Ok(format!(
-        "-- 1. On the primary, database {database}, as the owner of the tables:\n{create};\n\n\
+        "-- 1. On the primary, database {database}, as the owner of the tables:\n{warnings}{create};\n\n\
          -- 2. On the source, as a role with REPLICATION.{snapshot}{standby_note}\n\
          SELECT lsn FROM pg_create_logical_replication_slot({slot}, 'pgoutput');\n\n\
          -- 3. On the target:\n{SCHEMA_SQL}\n{tables}\n\

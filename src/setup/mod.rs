@@ -16,6 +16,7 @@ mod publication;
 mod slot;
 mod teardown;
 mod trail;
+mod writable;
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ pub use self::loss::{Loss, on_existing as losses_on_existing, resync as losses_o
 use self::publication::Made;
 pub use self::teardown::{Removal, TornDown, plan_teardown};
 use crate::checkpoint::{self, Progress};
-use crate::config::{Config, Role, TrailConfig};
+use crate::config::{Config, Endpoint, Pattern, Role, TrailConfig};
 use crate::error::{Error, Kind, Stage};
 use crate::pipeline::{self, Whose};
 use crate::postgres::{self, quote_ident};
@@ -35,7 +36,7 @@ use crate::preflight;
 use crate::schema::compare::{self, Weight};
 use crate::shards;
 use crate::source::publication::{Publication, PublishedTable, select_tables};
-use crate::source::server::Server;
+use crate::source::server::{Server, outdated};
 use crate::source::slot::SlotState;
 use crate::source::{Connection, CreatedSlot};
 use crate::trail::Lock;
@@ -76,7 +77,7 @@ struct Servers {
 
 impl Servers {
     async fn connect(config: &Config) -> Result<Servers, Error> {
-        let source = postgres::connect(&config.source, STAGE).await?;
+        let source = connect(&config.source).await?;
         let source_facts = Server::inspect(&source, Role::Source, STAGE).await?;
         source_facts.check_decodable(STAGE)?;
         pipeline::check_heartbeat(config, &source_facts, STAGE)?;
@@ -85,9 +86,10 @@ impl Servers {
         }
         let publisher = match &config.primary {
             Some(endpoint) => {
-                let client = postgres::connect(endpoint, STAGE).await?;
+                let client = connect(endpoint).await?;
                 let facts = Server::inspect(&client, Role::Primary, STAGE).await?;
                 check_primary(&facts, &source_facts)?;
+                warn_of_outdated(facts.role, facts.version);
                 Some((client, facts))
             }
             None if source_facts.in_recovery => None,
@@ -96,10 +98,34 @@ impl Servers {
                 Some((client, source_facts.clone()))
             }
         };
-        let target = postgres::connect(&config.target, STAGE).await?;
+        let target = connect(&config.target).await?;
+        let version = "SELECT current_setting('server_version_num')::int";
+        let version = target.query_one(version, &[]).await.and_then(|row| row.try_get::<_, i32>(0));
+        let version = version.map_err(|error| Error::from_postgres(STAGE, Role::Target, error))?;
+        warn_of_outdated(Role::Target, version.unsigned_abs());
         let progress = checkpoint::read(&target, config.name.as_str()).await?;
         preflight::check_target(config, (&source, &target), progress.as_ref(), STAGE).await?;
         Ok(Servers { source, source_facts, publisher, target })
+    }
+
+    /// Where the tables and their publication are as they are now, as far as we see.
+    fn publishing(&self) -> (&Client, Role) {
+        match &self.publisher {
+            Some((client, facts)) => (client, facts.role),
+            None => (&self.source, Role::Source),
+        }
+    }
+}
+
+/// A session that stays one of the server.
+async fn connect(endpoint: &Endpoint) -> Result<Client, Error> {
+    let client = postgres::connect(endpoint, STAGE).await?;
+    Ok(client)
+}
+
+fn warn_of_outdated(role: Role, version: u32) {
+    if let Some(warning) = outdated(role, version) {
+        tracing::warn!("{warning}");
     }
 }
 
@@ -131,11 +157,13 @@ fn check_primary(primary: &Server, source: &Server) -> Result<(), Error> {
 /// # Errors
 /// A refusal before anything is made; [`Kind::TimedOut`] if another server does not get there within `limit`, which each shard
 /// has for itself.
-pub async fn set_up(config: &Config, limit: Duration) -> Result<Vec<Step>, Error> {
+///
+/// Tables that match a pattern of `allow_unwritable` may be such that the primary refuses their UPDATEs and DELETEs.
+pub async fn set_up(config: &Config, limit: Duration, allow_unwritable: &[Pattern]) -> Result<Vec<Step>, Error> {
     let shards = config.split();
     let mut prepared = Vec::new();
     for config in &shards {
-        prepared.push(prepare(config, limit).await?);
+        prepared.push(prepare(config, limit, allow_unwritable).await?);
     }
     let mut steps: Vec<Step> = Vec::new();
     for (config, prepared) in shards.iter().zip(prepared) {
@@ -160,7 +188,7 @@ struct Prepared {
     lock: Option<Lock>,
 }
 
-async fn prepare(config: &Config, limit: Duration) -> Result<Prepared, Error> {
+async fn prepare(config: &Config, limit: Duration, allow_unwritable: &[Pattern]) -> Result<Prepared, Error> {
     let servers = Servers::connect(config).await?;
     shards::check_split(&servers.target, config, STAGE).await?;
     preflight::wait_for_sight(config, &servers.source, limit, STAGE).await?;
@@ -172,7 +200,9 @@ async fn prepare(config: &Config, limit: Duration) -> Result<Prepared, Error> {
     let mapping = shards::mapping(config, &all, STAGE)?;
     let mut tables = all;
     tables.retain(|published| config.tables.selects(&published.table.schema, &published.table.name));
-    warn_of_missing_identity(&tables);
+    for unwritable in writable::check(servers.publishing(), config, &tables, allow_unwritable).await? {
+        tracing::warn!("{unwritable}; if there are any: {}", unwritable.mend());
+    }
     warn_of_partitions(&tables);
     check_target_tables(config, &servers, &tables, &mapping).await?;
     pipeline::check_conflicts(&servers.target, config, &tables, &mapping).await?;
@@ -324,16 +354,6 @@ async fn make_reader(
 
 fn step(object: impl Into<String>, present: bool) -> Step {
     Step { object: object.into(), state: if present { StepState::Present } else { StepState::Created }, sql: None }
-}
-
-fn warn_of_missing_identity(tables: &[PublishedTable]) {
-    for published in tables.iter().filter(|published| !published.has_identity()) {
-        let table = &published.table;
-        tracing::warn!(
-            "{table} has no replica identity: once it is published, PostgreSQL refuses every UPDATE and DELETE of it on \
-             the primary. If there are any: ALTER TABLE {table} REPLICA IDENTITY FULL, or give it a primary key"
-        );
-    }
 }
 
 fn warn_of_partitions(tables: &[PublishedTable]) {

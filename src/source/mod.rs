@@ -18,6 +18,7 @@ pub mod server;
 pub mod slot;
 mod stream;
 mod transport;
+pub mod writable;
 
 pub use connection::{Connection, CreatedSlot, Identity};
 pub use stream::{Filled, ReplicationStream, StreamOptions, Waker};

@@ -417,7 +417,7 @@ fn read_identity(json: &str, stage: Stage) -> Result<Arc<TableIdentity>, Error> 
 }
 
 /// By the letter that `pg_class` has for it.
-fn replica_identity(letter: &str) -> ReplicaIdentity {
+pub(super) fn replica_identity(letter: &str) -> ReplicaIdentity {
     match letter {
         "f" => ReplicaIdentity::Full,
         "n" => ReplicaIdentity::Nothing,

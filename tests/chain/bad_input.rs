@@ -9,7 +9,7 @@ use pgsluice_testkit::{ChainOptions, Engine, Install, Output, Server, wait_for};
 use crate::load::{stop, wait_streaming};
 use crate::replication::{DATABASE, DEADLINE, ENGINE, Replication};
 
-const TABLES: &str = "CREATE TABLE log (n int PRIMARY KEY, note text); CREATE TABLE more (n int)";
+const TABLES: &str = "CREATE TABLE log (n int PRIMARY KEY, note text); CREATE TABLE more (n int PRIMARY KEY)";
 
 /// `setup` and `run` fail alike: this exit code, one message with all this in it, and nothing made.
 pub(crate) async fn ensure_refused(
@@ -64,7 +64,7 @@ async fn tables_that_do_not_fit_are_named_before_anything_is_made() -> Result<()
     ensure_refused(&replication, &["setup"], 3, &said).await?;
     chain.c.sql(DATABASE, "ALTER TABLE log ADD note text; CREATE VIEW more AS SELECT 1 AS n").await?;
     ensure_refused(&replication, &["setup"], 3, &["\"more\" on the target is not a table"]).await?;
-    chain.c.sql(DATABASE, "DROP VIEW more; CREATE TABLE more (n int)").await?;
+    chain.c.sql(DATABASE, "DROP VIEW more; CREATE TABLE more (n int PRIMARY KEY)").await?;
     replication.setup().await?;
 
     // Setup again, for other tables than the publication has.
@@ -72,8 +72,8 @@ async fn tables_that_do_not_fit_are_named_before_anything_is_made() -> Result<()
     let output = replication.command(&["setup"]).await?;
     ensure_said(&output, 3, &["it has besides \"public\".\"more\"", "ALTER PUBLICATION"])?;
     replication.configure("")?;
-    chain.a.sql(DATABASE, "CREATE TABLE third (n int)").await?;
-    chain.c.sql(DATABASE, "CREATE TABLE third (n int)").await?;
+    chain.a.sql(DATABASE, "CREATE TABLE third (n int PRIMARY KEY)").await?;
+    chain.c.sql(DATABASE, "CREATE TABLE third (n int PRIMARY KEY)").await?;
     chain.wait_b_caught_up().await?;
     let output = replication.command(&["setup"]).await?;
     ensure_said(&output, 3, &["it lacks \"public\".\"third\"", "ALTER PUBLICATION"])?;

@@ -64,5 +64,6 @@ mod trail;
 mod transactions;
 mod types;
 mod unheard;
+mod unwritable;
 mod vanished;
 mod wrong_servers;

@@ -13,6 +13,9 @@ pub const DATABASE: &str = "app";
 /// How long a condition may take on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// `setup` where tables without a key are meant to get nothing but INSERTs.
+pub const SETUP: [&str; 3] = ["setup", "--allow-unwritable", "*.*"];
+
 /// What the documentation asks for on C, and no more.
 const UNPRIVILEGED_TARGET_SQL: &str = "\
     CREATE ROLE writer LOGIN; CREATE SCHEMA pgsluice AUTHORIZATION writer; GRANT USAGE ON SCHEMA public TO writer;
@@ -102,7 +105,7 @@ impl Replication {
     }
 
     pub async fn setup(&self) -> Result<()> {
-        self.succeed(&["setup"]).await.map(drop)
+        self.succeed(&SETUP).await.map(drop)
     }
 
     /// Starts an engine that runs until it is stopped.

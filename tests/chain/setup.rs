@@ -7,7 +7,7 @@ use pgsluice_testkit::{Chain, ChainOptions, Engine, Output, wait_for};
 use serde_json::Value;
 
 use crate::load::expect_end;
-use crate::replication::{DATABASE, DEADLINE, ENGINE, Replication};
+use crate::replication::{DATABASE, DEADLINE, ENGINE, Replication, SETUP};
 
 const LOG_TABLE: &str = "CREATE TABLE log (n int)";
 const CREATING: &str = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE_REPLICATION_SLOT%'";
@@ -40,7 +40,7 @@ async fn wait_creating(chain: &Chain) -> Result<()> {
 }
 
 fn spawn_setup(replication: &Replication) -> Result<Engine> {
-    Engine::spawn(ENGINE.as_ref(), &replication.config(), &["setup"])
+    Engine::spawn(ENGINE.as_ref(), &replication.config(), &SETUP)
 }
 
 async fn ensure_replicates(replication: &Replication) -> Result<()> {
@@ -63,11 +63,11 @@ async fn setup_says_what_it_made_and_makes_it_once() -> Result<()> {
             format!("progress row test on the target: {state}"),
         ]
     };
-    let first = states(replication.succeed(&["setup", "--format", "json"]).await?)?;
+    let first = states(replication.succeed(&[&SETUP[..], &["--format", "json"]].concat()).await?)?;
     assert_eq!(first, made("created"));
     ensure_replicates(&replication).await?;
     let end_lsn = replication.end_lsn().await?;
-    let second = states(replication.succeed(&["setup", "--format", "json"]).await?)?;
+    let second = states(replication.succeed(&[&SETUP[..], &["--format", "json"]].concat()).await?)?;
     assert_eq!(second, made("present"));
     assert_eq!(replication.end_lsn().await?, end_lsn);
     let a_slots = "SELECT count(*) FILTER (WHERE slot_type = 'logical') FROM pg_replication_slots";
@@ -95,7 +95,7 @@ async fn setup_gives_up_on_a_transaction_that_does_not_end_and_names_it() -> Res
     let open = chain.a.connect(DATABASE).await?;
     open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await?;
     let pid: i32 = open.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
-    let output = replication.command(&["setup", "--timeout", "2s"]).await?;
+    let output = replication.command(&[&SETUP[..], &["--timeout", "2s"]].concat()).await?;
     ensure_said(&output, 1, &[&format!("pid {pid} "), "within 2s", "--timeout"])?;
     ensure_nothing_made(chain).await?;
     // Nor is anything left that it had made before.
@@ -104,7 +104,7 @@ async fn setup_gives_up_on_a_transaction_that_does_not_end_and_names_it() -> Res
     open.batch_execute("ROLLBACK").await?;
 
     chain.a.sql(DATABASE, "BEGIN; SELECT pg_current_xact_id(); PREPARE TRANSACTION 'forgotten'").await?;
-    let output = replication.command(&["setup", "--timeout", "2s"]).await?;
+    let output = replication.command(&[&SETUP[..], &["--timeout", "2s"]].concat()).await?;
     ensure_said(&output, 1, &["prepared transaction forgotten"])?;
     ensure_nothing_made(chain).await?;
     chain.a.sql(DATABASE, "ROLLBACK PREPARED 'forgotten'").await?;
@@ -130,7 +130,7 @@ async fn a_setup_that_was_killed_can_be_taken_away_and_done_again() -> Result<()
     .await?;
     let run = replication.command(&["run"]).await?;
     ensure_said(&run, 3, &["no progress row", "pgsluice setup"])?;
-    let again = replication.command(&["setup"]).await?;
+    let again = replication.command(&SETUP).await?;
     if again.code != Some(0) {
         ensure_said(&again, 3, &["broken off", "pgsluice teardown"])?;
         replication.succeed(&["teardown", "--yes"]).await?;
@@ -144,7 +144,7 @@ async fn without_the_primary_setup_says_what_to_run_there() -> Result<()> {
     let replication = Replication::start(LOG_TABLE).await?;
     let chain = &replication.chain;
     replication.configure_servers(&chain.b.dsn(DATABASE), None, &chain.c.dsn(DATABASE), "")?;
-    let output = replication.command(&["setup"]).await?;
+    let output = replication.command(&SETUP).await?;
     let create = "CREATE PUBLICATION \"pgsluice_test\" FOR TABLE ONLY \"public\".\"log\" WITH \
                   (publish_via_partition_root = true)";
     ensure_said(&output, 3, &["publication \"pgsluice_test\" does not exist", create])?;
@@ -169,7 +169,7 @@ async fn what_print_sql_prints_makes_a_replication() -> Result<()> {
     let replication =
         Replication::start("CREATE TABLE log (n int); CREATE TABLE \"T\" (\"i d\" int PRIMARY KEY)").await?;
     let chain = &replication.chain;
-    let sql = replication.succeed(&["setup", "--print-sql"]).await?;
+    let sql = replication.succeed(&[&SETUP[..], &["--print-sql"]].concat()).await?;
     ensure_nothing_made(chain).await?;
     let published = "SELECT count(*) FROM pg_publication";
     ensure!(chain.a.scalar(DATABASE, published).await? == "0", "--print-sql has made a publication");
@@ -195,7 +195,7 @@ async fn what_print_sql_prints_makes_a_replication() -> Result<()> {
     let insert = "INSERT INTO log VALUES (1); INSERT INTO \"T\" VALUES (1)";
     replication.replicate(insert, &["public.log", "public.\"T\""]).await?;
     // And setup finds it as its own.
-    let steps = replication.succeed(&["setup"]).await?;
+    let steps = replication.succeed(&SETUP).await?;
     ensure!(!steps.contains("created"), "{steps}");
     Ok(())
 }
@@ -204,7 +204,7 @@ async fn what_print_sql_prints_makes_a_replication() -> Result<()> {
 async fn a_standby_without_feedback_is_refused() -> Result<()> {
     let options = ChainOptions::default().hot_standby_feedback(false);
     let replication = Replication::start_with(options, LOG_TABLE).await?;
-    let output = replication.command(&["setup"]).await?;
+    let output = replication.command(&SETUP).await?;
     ensure_said(&output, 3, &["hot_standby_feedback is off", "ALTER SYSTEM SET hot_standby_feedback = on"])?;
     ensure_nothing_made(&replication.chain).await
 }
@@ -241,10 +241,10 @@ async fn roles_with_few_privileges_replicate() -> Result<()> {
     let [a, b, c] = replication.servers().map(|server| server.dsn(DATABASE).replace("user=postgres", "user=little"));
     replication.configure_servers(&b, Some(&a), &c, "")?;
 
-    let output = replication.command(&["setup"]).await?;
+    let output = replication.command(&SETUP).await?;
     ensure_said(&output, 3, &["may not make schema pgsluice on the target"])?;
     ensure_nothing_made(chain).await?;
-    let sql = replication.succeed(&["setup", "--print-sql"]).await?;
+    let sql = replication.succeed(&[&SETUP[..], &["--print-sql"]].concat()).await?;
     let (on_primary, _) = sql.split_once("-- 2. ").context("no second part")?;
     chain.a.sql(DATABASE, on_primary).await?;
     let (_, on_target) = sql.split_once("-- 3. On the target:").context("no third part")?;
@@ -302,7 +302,7 @@ async fn a_setup_that_fails_leaves_nothing_half_made() -> Result<()> {
     replication.configure("[stream]\nheartbeat = \"1s\"\n")?;
     let open = chain.a.connect(DATABASE).await?;
     open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await?;
-    let output = replication.command(&["setup", "--timeout", "2s"]).await?;
+    let output = replication.command(&[&SETUP[..], &["--timeout", "2s"]].concat()).await?;
     ensure_said(&output, 1, &["within 2s"])?;
     ensure_nothing_made(chain).await?;
     let left = "SELECT count(*) || ' ' || (to_regnamespace('pgsluice') IS NULL) FROM pg_publication";
@@ -313,7 +313,7 @@ async fn a_setup_that_fails_leaves_nothing_half_made() -> Result<()> {
         .a
         .sql(DATABASE, "CREATE PUBLICATION pgsluice_test FOR TABLE ONLY log WITH (publish_via_partition_root = true)")
         .await?;
-    let output = replication.command(&["setup", "--timeout", "2s"]).await?;
+    let output = replication.command(&[&SETUP[..], &["--timeout", "2s"]].concat()).await?;
     ensure_said(&output, 1, &["within 2s"])?;
     ensure_nothing_made(chain).await?;
     assert_eq!(chain.a.scalar(DATABASE, "SELECT count(*) FROM pg_publication").await?, "1");

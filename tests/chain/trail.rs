@@ -22,7 +22,7 @@ use crate::load::{expect_end, settle, stop, wait_log, wait_streaming};
 use crate::replication::{DATABASE, DEADLINE, ENGINE, Replication};
 
 const DDL: &str = "CREATE TABLE t (id int PRIMARY KEY, note text, n numeric);
-    CREATE TABLE log (n int, at timestamptz DEFAULT now());
+    CREATE TABLE log (n int, at timestamptz DEFAULT now()); ALTER TABLE log REPLICA IDENTITY FULL;
     CREATE TABLE whole (id int, note text); ALTER TABLE whole REPLICA IDENTITY FULL;
     CREATE TABLE large (id int PRIMARY KEY, n int, body text); ALTER TABLE large ALTER body SET STORAGE EXTERNAL";
 const TABLES: [&str; 4] = ["public.t", "public.log", "public.whole", "public.large"];

@@ -198,7 +198,8 @@ async fn values_are_recorded_where_they_are_asked_for() -> Result<()> {
 
 #[tokio::test]
 async fn policies_that_contradict_each_other_or_the_tables_are_refused() -> Result<()> {
-    let ddl = "CREATE TABLE t (id int PRIMARY KEY, note text); CREATE TABLE log (n int)";
+    let ddl = "CREATE TABLE t (id int PRIMARY KEY, note text); CREATE TABLE log (n int);
+        ALTER TABLE log REPLICA IDENTITY FULL";
     let replication = Replication::start(ddl).await?;
     let section = |table: &str, policy: &str| format!("[[conflict]]\ntable = '{table}'\n{policy}\n");
     let refused = async |text: String, code, said: &[&str]| {
