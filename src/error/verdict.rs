@@ -63,9 +63,7 @@ pub(super) fn of(kind: &Kind) -> Verdict {
         | Kind::SetCount { .. }
         | Kind::CopyCount { .. }
         | Kind::Suppressed { .. }
-        | Kind::KeyNotSent { .. } => {
-            Verdict { cause: Cause::Data, ..HALT }
-        }
+        | Kind::KeyNotSent { .. } => Verdict { cause: Cause::Data, ..HALT },
         Kind::Server { role, error } => server(*role, error),
         Kind::Deferred { last, .. } => Verdict { cause: Cause::Other, ..of(last.kind()) },
         Kind::Authentication { .. }

@@ -71,6 +71,7 @@ use self::session::apply_options;
 use self::session::{Attempt, Opened, Session, Stages};
 use self::shared::{Phase, Shared};
 use self::skips::Skips;
+pub use self::target::check_kept;
 use self::unwritable::Said;
 use self::workers::{Ends, Workers, no_resources};
 use crate::apply::Crew;

@@ -38,7 +38,7 @@ use crate::checkpoint::{self, Moves, Position, Progress, Tenure};
 use crate::config::{Config, OWN_SCHEMA, Role, SynchronousCommit};
 use crate::error::{Error, Kind, Stage};
 use crate::postgres::{self, Warnings};
-use crate::preflight::check_target;
+use crate::preflight::{check_circle, check_target, check_written_tables};
 use crate::schema::compare::{self, Sent, Weight};
 use crate::shards;
 use crate::skips;
@@ -127,9 +127,15 @@ enum Prepared {
 async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let Attempt { config, options, epoch, beside, early, unwritable } = attempt;
     let (target, warnings) = postgres::connect_hearing(&config.target, Stage::Apply).await?;
+    if epoch.is_none() {
+        postgres::check_unpooled(&config.target, &target, Stage::Apply).await?;
+    }
     shards::check_split(&target, config, STAGE).await?;
     let progress = checkpoint::read(&target, config.name.as_str()).await?;
     let source = postgres::connect(&config.source, STAGE).await?;
+    if epoch.is_none() {
+        postgres::check_unpooled(&config.source, &source, STAGE).await?;
+    }
     check_target(config, (&source, &target), progress.as_ref(), STAGE).await?;
     let before = progress.ok_or_else(|| no_progress(config))?;
     let server = Server::inspect(&source, Role::Source, STAGE).await?;
@@ -160,6 +166,7 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     // Of one that is at work only what is to come is in doubt.
     let writable = unwritable.check(config, &source, STAGE).await;
     writable.map_err(|error| if epoch.is_some() { error.to_be_waited_for() } else { error })?;
+    check_circle(&source, &target, &publication.tables, STAGE).await?;
     let mapping = mapping(config, &source, &publication).await?;
     let feed = Feed::open(config, &target, &before).await?;
     check_gap_before_fence(config, &feed, (&source, &server), &target).await?;
@@ -172,6 +179,8 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let is_replaced = |state: &TableCopy| judged.replaced.iter().any(|(table, _)| *table == state.table);
     foreseen.iter_mut().filter(|state| is_replaced(state)).for_each(|state| state.state = State::DataSync);
     check_kept(&target, &mapping).await?;
+    let in_order = check_written_tables(&target, config, &publication.tables, &mapping).await;
+    in_order.map_err(|error| if epoch.is_some() { error.to_be_waited_for() } else { error })?;
     let records = checkpoint::complete(&target).await?;
     conflicts::check(&target, config, &publication.tables, &mapping).await?;
     conflicts::check_records(config, records)?;

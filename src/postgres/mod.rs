@@ -8,6 +8,7 @@
 mod auth_guard;
 mod ident;
 mod liveness;
+mod pooled;
 mod target;
 mod warnings;
 
@@ -23,6 +24,7 @@ use tokio_postgres::{Client, NoTls};
 
 pub use auth_guard::{PASSWORD_EXPOSED, PASSWORD_MISSING};
 pub use ident::{OwnRows, quote_ident, quote_literal, quote_qualified};
+pub use pooled::check_unpooled;
 pub use target::{NOTICE_LOST_CLIENT, prepare_target, write_in_blocks_only};
 pub use warnings::Warnings;
 

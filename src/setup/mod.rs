@@ -120,6 +120,7 @@ impl Servers {
 /// A session that stays one of the server.
 async fn connect(endpoint: &Endpoint) -> Result<Client, Error> {
     let client = postgres::connect(endpoint, STAGE).await?;
+    postgres::check_unpooled(endpoint, &client, STAGE).await?;
     Ok(client)
 }
 
@@ -205,6 +206,9 @@ async fn prepare(config: &Config, limit: Duration, allow_unwritable: &[Pattern])
     }
     warn_of_partitions(&tables);
     check_target_tables(config, &servers, &tables, &mapping).await?;
+    preflight::check_written_tables(&servers.target, config, &tables, &mapping).await?;
+    preflight::check_circle(&servers.source, &servers.target, &tables, STAGE).await?;
+    pipeline::check_kept(&servers.target, &mapping).await?;
     pipeline::check_conflicts(&servers.target, config, &tables, &mapping).await?;
     check_schema_rights(config, &servers.target).await?;
     let progress = checkpoint::read(&servers.target, config.name.as_str()).await?;

@@ -138,12 +138,11 @@ async fn foreign_keys_and_triggers_work_for_a_role_that_may_not_turn_them_off() 
         CREATE TABLE parent (id int PRIMARY KEY, note text);
         CREATE TABLE child (id int PRIMARY KEY, parent int NOT NULL REFERENCES parent);";
     let on_c = "\
-        CREATE TABLE seen (note text); ALTER TABLE parent ENABLE ROW LEVEL SECURITY;
+        CREATE TABLE seen (note text);
         CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
             IF NEW.note = 'forbidden' THEN RAISE EXCEPTION 'not %', NEW.note; END IF;
             INSERT INTO public.seen VALUES (NEW.note); RETURN NEW; END $$;
-        CREATE TRIGGER see BEFORE INSERT ON parent FOR EACH ROW EXECUTE FUNCTION see();
-        CREATE POLICY everything ON parent USING (true);";
+        CREATE TRIGGER see BEFORE INSERT ON parent FOR EACH ROW EXECUTE FUNCTION see();";
     let options = pgsluice_testkit::ChainOptions::default();
     let replication = Replication::start_differing(options, ddl, &format!("{ddl}{on_c}")).await?;
     replication.configure_unprivileged_target("").await?;
@@ -159,7 +158,8 @@ async fn foreign_keys_and_triggers_work_for_a_role_that_may_not_turn_them_off() 
     assert!(output.code == Some(0) && output.stderr.contains("GRANT SET ON PARAMETER"), "{}", output.stderr);
     replication.assert_same(&tables).await?;
     let c = &replication.chain.c;
-    assert_eq!(c.scalar(DATABASE, "SELECT count(*) FROM seen").await?, "5");
+    // The row that came and went in one batch comes to nothing.
+    assert_eq!(c.scalar(DATABASE, "SELECT count(*) FROM seen").await?, "4");
 
     replication.chain.a.sql(DATABASE, "INSERT INTO parent VALUES (6, 'forbidden')").await?;
     let said = replication.halt().await?;

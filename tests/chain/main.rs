@@ -30,6 +30,7 @@ mod newcomers;
 mod once;
 mod passing_tables;
 mod points;
+mod preflight;
 mod privileges;
 mod progress;
 mod references;
