@@ -13,6 +13,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, ToSql};
 
 use super::attempt::attempt;
+use super::cause::find_cause_within;
 use super::failed;
 use super::heal::How;
 use super::parameter::Parameter;
@@ -20,7 +21,7 @@ use super::plan::{Plans, TablePlan};
 use super::policy::Policies;
 use crate::batch::{BatchedChange, BatchedOperation, OldRow, Row};
 use crate::decode::Relation;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, ServerError};
 use crate::postgres::{quote_literal, quote_qualified};
 
 /// How often the changes of each table conflicted.
@@ -86,7 +87,8 @@ pub(super) async fn set_aside(
     relation: &Relation,
     error: Error,
 ) -> Result<(), Error> {
-    let exception = Exception { name: &policies.name, change, relation, error: error.shown(&policies.log) };
+    let error = find_cause_within(client, error).await?.shown(&policies.log);
+    let exception = Exception { name: &policies.name, change, relation, error };
     let plan = plans.known(relation).filter(|_| policies.log.row_values);
     if let Some(plan) = plan {
         // Values may be what the target cannot have at all, such as characters that its encoding lacks.
@@ -124,7 +126,7 @@ impl Exception<'_> {
         let key_values = error.row().and_then(|row| row.values.as_deref());
         let of_server = if let Kind::Server { error, .. } = error.kind() { Some(error) } else { None };
         let sqlstate = of_server.map(|error| error.code.as_str());
-        let constraint = of_server.and_then(|error| error.constraint.as_deref());
+        let constraint = of_server.and_then(ServerError::shown_constraint);
         let message = error.kind().to_string();
         let fixed: [&(dyn ToSql + Sync); 12] = [
             name,

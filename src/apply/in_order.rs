@@ -17,7 +17,7 @@ use super::plan::{Plans, Prepared, TablePlan};
 use super::sql;
 use crate::batch::{BatchedChange, BatchedOperation, Row};
 use crate::decode::{Relation, Truncate};
-use crate::error::{Error, Kind, Stage};
+use crate::error::{Error, Kind, Stage, Written, WrittenValue};
 
 /// Applies the changes in the transaction that is open on `client`.
 pub(super) async fn apply<'a>(
@@ -70,14 +70,41 @@ pub(super) struct RowStatement<'a> {
 impl RowStatement<'_> {
     /// Runs it, and returns the bytes that are no longer on their way.
     pub async fn execute(self, client: &Client, at: Lsn) -> Result<usize, Error> {
-        let RowStatement { relation, operation, row, key, .. } = self;
-        let error = match client.execute_raw(&self.prepared.statement, self.parameters).await {
+        let RowStatement { relation, operation, row, ref key, .. } = self;
+        let parameters = self.parameters.iter().copied();
+        let error = match client.execute_raw(&self.prepared.statement, parameters).await {
             Ok(1) => return Ok(self.bytes),
             Ok(rows) => Error::new(Stage::Apply, Kind::RowCount { operation, rows }),
-            Err(error) => failed(error),
+            Err(error) => self.name_column(failed(error)),
         };
         let error = error.at(at).on(relation.to_string());
-        Err(if error.is_of_the_data() { error.of(row_key(relation, &key, row)) } else { error })
+        Err(if error.is_of_the_data() { error.of(row_key(relation, key, row)) } else { error })
+    }
+}
+
+impl RowStatement<'_> {
+    /// Of a value that the target does not take: its column, or else all values, for the target to be asked.
+    fn name_column(&self, mut error: Error) -> Error {
+        let position = |parameter: usize| self.prepared.positions().nth(parameter);
+        let name = |position: usize| self.relation.columns[position].name.clone();
+        let Some(of_target) = error.of_target() else { return error };
+        if let Some(parameter) = of_target.parameter() {
+            of_target.of_column = position(parameter).map(name);
+            return error;
+        }
+        if of_target.class() != "22" || of_target.is_in_function() {
+            return error;
+        }
+        let value = |(parameter, at): (&Parameter<'_>, usize)| match parameter.0 {
+            Cell::Text(bytes) => Some(WrittenValue { column: name(at), bytes: bytes.to_vec(), is_binary: false }),
+            Cell::Binary(bytes) => Some(WrittenValue { column: name(at), bytes: bytes.to_vec(), is_binary: true }),
+            Cell::Null | Cell::Unchanged => None,
+        };
+        let values = self.parameters.iter().zip(self.prepared.positions()).filter_map(value);
+        match Written::of(values) {
+            Some(written) => error.having_written(written),
+            None => error,
+        }
     }
 }
 

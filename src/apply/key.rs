@@ -13,7 +13,7 @@ use crate::error::RowKey;
 pub(super) fn row_key(relation: &Relation, key: &[usize], row: Row<'_>) -> RowKey {
     let columns = key.iter().map(|&position| relation.columns[position].name.clone()).collect();
     let value = |&position: &usize| text(row.cell(position), relation.columns[position].type_oid);
-    RowKey { columns, values: Some(key.iter().map(value).collect()) }
+    RowKey { columns, values: Some(key.iter().map(value).collect()), shows_values: false }
 }
 
 /// `None` for NULL.

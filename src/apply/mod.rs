@@ -22,6 +22,7 @@
 mod attempt;
 mod beside;
 mod catalog;
+mod cause;
 mod claims;
 mod confirmation;
 mod crew;
@@ -52,6 +53,7 @@ use tokio_postgres::Client;
 use self::attempt::attempt;
 use self::beside::CommitOrder;
 pub use self::catalog::{TargetColumn, TargetTable, is_stable_in_binary, load as load_tables};
+pub use self::cause::find_cause;
 pub use self::crew::{Begins, Crew, Early, Flight};
 use self::durability::{Durability, Looked};
 pub use self::early::{ORDERS_MAX, Order, Orders};

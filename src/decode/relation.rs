@@ -42,6 +42,8 @@ pub enum Keys {
 pub struct Column {
     pub name: String,
     pub type_oid: Oid,
+    /// `atttypmod`; `None` where nobody has said it, as of values that rules make.
+    pub type_modifier: Option<i32>,
     /// Part of the replica identity; true for every column under FULL.
     pub is_identity: bool,
 }
@@ -120,6 +122,7 @@ impl RelationMap {
         let columns = message.columns().map(|column| Column {
             name: column.name.to_owned(),
             type_oid: column.type_oid,
+            type_modifier: Some(column.type_modifier),
             is_identity: column.is_identity,
         });
         let relation = Relation {

@@ -2,13 +2,20 @@
 //!
 //! Stages return errors and say nothing more about them. The supervisor asks [`Error::disposition`], logs once, and
 //! `main` asks [`Error::exit_code`].
+//!
+//! **Always holds:** the text of an error shows no value of a row, unless [`Error::shown`] was told to show them.
 
 mod client;
+mod context;
 mod next_step;
 mod row_key;
 mod server;
+mod sqlstate;
+mod template;
 mod verdict;
+mod written;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -16,9 +23,12 @@ use std::path::PathBuf;
 use pgsluice_proto::{DecodeError, Lsn, Oid};
 
 pub use self::row_key::RowKey;
-pub use self::server::ServerError;
+use self::server::Carries;
+pub use self::server::{Named, ServerError};
+pub use self::template::NameKind;
 use self::verdict::Cause;
 pub use self::verdict::Disposition;
+pub use self::written::{Written, WrittenValue};
 use crate::config::{ConfigError, LogConfig, Role};
 use crate::source::publication::TableName;
 
@@ -52,6 +62,10 @@ struct Inner {
     lsn: Option<Lsn>,
     relation: Option<String>,
     row: Option<RowKey>,
+    /// What to do about it, where more is known than its kind tells.
+    hint: Option<String>,
+    /// What a statement that failed was to write.
+    written: Option<Box<Written>>,
     kind: Kind,
 }
 
@@ -230,8 +244,11 @@ pub struct Lacks {
 }
 
 impl Error {
-    pub fn new(stage: Stage, kind: Kind) -> Error {
-        Error(Box::new(Inner { stage, lsn: None, relation: None, row: None, kind }))
+    pub fn new(stage: Stage, mut kind: Kind) -> Error {
+        if let Kind::Server { error, .. } | Kind::Statement { error, .. } = &mut kind {
+            error.carries = stage.carries();
+        }
+        Error(Box::new(Inner { stage, lsn: None, relation: None, row: None, hint: None, written: None, kind }))
     }
 
     pub fn refused(stage: Stage, what: impl Into<String>, mend: impl Into<String>) -> Error {
@@ -272,6 +289,38 @@ impl Error {
     pub fn of(mut self, row: RowKey) -> Error {
         self.0.row = Some(row);
         self
+    }
+
+    /// What somebody can do about it, where more is known than its kind tells.
+    pub fn hint(mut self, hint: impl Into<String>) -> Error {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// The table, quoted, if it is about one.
+    pub fn relation(&self) -> Option<&str> {
+        self.0.relation.as_deref()
+    }
+
+    /// What a server has said, if that is the error.
+    pub fn server(&self) -> Option<&ServerError> {
+        if let Kind::Server { error, .. } | Kind::Statement { error, .. } = &self.0.kind { Some(error) } else { None }
+    }
+
+    /// What the target has said, for more to be found out about it.
+    pub fn of_target(&mut self) -> Option<&mut ServerError> {
+        if let Kind::Server { role: Role::Target, error } = &mut self.0.kind { Some(error) } else { None }
+    }
+
+    /// What the statement that failed was to write.
+    pub fn having_written(mut self, written: Written) -> Error {
+        self.0.written = Some(Box::new(written));
+        self
+    }
+
+    /// Takes it out, for the target to be asked about it.
+    pub fn take_written(&mut self) -> Option<Written> {
+        self.0.written.take().map(|written| *written)
     }
 
     pub fn row(&self) -> Option<&RowKey> {
@@ -343,22 +392,21 @@ impl Error {
 
     /// SQLSTATE, or a word for what the engine itself has found: enough to count by, without any value of a row.
     pub fn code(&self) -> &str {
-        match &self.0.kind {
-            Kind::Server { error, .. } | Kind::Statement { error, .. } => &error.code,
-            Kind::RowCount { .. } | Kind::SetCount { .. } => "row count",
-            Kind::Mismatch { .. } | Kind::LacksColumns(_) => "mismatch",
-            _ => "other",
+        let is_count = || matches!(self.0.kind, Kind::RowCount { .. } | Kind::SetCount { .. });
+        let is_mismatch = || matches!(self.0.kind, Kind::Mismatch { .. } | Kind::LacksColumns(_));
+        match self.server() {
+            Some(error) => &error.code,
+            None if is_count() => "row count",
+            None if is_mismatch() => "mismatch",
+            None => "other",
         }
     }
 
     /// It will soon be over, and is no sign of a wrong configuration: the slot is in use by another walsender, which may
     /// be about to end, or the source has yet to replay.
     pub fn is_passing(&self) -> bool {
-        match &self.0.kind {
-            Kind::Server { role: Role::Source, error } => error.code == "55006",
-            Kind::Behind { .. } | Kind::TrailBehind { .. } => true,
-            _ => false,
-        }
+        matches!(&self.0.kind, Kind::Server { role: Role::Source, error } if error.code == "55006")
+            || matches!(self.0.kind, Kind::Behind { .. } | Kind::TrailBehind { .. })
     }
 
     /// A server has reported it.
@@ -377,27 +425,84 @@ impl Error {
         matches!(&self.0.kind, Kind::Server { error, .. } if error.code == "25P02")
     }
 
-    /// As it may be shown.
-    pub fn shown(self, log: &LogConfig) -> Error {
-        if log.row_values { self } else { self.without_row_values() }
-    }
-
-    /// The same error without anything that could hold a value of a row.
-    fn without_row_values(mut self) -> Error {
-        if let Some(row) = &mut self.0.row {
+    /// As it is to be shown: with values of rows where the configuration wants them.
+    pub fn shown(mut self, log: &LogConfig) -> Error {
+        if log.row_values {
+            self.show_values();
+        } else if let Some(row) = &mut self.0.row {
             row.values = None;
-        }
-        match self.0.kind {
-            Kind::Server { ref mut error, .. } | Kind::Statement { ref mut error, .. } => {
-                *error = error.without_row_values();
-            }
-            Kind::Deferred { object, last } => {
-                self.0.kind = Kind::Deferred { object, last: last.without_row_values() };
-            }
-            _ => {}
         }
         self
     }
+
+    fn show_values(&mut self) {
+        if let Some(row) = &mut self.0.row {
+            row.shows_values = true;
+        }
+        match &mut self.0.kind {
+            Kind::Server { error, .. } | Kind::Statement { error, .. } => error.shows_values = true,
+            Kind::Deferred { last, .. } | Kind::GaveUp { last, .. } => last.show_values(),
+            // They hold none.
+            Kind::Config(_)
+            | Kind::Usage(_)
+            | Kind::Refused { .. }
+            | Kind::Unreachable { .. }
+            | Kind::Lost { .. }
+            | Kind::Authentication { .. }
+            | Kind::Program { .. }
+            | Kind::Decode(_)
+            | Kind::Protocol { .. }
+            | Kind::Fenced { .. }
+            | Kind::RowCount { .. }
+            | Kind::SetCount { .. }
+            | Kind::RowNotWhole { .. }
+            | Kind::Mismatch { .. }
+            | Kind::LacksColumns(_)
+            | Kind::Row { .. }
+            | Kind::FormatOutdated { .. }
+            | Kind::Rewritten
+            | Kind::TargetWentBack
+            | Kind::CopyCount { .. }
+            | Kind::Stopped { .. }
+            | Kind::ProgressElsewhere { .. }
+            | Kind::TablesToCopy(_)
+            | Kind::DeferredDue
+            | Kind::SkipsChanged
+            | Kind::SkipMissed { .. }
+            | Kind::Behind { .. }
+            | Kind::Spool { .. }
+            | Kind::Trail { .. }
+            | Kind::TrailDamaged { .. }
+            | Kind::TrailBehind { .. }
+            | Kind::SpoolOutgrown { .. }
+            | Kind::EarlyGivenUp
+            | Kind::TimedOut { .. }
+            | Kind::Incomplete(_)
+            | Kind::Interrupted
+            | Kind::Output(_)
+            | Kind::Panicked => {}
+        }
+    }
+}
+
+impl Stage {
+    /// What statements of this stage work on.
+    fn carries(self) -> Carries {
+        match self {
+            Stage::Snapshot | Stage::Transform | Stage::Apply | Stage::Checkpoint => Carries::Rows,
+            Stage::Schema | Stage::Source | Stage::Decode => Carries::Definitions,
+            Stage::Config | Stage::Setup | Stage::Status | Stage::Bench | Stage::Trail => Carries::Nothing,
+        }
+    }
+}
+
+/// Text of others, such as a name, on one line and without what a terminal would obey.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(|c: char| c.is_control()) {
+        return Cow::Borrowed(text);
+    }
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(shown).collect())
 }
 
 fn suppressors(by: &[String]) -> String {
@@ -407,7 +512,7 @@ fn suppressors(by: &[String]) -> String {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(relation) = &self.0.relation {
-            write!(f, "table {relation}: ")?;
+            write!(f, "table {}: ", printable(relation))?;
         }
         write!(f, "{}", self.0.kind)?;
         if let Some(row) = &self.0.row {

@@ -95,6 +95,13 @@ fn server(role: Role, error: &ServerError) -> Verdict {
         // it is just failing over.
         | (_, "40001" | "40P01" | "55P03" | "55006" | "25006") => RETRY,
         _ if role != Role::Target => HALT,
+        // Somebody has changed the target's tables, or taken rights on them: column, table, schema, type, operator or
+        // unique index gone, another kind of relation or column.
+        (_, "42703" | "42P01" | "3F000" | "42704" | "42883" | "42P10" | "42804" | "42846" | "42809" | "428C9" | "42501")
+            if !error.is_in_function() =>
+        {
+            Verdict { cause: Cause::Data, ..WAIT }
+        }
         // Data exceptions, and violations of constraints.
         ("22" | "23", _) => Verdict { cause: Cause::Row, ..HALT },
         _ => Verdict { cause: Cause::Data, ..HALT },

@@ -20,6 +20,7 @@ mod asked;
 mod both;
 mod capture;
 mod capturing;
+mod cause;
 mod conflicts;
 mod copy;
 mod early;
@@ -191,7 +192,7 @@ fn apply(config: &Config, stop_at: StopAt, options: CopyOptions, stop: &Receiver
         let error = identity::meet(config, opening.epoch, error);
         let met = schema_change::meet(config, opening.epoch, error).and_then(|error| skips::meet(config, error));
         let Some(error) = met else { continue };
-        let pause = retry.after(error.shown(&config.log))?;
+        let pause = retry.after(cause::explain(config, error).shown(&config.log))?;
         if stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
             return stopped(summary, stop_at, stop_lsn);
         }

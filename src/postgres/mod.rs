@@ -8,6 +8,7 @@
 mod auth_guard;
 mod ident;
 mod liveness;
+mod narrowing;
 mod pooled;
 mod target;
 mod warnings;
@@ -24,6 +25,7 @@ use tokio_postgres::{Client, NoTls};
 
 pub use auth_guard::{PASSWORD_EXPOSED, PASSWORD_MISSING};
 pub use ident::{OwnRows, quote_ident, quote_literal, quote_qualified};
+pub use narrowing::{ColumnType, Loss, loss};
 pub use pooled::check_unpooled;
 pub use target::{NOTICE_LOST_CLIENT, prepare_target, write_in_blocks_only};
 pub use warnings::Warnings;

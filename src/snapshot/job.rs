@@ -44,7 +44,12 @@ impl Job<'_> {
         let mut job = Job { copying, source, target };
         while let (false, Some(chunk)) = (copying.over.load(Ordering::Acquire), copying.queue.take()) {
             let wanted = copying.queue.table(&chunk);
-            job.copy(&chunk, wanted).await.map_err(|error| error.on(wanted.table.to_string()))?;
+            // What the target says is about its own table.
+            let on = |mut error: Error| match error.of_target() {
+                Some(_) => error.on(wanted.target.table.to_string()),
+                None => error.on(wanted.table.to_string()),
+            };
+            job.copy(&chunk, wanted).await.map_err(on)?;
         }
         Ok(())
     }

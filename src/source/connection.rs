@@ -30,6 +30,11 @@ use crate::postgres::{self, NO_TIMEOUTS, PASSWORD_EXPOSED, PASSWORD_MISSING, SES
 /// One row of an answer, all values as text.
 pub type Row = Vec<Option<String>>;
 
+/// A database without an encoding holds any bytes. The server would refuse to send those that are no UTF-8, and the stream
+/// would end there for ever, without a word of table or transaction: whoever reads them can say where they are.
+const BYTES_AS_THEY_ARE: &str =
+    "SELECT set_config('client_encoding', 'SQL_ASCII', false) WHERE current_setting('server_encoding') = 'SQL_ASCII'";
+
 const COPY_BOTH_RESPONSE: u8 = b'W';
 const READ_BYTES: usize = 64 * 1024;
 /// Before its walsender answers START_REPLICATION, the server removes what an earlier one of the slot has spilled to its disk.
@@ -103,6 +108,7 @@ impl Connection {
         connection.query(SOURCE_SETTINGS)?;
         connection.query(NO_TIMEOUTS)?;
         connection.query(&postgres::notice_lost_client(endpoint.tcp_user_timeout, true))?;
+        connection.query(BYTES_AS_THEY_ARE)?;
         Ok(connection)
     }
 

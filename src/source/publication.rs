@@ -86,6 +86,7 @@ impl PublishedTable {
         let column = |(name, type_oid): &(String, u32)| Column {
             name: name.clone(),
             type_oid: Oid(*type_oid),
+            type_modifier: None,
             is_identity: is_full || self.identity.contains(name),
         };
         Relation {

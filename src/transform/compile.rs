@@ -131,14 +131,20 @@ impl Compiler<'_, '_> {
                     None => unreachable!("columns of a table have different names"),
                 };
             }
-            let column = Column { name, type_oid, is_identity: output.is_identity };
+            let type_modifier = match output.how {
+                How::Cell(position) => self.relation.columns[position].type_modifier,
+                How::Mask { .. } | How::Compute(_) | How::Fixed { .. } => None,
+            };
+            let column = Column { name, type_oid, type_modifier, is_identity: output.is_identity };
             made.push((column, output, rename));
         }
         for (name, text) in &self.decisions.set {
             let Some((rule, text)) = text else { continue };
             let (type_oid, output) = self.computed(rule, name, text)?;
             let type_oid = self.text_type_of(name).filter(|_| is_text(type_oid)).unwrap_or(type_oid);
-            made.push((Column { name: (*name).to_owned(), type_oid, is_identity: output.is_identity }, output, None));
+            let column =
+                Column { name: (*name).to_owned(), type_oid, type_modifier: None, is_identity: output.is_identity };
+            made.push((column, output, None));
         }
         let (mut columns, mut outputs): (Vec<_>, Vec<_>) =
             made.into_iter().map(|(column, output, _)| (column, output)).unzip();
