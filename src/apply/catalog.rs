@@ -41,6 +41,7 @@ impl TargetTable {
 pub struct TargetColumn {
     pub name: String,
     pub type_oid: u32,
+    pub type_modifier: i32,
     /// The type as a cast takes it: quoted, with its schema, without modifier.
     pub type_name: String,
     /// Its values are arrays themselves.
@@ -120,7 +121,8 @@ SELECT c.relkind::text, a.attname::text, a.atttypid, tn.nspname::text, t.typname
         SELECT FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
         WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
         AND d.refobjsubid > 0 AND NOT pg_has_role(s.relowner, 'USAGE')
-        AND d.refobjid IN (SELECT c.oid UNION ALL SELECT p.relid::oid FROM pg_partition_tree(c.oid) p)) END
+        AND d.refobjid IN (SELECT c.oid UNION ALL SELECT p.relid::oid FROM pg_partition_tree(c.oid) p)) END,
+     a.atttypmod
 FROM wanted w
 JOIN pg_class c ON c.oid = w.oid
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -197,6 +199,7 @@ fn column(row: &Row) -> Result<Option<TargetColumn>, tokio_postgres::Error> {
     Ok(Some(TargetColumn {
         name,
         type_oid: row.try_get(2)?,
+        type_modifier: row.try_get(19)?,
         type_name: quote_qualified(row.try_get(3)?, row.try_get(4)?),
         is_array: row.try_get(11)?,
         is_generated: row.try_get(5)?,

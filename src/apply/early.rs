@@ -71,7 +71,7 @@ impl Applier {
         let begins = !self.open;
         if begins {
             // Relations are numbered by whoever decodes, and each of these transactions has a decoder.
-            self.plans = Plans::default();
+            self.plans = Plans::new(self.options.source_generates);
             self.open = true;
         }
         let Applier { client, checkpoint, plans, options, .. } = self;

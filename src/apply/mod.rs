@@ -89,6 +89,8 @@ pub struct Options {
     pub netting: bool,
     /// Foreign keys and triggers of the target fire.
     pub constraints_fire: bool,
+    /// Generated columns of the source are in the stream.
+    pub source_generates: bool,
     /// Commits return before they are flushed, and are waited for before they are confirmed.
     pub asynchronous_commit: bool,
 }
@@ -135,7 +137,7 @@ impl Applier {
     ) -> Result<Applier, Error> {
         let checkpoint = Checkpoint::prepare(&client, tenure).await?;
         let durability = Durability::new(&client, warnings, options.asynchronous_commit).await?;
-        let plans = Plans::default();
+        let plans = Plans::new(options.source_generates);
         postgres::write_in_blocks_only(&client, Stage::Apply).await?;
         Ok(Applier { client, checkpoint, plans, durability, options, open: false, policies, fallbacks: 0 })
     }

@@ -20,7 +20,7 @@ use crate::batch::Row;
 use crate::config::Role;
 use crate::decode::{Keys, Relation};
 use crate::error::{Error, Kind, Lacks, Stage};
-use crate::postgres::quote_ident;
+use crate::postgres::{ColumnType, loss, quote_ident};
 
 /// Different sets of columns that updates leave unchanged, per table. Beyond it the statements are prepared anew.
 const STATEMENTS_MAX: usize = 64;
@@ -70,14 +70,22 @@ enum Identity {
 }
 
 /// The plans of all relations that have come, by the version of their description.
-#[derive(Debug, Default)]
-pub(super) struct Plans(HashMap<u64, TablePlan>);
+#[derive(Debug)]
+pub(super) struct Plans {
+    known: HashMap<u64, TablePlan>,
+    /// Generated columns of the source are in the stream.
+    source_generates: bool,
+}
 
 impl Plans {
+    pub fn new(source_generates: bool) -> Plans {
+        Plans { known: HashMap::new(), source_generates }
+    }
+
     /// The plan for this description of the relation.
     pub async fn get(&mut self, client: &Client, relation: &Arc<Relation>) -> Result<&mut TablePlan, Error> {
         self.learn(client, std::slice::from_ref(relation)).await.map_err(|(_, error)| error)?;
-        Ok(self.0.get_mut(&relation.version).expect("what was learnt is known"))
+        Ok(self.known.get_mut(&relation.version).expect("what was learnt is known"))
     }
 
     /// Makes the plans of relations that are not known by their descriptions. Those for older descriptions of the same
@@ -95,18 +103,23 @@ impl Plans {
         let listed: HashSet<u64> = relations.iter().map(|relation| relation.version).collect();
         let is_older =
             |version: u64, plan: &TablePlan| described.get(&plan.relation).is_some_and(|&newer| version < newer);
-        self.0.retain(|version, plan| listed.contains(version) || !is_older(*version, plan));
+        self.known.retain(|version, plan| listed.contains(version) || !is_older(*version, plan));
         for (index, table) in unknown.into_iter().zip(tables) {
             let relation = &relations[index];
-            let plan = table.ok_or_else(|| no_table(relation)).and_then(|table| TablePlan::new(relation, table));
-            self.0.insert(relation.version, plan.map_err(|error| (index, error))?);
+            let plan = table.ok_or_else(|| no_table(relation)).and_then(|table| {
+                if !self.source_generates {
+                    check_generated(relation, &table)?;
+                }
+                TablePlan::new(relation, table)
+            });
+            self.known.insert(relation.version, plan.map_err(|error| (index, error))?);
         }
         Ok(())
     }
 
     /// The plan for this description, if it has been learnt.
     pub fn known(&self, relation: &Relation) -> Option<&TablePlan> {
-        self.0.get(&relation.version)
+        self.known.get(&relation.version)
     }
 }
 
@@ -129,6 +142,7 @@ impl TablePlan {
     /// [`Kind::LacksColumns`] if the table does.
     pub fn new(relation: &Relation, table: TargetTable) -> Result<TablePlan, Error> {
         let columns = match_columns(relation, &table)?;
+        check_losses(relation, &table, &columns)?;
         let identity = identity(relation, &table, &columns);
         let shown_key = shown_key(&identity, &table, &columns);
         let (relation, keys) = (relation.id, relation.keys);
@@ -420,6 +434,64 @@ fn match_columns(relation: &Relation, table: &TargetTable) -> Result<Vec<usize>,
         mend: "ALTER TABLE … ADD COLUMN on the target: nothing is lost meanwhile".to_owned(),
     };
     Err(Error::new(Stage::Apply, Kind::LacksColumns(lacks)).on(relation.to_string()))
+}
+
+/// # Errors
+/// [`Kind::Mismatch`] if the table computes a column whose values come.
+fn check_generated(relation: &Relation, table: &TargetTable) -> Result<(), Error> {
+    let is_generated = |name: &str| table.columns.iter().any(|column| column.name == name && column.is_generated);
+    let found: Vec<_> = relation
+        .columns
+        .iter()
+        .map(|column| &column.name)
+        .filter(|name| is_generated(name))
+        .map(|name| quote_ident(name))
+        .collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let what = format!(
+        "column {} is generated on the target and not on the source, whose values would be left out without an error",
+        found.join(", ")
+    );
+    let drops: Vec<_> = found.iter().map(|name| format!("ALTER COLUMN {name} DROP EXPRESSION")).collect();
+    let mend = format!(
+        "on the target: ALTER TABLE {} {}; nothing is lost meanwhile; or, where it is meant, leave the column out by a rule: \
+         `drop_columns`",
+        table.name,
+        drops.join(", ")
+    );
+    Err(Error::new(Stage::Apply, Kind::Mismatch { what, mend }).on(relation.to_string()))
+}
+
+/// # Errors
+/// [`Kind::Mismatch`] if a column of the table keeps less of the values that come than there is, and PostgreSQL would not say so.
+fn check_losses(relation: &Relation, table: &TargetTable, columns: &[usize]) -> Result<(), Error> {
+    let mut found = Vec::new();
+    for (column, position) in relation.columns.iter().zip(columns) {
+        let target = &table.columns[*position];
+        // Of what rules make, they have decided.
+        let Some(modifier) = column.type_modifier.filter(|_| !target.is_generated) else { continue };
+        let source = ColumnType { oid: column.type_oid, modifier };
+        let target = ColumnType { oid: Oid(target.type_oid), modifier: target.type_modifier };
+        if let Some(loss) = loss(source, target) {
+            let name = quote_ident(&column.name);
+            let what = format!(
+                "column {name} is {source} on the source and {target} on the target, where values would be {} without an error",
+                loss.as_str()
+            );
+            found.push((what, format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {source};", table.name)));
+        }
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    let (what, statements): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    let mend = format!(
+        "on the target: {} nothing is lost meanwhile; or, where it is meant, say so in a rule: `cast` or `set` for the column",
+        statements.join(" ")
+    );
+    Err(Error::new(Stage::Apply, Kind::Mismatch { what: what.join("; "), mend }).on(relation.to_string()))
 }
 
 /// The position in `table` of each name, or which ones it lacks.

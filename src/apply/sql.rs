@@ -240,6 +240,7 @@ mod tests {
         TargetColumn {
             name: name.to_owned(),
             type_oid: 0,
+            type_modifier: -1,
             type_name: type_name.to_owned(),
             is_array: false,
             is_generated: false,

@@ -35,6 +35,8 @@ pub(super) enum Streaming {
 /// On what terms the source streams to us.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
+    /// Generated columns of the source are in the stream.
+    pub source_generates: bool,
     pub proto_version: ProtoVersion,
     pub publication: String,
     pub binary: bool,

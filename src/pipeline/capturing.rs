@@ -265,7 +265,13 @@ fn open(config: &Config, trail: &TrailConfig, lock: &mut Lock) -> Result<(Intake
     }
     check_gap(config, Whose::Trail, &held, &slot)?;
     let options = stream_options(config, &server);
-    let terms = Terms { proto_version: ProtoVersion::newest_of(server.major()), publication, binary: false, options };
+    let terms = Terms {
+        source_generates: false,
+        proto_version: ProtoVersion::newest_of(server.major()),
+        publication,
+        binary: false,
+        options,
+    };
     let streaming = if config.stream.streaming { Streaming::On } else { Streaming::Off };
     let stream = terms.start(connection, &config.slot(), held.end_lsn, streaming)?;
     let spool = config.stream.streaming.then(|| Spool::new(config.spool.clone()));

@@ -35,6 +35,7 @@ mod newcomers;
 mod promotion;
 mod reader;
 mod retry;
+mod said;
 mod schema_change;
 mod selection;
 mod session;
@@ -314,13 +315,17 @@ fn run_session(
     let (promotion, is_over_too) = (Promotion::new(config.clone(), &progress), ended.clone());
     let transform = Transform::new(mapping.clone(), terms.binary);
     let tables = (missing, skips.clone());
+    let source_generates = terms.source_generates;
     let terms = (terms, mapping, identities);
     let newcomers = Newcomers::new(opening, &progress, tables, terms, shared.waker.clone(), ended)?;
     let beside = newcomers.handover().map_or(Beside::None, Beside::LeftOut);
     let selection = Selection::new(copied, beside, known);
     let skips = Skips::new(skips);
     let early = match early {
-        Some(reads) => Some(start_early(&config, progress.epoch, reads, (&mut crew, shared.clone()))?),
+        Some(reads) => {
+            let by = (progress.epoch, source_generates);
+            Some(start_early(&config, by, reads, (&mut crew, shared.clone()))?)
+        }
         None => None,
     };
     let start = Start { progress: progress.end_lsn, selection, transform, skips, stop_at: stop_lsn, early };
@@ -338,7 +343,7 @@ fn run_session(
 /// Has a thread of its own apply large transactions before they commit. It ends with the session, whose reader and crew order.
 fn start_early(
     config: &Config,
-    epoch: i64,
+    (epoch, source_generates): (i64, bool),
     reads: early::Reads,
     (crew, shared): (&mut Crew, Arc<Shared>),
 ) -> Result<Early, Error> {
@@ -347,9 +352,10 @@ fn start_early(
     let (config, position, span) = (config.clone(), crew.position(), tracing::Span::current());
     let run = move || {
         let _span = span.entered();
+        let options = apply_options(&config, false, source_generates);
         let connect = async || {
             let tenure = session::tenure(&config, epoch, position);
-            let applier = session::connect_applier(&config, tenure, apply_options(&config, false)).await?;
+            let applier = session::connect_applier(&config, tenure, options).await?;
             applier.apply_early_only().await
         };
         let runtime = match postgres::new_runtime(Stage::Apply) {

@@ -177,7 +177,8 @@ impl Newcomers {
         let runtime = postgres::new_runtime(STAGE)?;
         let crew = runtime.block_on(async {
             let (target, warnings) = postgres::connect_hearing(&self.config.target, STAGE).await?;
-            let options = apply_options(&self.config, postgres::prepare_target(&target, STAGE).await?);
+            let fires = postgres::prepare_target(&target, STAGE).await?;
+            let options = apply_options(&self.config, fires, self.terms.source_generates);
             let moved: Vec<_> = names.iter().map(|table| (table.schema.clone(), table.name.clone())).collect();
             let (name, policies) = (self.config.name.as_str(), Policies::of(&self.config));
             let (moves, position) = (Moves::Tables(&moved), Position::new(consistent_point));

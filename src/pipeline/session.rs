@@ -29,6 +29,7 @@ use super::feed::{Feed, check_origin};
 use super::history::{Whose, check_gap, check_identity, check_position};
 use super::identity::Identities;
 use super::input::Input;
+use super::said::warn_sparsely;
 use super::selection::Known;
 use super::target::{Fires, check_kept, set_up_target_session, use_binary};
 use super::unwritable::Said;
@@ -192,7 +193,11 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     let (source_major, is_at_work) = (server.major(), epoch.is_some());
     let published =
         Published { name, source_major, is_at_work, publication: &publication, states: &foreseen, mapping: &mapping };
-    missing(&target, published, options, constraints_fire).await?;
+    let foreseen = missing(&target, published, options, constraints_fire).await?;
+    let sent = Sent::of(publication.tables.iter());
+    check_losses(&source, &target, &foreseen, (&mapping, &sent))
+        .await
+        .map_err(|error| if is_at_work { error.to_be_waited_for() } else { error })?;
     let binary = use_binary(config, (source_major, &publication.tables), &mapping, &target).await?;
     // Taken: where the answer is lost, nobody knows whose the next epoch is, and to take over is the way to go on.
     let (held, heard) = (epoch.take(), warnings.count());
@@ -217,7 +222,6 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
     }
     let states = settle(config, (&source, &target), (&publication, position), &ruled, progress.epoch).await?;
     let missing = missing(&target, Published { states: &states, ..published }, options, constraints_fire).await?;
-    let sent = Sent::of(publication.tables.iter());
     warn_of_conflicts(&source, &target, &missing, (&mapping, &sent)).await?;
     // Where nothing streams yet, nothing has to wait for the copy, and one stream is enough for what follows it. Where
     // foreign keys fire, a table's rows must not be ahead of those that they refer to.
@@ -238,9 +242,10 @@ async fn prepare(attempt: Attempt<'_>) -> Result<Prepared, Error> {
 
     let proto_version = ProtoVersion::newest_of(server.major());
     let options = stream_options(config, &server);
-    let terms = Terms { proto_version, publication: publication.name, binary, options };
+    let source_generates = publication.tables.iter().any(|published| published.has_generated);
+    let terms = Terms { source_generates, proto_version, publication: publication.name, binary, options };
     let input = feed.start(config, &terms, (progress.end_lsn, confirmed))?;
-    let options = apply_options(config, constraints_fire);
+    let options = apply_options(config, constraints_fire, source_generates);
     let crew = crew(config, (target, warnings), (&progress, begins), (options, fires)).await?;
     tracing::info!(start_lsn = %progress.end_lsn, epoch = progress.epoch, binary, "streaming starts");
     let mapping = Arc::new(mapping);
@@ -313,8 +318,9 @@ fn ruled<'a>(tables: &'a [PublishedTable], mapping: &Mapping) -> Vec<Ruled<'a>> 
 }
 
 /// How the target is written to.
-pub(super) fn apply_options(config: &Config, constraints_fire: bool) -> Options {
+pub(super) fn apply_options(config: &Config, constraints_fire: bool, source_generates: bool) -> Options {
     Options {
+        source_generates,
         netting: config.apply.netting,
         constraints_fire,
         asynchronous_commit: config.apply.synchronous_commit == SynchronousCommit::Off,
@@ -352,6 +358,24 @@ async fn missing(
     }
 }
 
+/// # Errors
+/// A refusal that names columns that would keep less of the source's values than there is, without an error.
+async fn check_losses(
+    source: &Client,
+    target: &Client,
+    tables: &[Wanted],
+    as_sent: (&Mapping, &Sent),
+) -> Result<(), Error> {
+    let names: Vec<_> = tables.iter().map(|wanted| wanted.table.clone()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let compared = compare::tables(source, target, &names, as_sent, Stage::Snapshot).await?;
+    let differences = compared.into_iter().filter_map(|(_, differences)| differences).flatten();
+    let losses: Vec<_> = differences.filter(|one| one.weight == Weight::Loss).map(|one| one.what).collect();
+    if losses.is_empty() { Ok(()) } else { Err(Error::refused(Stage::Snapshot, losses.join("; "), compare::LOSS_MEND)) }
+}
+
 /// Names columns that may not take the source's values. Whether they do only the rows can tell.
 async fn warn_of_conflicts(
     source: &Client,
@@ -362,7 +386,7 @@ async fn warn_of_conflicts(
     let names: Vec<_> = tables.iter().map(|wanted| wanted.table.clone()).collect();
     for (_, differences) in compare::tables(source, target, &names, as_sent, Stage::Snapshot).await? {
         for difference in differences.into_iter().flatten().filter(|difference| difference.weight == Weight::Conflict) {
-            tracing::warn!("{difference}: the copy ends at a row that does not fit");
+            warn_sparsely(format!("{difference}: {}", difference.consequence));
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::conflicts::{self, KeyUse, WithoutKey};
+use super::said::warn_sparsely;
 use crate::apply::{self, TargetTable, is_stable_in_binary};
 use crate::config::{Config, Role, ValueFormat};
 use crate::error::{Error, Stage};
@@ -56,22 +57,23 @@ pub(super) async fn set_up_target_session(
     let names: Vec<_> = tables.iter().map(|published| mapping.target(&published.table).to_string()).collect();
     let constraints_fire = postgres::prepare_target(target, Stage::Apply).await?;
     if constraints_fire {
-        tracing::warn!(
+        warn_sparsely(
             "foreign keys of the target are checked while changes are applied, and its triggers fire: the role may not \
              set session_replication_role (GRANT SET ON PARAMETER session_replication_role TO the role, PostgreSQL 15 \
              and later)"
+                .to_owned(),
         );
     }
     let triggers = firing_triggers(target, &names, constraints_fire).await?;
     for trigger in &triggers {
-        tracing::warn!("{trigger} fires on the target for every row that is applied");
+        warn_sparsely(format!("{trigger} fires on the target for every row that is applied"));
     }
     if !constraints_fire {
         for constraint in unchecked_constraints(target, &names).await? {
-            tracing::warn!(
+            warn_sparsely(format!(
                 "{constraint} on the target is DEFERRABLE, and PostgreSQL does not check it for rows that are applied: \
                  a row that only the target has could come to stand beside its equal"
-            );
+            ));
         }
     }
     Ok(Fires { constraints: constraints_fire, triggers: !triggers.is_empty() })

@@ -19,6 +19,13 @@ pub struct ColumnType {
     pub modifier: i32,
 }
 
+/// One that nobody knows.
+impl Default for ColumnType {
+    fn default() -> ColumnType {
+        ColumnType { oid: Oid(0), modifier: -1 }
+    }
+}
+
 /// What becomes of a value that is not kept as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
@@ -28,7 +35,7 @@ pub enum Loss {
     Cut,
     /// Blanks at the end come or go.
     Blanks,
-    /// Negative numbers become others.
+    /// Numbers become others, or moments.
     Wrapped,
 }
 
@@ -92,6 +99,9 @@ const KINDS: [(Kind, u32, u32, &str); 19] = [
 
 /// `VARHDRSZ`, which modifiers of lengths and of numeric include.
 const HEADER_BYTES: i32 = 4;
+/// Digits that `real` and `double precision` keep of any number (`FLT_DIG`, `DBL_DIG`).
+const FLOAT4_DIGITS: i32 = 6;
+const FLOAT8_DIGITS: i32 = 15;
 /// Digits of a second that a timestamp has without a modifier.
 const MICROSECONDS: i32 = 6;
 /// Bytes of a name, without the one that ends it, and of a character at most.
@@ -106,7 +116,8 @@ pub fn loss(source: ColumnType, target: ColumnType) -> Option<Loss> {
     if source == target {
         return None;
     }
-    let ((from, from_array), (to, to_array)) = (kind(source.oid)?, kind(target.oid)?);
+    let (to, to_array) = kind(target.oid)?;
+    let Some((from, from_array)) = kind(source.oid) else { return from_other(source.oid, to) };
     if from_array != to_array {
         // Text that holds the array's own text keeps it; other arrays and elements are errors.
         return None;
@@ -114,25 +125,54 @@ pub fn loss(source: ColumnType, target: ColumnType) -> Option<Loss> {
     match to {
         Kind::Char => (from != Kind::Char).then_some(Loss::Cut),
         Kind::Name => is_longer_than_a_name(from, source.modifier).then_some(Loss::Cut),
-        Kind::ObjectId => matches!(from, Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Text | Kind::Varchar | Kind::Bpchar)
-            .then_some(Loss::Wrapped),
-        Kind::Float4 => {
-            let is_exact = matches!(from, Kind::Int2 | Kind::Float4) || !is_number(from) && !is_text(from);
-            (!is_exact).then_some(Loss::Rounded)
+        Kind::ObjectId => {
+            matches!(from, Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Text | Kind::Varchar | Kind::Bpchar)
+                .then_some(Loss::Wrapped)
         }
-        Kind::Float8 => {
-            let is_inexact = matches!(from, Kind::Int8 | Kind::Numeric) || is_text(from);
-            is_inexact.then_some(Loss::Rounded)
-        }
+        Kind::Float4 => float(from, source.modifier, FLOAT4_DIGITS),
+        Kind::Float8 => float(from, source.modifier, FLOAT8_DIGITS),
         Kind::Numeric => numeric(from, source.modifier, target.modifier),
-        Kind::Money => (matches!(from, Kind::Float4 | Kind::Float8 | Kind::Numeric) || is_text(from)).then_some(Loss::Rounded),
-        Kind::Bpchar => matches!(from, Kind::Text | Kind::Varchar | Kind::Name | Kind::Char).then_some(Loss::Blanks),
+        Kind::Money => {
+            let may_have_digits = matches!(from, Kind::Float4 | Kind::Float8 | Kind::Numeric);
+            (may_have_digits || is_text(from) && from != Kind::Char).then_some(Loss::Rounded)
+        }
+        Kind::Bpchar => matches!(from, Kind::Text | Kind::Varchar | Kind::Name).then_some(Loss::Blanks),
         Kind::Date | Kind::Time | Kind::TimeTz | Kind::Timestamp | Kind::TimestampTz | Kind::Interval => {
             moment((from, source.modifier), (to, target.modifier))
         }
         // What they do not take they refuse.
         Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Text | Kind::Varchar => None,
     }
+}
+
+/// Of built-in types that lose nothing among each other: what takes any text takes theirs, and cuts what is too long.
+fn from_other(source: Oid, to: Kind) -> Option<Loss> {
+    /// `boolean`, whose text is one character; `uuid`, `macaddr`, `macaddr8`, `inet`, `cidr`, `xid`, whose text is short.
+    const BOOLEAN: u32 = 16;
+    const SHORT: [u32; 6] = [2950, 829, 774, 869, 650, 28];
+    let is_built_in = source.0 != 0 && source < Oid::FIRST_UNPINNED;
+    let is_cut = match to {
+        Kind::Char => source.0 != BOOLEAN,
+        Kind::Name => source.0 != BOOLEAN && !SHORT.contains(&source.0),
+        Kind::Int2
+        | Kind::Int4
+        | Kind::Int8
+        | Kind::ObjectId
+        | Kind::Float4
+        | Kind::Float8
+        | Kind::Numeric
+        | Kind::Money
+        | Kind::Text
+        | Kind::Varchar
+        | Kind::Bpchar
+        | Kind::Date
+        | Kind::Time
+        | Kind::TimeTz
+        | Kind::Timestamp
+        | Kind::TimestampTz
+        | Kind::Interval => false,
+    };
+    (is_built_in && is_cut).then_some(Loss::Cut)
 }
 
 fn kind(oid: Oid) -> Option<(Kind, bool)> {
@@ -151,13 +191,41 @@ fn is_number(kind: Kind) -> bool {
     matches!(kind, Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::ObjectId | Kind::Float4 | Kind::Float8 | Kind::Numeric)
 }
 
+/// Characters that a text has at most.
+fn text_length(from: Kind, modifier: i32) -> Option<i32> {
+    match from {
+        Kind::Char => Some(1),
+        Kind::Name => Some(NAME_BYTES),
+        Kind::Varchar | Kind::Bpchar if modifier >= HEADER_BYTES => Some(modifier - HEADER_BYTES),
+        _ => None,
+    }
+}
+
+/// By the digits that every number of the type keeps.
+fn float(from: Kind, modifier: i32, digits: i32) -> Option<Loss> {
+    let has = match from {
+        Kind::Int2 => Some(5),
+        Kind::Int4 | Kind::ObjectId => Some(10),
+        Kind::Float4 => Some(FLOAT4_DIGITS),
+        Kind::Numeric => precision(modifier),
+        Kind::Int8 | Kind::Float8 => None,
+        Kind::Text | Kind::Varchar | Kind::Bpchar | Kind::Name | Kind::Char => text_length(from, modifier),
+        // They are no numbers.
+        Kind::Money | Kind::Date | Kind::Time | Kind::TimeTz | Kind::Timestamp | Kind::TimestampTz | Kind::Interval => {
+            return None;
+        }
+    };
+    let same = from == Kind::Float8 && digits == FLOAT8_DIGITS;
+    (!same && has.is_none_or(|has| has > digits)).then_some(Loss::Rounded)
+}
+
 fn is_longer_than_a_name(from: Kind, modifier: i32) -> bool {
     match from {
         Kind::Text => true,
         Kind::Varchar | Kind::Bpchar => {
             modifier < HEADER_BYTES || (modifier - HEADER_BYTES).saturating_mul(CHARACTER_BYTES) > NAME_BYTES
         }
-        Kind::Numeric => true,
+        Kind::Numeric => precision(modifier).is_none_or(|precision| precision > NAME_BYTES - 3),
         Kind::Char
         | Kind::Name
         | Kind::Int2
@@ -182,13 +250,22 @@ fn numeric(from: Kind, modifier: i32, to: i32) -> Option<Loss> {
     let has = match from {
         Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::ObjectId => Some(0),
         Kind::Numeric => scale(modifier),
-        Kind::Float4 | Kind::Float8 | Kind::Text | Kind::Varchar | Kind::Bpchar | Kind::Name | Kind::Char => None,
+        Kind::Float4 | Kind::Float8 => None,
+        // `.55` has the most digits that three characters can have; four can have an exponent.
+        Kind::Text | Kind::Varchar | Kind::Bpchar | Kind::Name | Kind::Char => {
+            text_length(from, modifier).filter(|length| *length <= 3).map(|length| length - 1)
+        }
         // They are no numbers.
         Kind::Money | Kind::Date | Kind::Time | Kind::TimeTz | Kind::Timestamp | Kind::TimestampTz | Kind::Interval => {
             return None;
         }
     };
     has.is_none_or(|has| has > kept).then_some(Loss::Rounded)
+}
+
+/// `None` without a modifier. Zeros that a negative scale brings are no digits.
+fn precision(modifier: i32) -> Option<i32> {
+    (modifier >= HEADER_BYTES).then(|| (modifier - HEADER_BYTES) >> 16 & 0xFFFF)
 }
 
 /// `None` without a modifier. A scale has had 11 bits and a sign since 15, and its values before are the same in those
@@ -201,10 +278,15 @@ fn scale(modifier: i32) -> Option<i32> {
 
 fn moment((from, source): (Kind, i32), (to, target): (Kind, i32)) -> Option<Loss> {
     if is_text(from) {
-        return Some(Loss::Cut);
+        return (from != Kind::Char || to == Kind::Interval).then_some(Loss::Cut);
+    }
+    // A number of eight digits is a date, one of six a time, and any an interval.
+    if is_number(from) || from == Kind::Interval && to == Kind::TimeTz {
+        return Some(Loss::Wrapped);
     }
     let has_date = |kind| matches!(kind, Kind::Date | Kind::Timestamp | Kind::TimestampTz);
-    let has_time = |kind| matches!(kind, Kind::Time | Kind::TimeTz | Kind::Timestamp | Kind::TimestampTz | Kind::Interval);
+    let has_time =
+        |kind| matches!(kind, Kind::Time | Kind::TimeTz | Kind::Timestamp | Kind::TimestampTz | Kind::Interval);
     let is_moment = has_date(from) || has_time(from);
     let loses_part = has_date(from) && !has_date(to) && has_time(to) && has_time(from) && to != Kind::Interval
         || has_time(from) && !has_time(to)
@@ -248,13 +330,15 @@ impl fmt::Display for ColumnType {
                 write!(f, "{name}({})", self.modifier - HEADER_BYTES)?;
             }
             Kind::Numeric => match scale(self.modifier) {
-                Some(scale) => write!(f, "numeric({},{scale})", (self.modifier - HEADER_BYTES) >> 16 & 0xFFFF)?,
+                Some(scale) => write!(f, "numeric({},{scale})", precision(self.modifier).unwrap_or(0))?,
                 None => f.write_str(name)?,
             },
             Kind::Time | Kind::TimeTz | Kind::Timestamp | Kind::TimestampTz if self.modifier >= 0 => {
                 write!(f, "{first}({}) {rest}", self.modifier)?;
             }
-            Kind::Interval if digits(kind, self.modifier) < MICROSECONDS && range(self.modifier) == INTERVAL_FULL_RANGE => {
+            Kind::Interval
+                if digits(kind, self.modifier) < MICROSECONDS && range(self.modifier) == INTERVAL_FULL_RANGE =>
+            {
                 write!(f, "interval({})", digits(kind, self.modifier))?;
             }
             _ => f.write_str(name)?,
@@ -289,6 +373,9 @@ mod tests {
             (of(23, -1), numeric_of(5, 0), None),
             (float8, float4, Some(Loss::Rounded)),
             (float4, float8, None),
+            (float8, float8, None),
+            (numeric_of(10, 4), float8, None),
+            (numeric_of(16, 4), float8, Some(Loss::Rounded)),
             (of(20, -1), of(23, -1), None),
             (timestamp, date, Some(Loss::Cut)),
             (date, timestamp, None),

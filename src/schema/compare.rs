@@ -6,11 +6,12 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use pgsluice_proto::Oid;
 use tokio_postgres::{Client, Row};
 
 use crate::config::Role;
 use crate::error::{Error, Stage};
-use crate::postgres::quote_ident;
+use crate::postgres::{ColumnType, loss, quote_ident};
 use crate::source::publication::{PublishedTable, TableName};
 use crate::transform::expression::types::Type;
 use crate::transform::{Mapping, Plan};
@@ -34,6 +35,7 @@ pub struct Column {
     /// The same without the modifier.
     pub base_type: String,
     pub has_modifier: bool,
+    pub of: ColumnType,
     /// Where it is not the type's own.
     pub collation: Option<String>,
     pub not_null: bool,
@@ -49,8 +51,10 @@ pub struct Column {
 pub enum Weight {
     /// All of them fit.
     Harmless,
-    /// Some may not fit, or come out otherwise.
+    /// Some may not fit.
     Conflict,
+    /// Some may come out otherwise, and nobody would be told.
+    Loss,
     /// There is no place for them.
     Missing,
 }
@@ -59,7 +63,17 @@ pub enum Weight {
 pub struct Difference {
     pub weight: Weight,
     pub what: String,
+    /// What becomes of rows, where that may matter.
+    pub consequence: &'static str,
 }
+
+/// What is to be done about losses.
+pub const LOSS_MEND: &str = "have the columns of the target take what those of the source have (ALTER TABLE … ALTER COLUMN … TYPE …, \
+     or DROP EXPRESSION); or, where it is meant, say so in a rule: `cast` or `set` for the column, or `drop_columns`";
+
+const REFUSED: &str = "rows that do not fit are refused";
+const NOT_SENT: &str =
+    "its values are not sent, unless the publication has generated columns (PostgreSQL 18 and later)";
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,7 +89,7 @@ SELECT w.place, c.relkind NOT IN ('r', 'p'), CASE WHEN c.relkind = 'p' THEN pg_g
           WHERE i.indrelid = c.oid AND i.indisprimary AND k.attrelid = c.oid AND u.place <= i.indnkeyatts ORDER BY u.place),
     a.attname::text, format_type(a.atttypid, a.atttypmod), format_type(a.atttypid, NULL), a.atttypmod <> -1,
     CASE WHEN l.oid <> t.typcollation THEN format('%I.%I', ln.nspname, l.collname) END,
-    a.attnotnull, a.atthasdef AND a.attgenerated = '', a.attgenerated <> '', a.attidentity <> ''
+    a.attnotnull, a.atthasdef AND a.attgenerated = '', a.attgenerated <> '', a.attidentity <> '', a.atttypid, a.atttypmod
 FROM unnest($1::text[]) WITH ORDINALITY AS w (name, place)
 JOIN pg_class c ON c.oid = to_regclass(w.name)
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -119,6 +133,7 @@ fn add_row(shape: &mut Option<Shape>, row: &Row) -> Result<(), tokio_postgres::E
         has_default: row.try_get(10)?,
         is_generated: row.try_get(11)?,
         is_identity: row.try_get(12)?,
+        of: ColumnType { oid: Oid(row.try_get(13)?), modifier: row.try_get(14)? },
         is_generated_and_sent: false,
     });
     Ok(())
@@ -197,10 +212,14 @@ fn by_rules(plan: &Plan, source: &Shape, target: &Shape) -> Shape {
     }
 }
 
+/// Weight, what differs, and the consequence.
+type Found = (Weight, String, &'static str);
+
 /// Compares a table of the source with the one that is to get its rows.
 pub fn differences(table: &TableName, source: &Shape, target: &Shape) -> Vec<Difference> {
     if target.is_other {
-        return vec![Difference { weight: Weight::Missing, what: format!("{table} on the target is not a table") }];
+        let what = format!("{table} on the target is not a table");
+        return vec![Difference { weight: Weight::Missing, what, consequence: "" }];
     }
     let mut found = Vec::new();
     for column in &source.columns {
@@ -208,9 +227,10 @@ pub fn differences(table: &TableName, source: &Shape, target: &Shape) -> Vec<Dif
             Some(other) => compare_columns(column, other, &mut found),
             // Its values are not sent.
             None if column.is_generated && !column.is_generated_and_sent => {
-                found.push((Weight::Harmless, format!("generated column {} is missing on the target", quoted(column))));
+                let what = format!("generated column {} is missing on the target", quoted(column));
+                found.push((Weight::Harmless, what, ""));
             }
-            None => found.push((Weight::Missing, format!("column {} is missing on the target", quoted(column)))),
+            None => found.push((Weight::Missing, format!("column {} is missing on the target", quoted(column)), "")),
         }
     }
     let is_extra = |column: &&Column| !source.columns.iter().any(|other| other.name == column.name);
@@ -219,18 +239,41 @@ pub fn differences(table: &TableName, source: &Shape, target: &Shape) -> Vec<Dif
     }
     if !target.primary_key.is_empty() && target.primary_key != source.primary_key {
         let (source, target) = (key(&source.primary_key), key(&target.primary_key));
-        found.push((Weight::Harmless, format!("the primary key is {source} on the source and {target} on the target")));
+        let what = format!("the primary key is {source} on the source and {target} on the target");
+        found.push((Weight::Harmless, what, ""));
     }
-    let difference = |(weight, what)| Difference { weight, what: format!("table {table}: {what}") };
+    let difference = |(weight, what, consequence)| {
+        let what = format!("table {table}: {what}");
+        Difference { weight, what, consequence }
+    };
     found.into_iter().map(difference).collect()
 }
 
-fn compare_columns(source: &Column, target: &Column, found: &mut Vec<(Weight, String)>) {
+fn compare_columns(source: &Column, target: &Column, found: &mut Vec<Found>) {
+    let loss = if target.is_generated { None } else { loss(source.of, target.of) };
+    if let Some(loss) = loss {
+        let (of_source, of_target) = (&source.type_name, &target.type_name);
+        let what = format!("column {} is {of_source} on the source and {of_target} on the target", quoted(source));
+        found.push((Weight::Loss, format!("{what}, where values would be {} without an error", loss.as_str()), ""));
+    }
+    match (source.is_generated, target.is_generated) {
+        (true, false) if source.is_generated_and_sent => {}
+        (true, false) => {
+            let what = format!("column {} is generated on the source and not generated on the target", quoted(source));
+            found.push((Weight::Conflict, what, NOT_SENT));
+        }
+        (false, true) => {
+            let what = format!("column {} is generated on the target and not on the source", quoted(source));
+            found.push((Weight::Loss, format!("{what}, whose values would be left out without an error"), ""));
+        }
+        (true, true) | (false, false) => {}
+    }
     let mut add = |weight, on_source: &str, on_target: &str| {
         let name = quoted(source);
-        found.push((weight, format!("column {name} is {on_source} on the source and {on_target} on the target")));
+        let what = format!("column {name} is {on_source} on the source and {on_target} on the target");
+        found.push((weight, what, REFUSED));
     };
-    if source.type_name != target.type_name {
+    if loss.is_none() && source.type_name != target.type_name {
         // A type without a modifier holds whatever the same type with one does.
         let is_wider = source.base_type == target.base_type && !target.has_modifier;
         let weight = if is_wider { Weight::Harmless } else { Weight::Conflict };
@@ -242,11 +285,6 @@ fn compare_columns(source: &Column, target: &Column, found: &mut Vec<(Weight, St
             None => "of its type's collation".to_owned(),
         };
         add(Weight::Harmless, &name(source), &name(target));
-    }
-    if source.is_generated != target.is_generated && !source.is_generated_and_sent {
-        // One gets no values, the other takes none.
-        let name = |column: &Column| if column.is_generated { "generated" } else { "not generated" };
-        add(Weight::Conflict, name(source), name(target));
     }
     match (source.not_null, target.not_null) {
         (true, false) => add(Weight::Harmless, "NOT NULL", "nullable"),
@@ -263,13 +301,13 @@ fn compare_columns(source: &Column, target: &Column, found: &mut Vec<(Weight, St
 }
 
 /// A column that only the target has.
-fn extra(column: &Column) -> (Weight, String) {
+fn extra(column: &Column) -> Found {
     let fills_itself = column.has_default || column.is_generated || column.is_identity || !column.not_null;
     let name = quoted(column);
     if fills_itself {
-        (Weight::Harmless, format!("column {name} is on the target only"))
+        (Weight::Harmless, format!("column {name} is on the target only"), "")
     } else {
-        (Weight::Conflict, format!("column {name} is on the target only, and is NOT NULL without a default"))
+        (Weight::Conflict, format!("column {name} is on the target only, and is NOT NULL without a default"), REFUSED)
     }
 }
 
@@ -351,6 +389,6 @@ mod tests {
         assert_eq!(weights(not_null(), column("c", "text")), [Weight::Harmless]);
         assert_eq!(weights(column("c", "text"), not_null()), [Weight::Conflict]);
         assert_eq!(weights(generated(), column("c", "text")), [Weight::Conflict]);
-        assert_eq!(weights(column("c", "text"), generated()), [Weight::Conflict]);
+        assert_eq!(weights(column("c", "text"), generated()), [Weight::Loss]);
     }
 }

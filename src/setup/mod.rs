@@ -143,6 +143,13 @@ fn check_primary(primary: &Server, source: &Server) -> Result<(), Error> {
             "correct the dsn in [source] or [primary]",
         ));
     }
+    if primary.in_recovery && !source.in_recovery {
+        return Err(Error::refused(
+            STAGE,
+            "[source] and [primary] are swapped: [primary] names a standby, and [source] the server that takes writes",
+            "exchange the two",
+        ));
+    }
     if primary.in_recovery {
         return Err(Error::refused(
             STAGE,
@@ -385,7 +392,7 @@ async fn check_target_tables(
     // Once there is a publication, it says which columns are sent.
     let published = Publication::read(source, Role::Source, &config.publication(), STAGE).await?;
     let sent = compare::Sent::of(published.iter().flat_map(|publication| &publication.tables));
-    let mut missing = Vec::new();
+    let (mut missing, mut losses) = (Vec::new(), Vec::new());
     for (table, differences) in compare::tables(source, target, &names, (mapping, &sent), STAGE).await? {
         let Some(differences) = differences else {
             missing.push(format!("the target has no table {}", mapping.target(table)));
@@ -394,14 +401,19 @@ async fn check_target_tables(
         for difference in differences {
             match difference.weight {
                 Weight::Missing => missing.push(difference.what),
-                Weight::Conflict => tracing::warn!("{difference}: rows that do not fit will be refused there"),
+                Weight::Loss => losses.push(difference.what),
+                Weight::Conflict => tracing::warn!("{difference}: {}", difference.consequence),
                 Weight::Harmless => {}
             }
         }
     }
-    if missing.is_empty() {
+    if missing.is_empty() && losses.is_empty() {
         return Ok(());
     }
+    if missing.is_empty() {
+        return Err(Error::refused(STAGE, losses.join("; "), compare::LOSS_MEND));
+    }
+    missing.append(&mut losses);
     Err(Error::refused(
         STAGE,
         missing.join("; "),

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use pgsluice_testkit::{ChainOptions, Install};
 
+use crate::bad_input::ensure_refused;
 use crate::replication::{DATABASE, Replication};
 
 #[tokio::test]
@@ -247,6 +248,12 @@ async fn generated_columns_are_computed_by_whoever_has_them() -> Result<()> {
         CREATE TABLE on_source (id int PRIMARY KEY, n int, twice int DEFAULT 5);
         CREATE TABLE whole (more int GENERATED ALWAYS AS (n * 3) STORED, n int);";
     let replication = Replication::start_differing(ChainOptions::default(), on_a, on_c).await?;
+    // That C computes what A has otherwise has to be meant.
+    let said = "is generated on the target and not on the source, whose values would be left out";
+    ensure_refused(&replication, &["setup"], 3, &["\"on_target\": column \"twice\"", said]).await?;
+    replication.configure(
+        "[[rule]]\ntable = 'public.on_target'\ndrop_columns = 'twice'\n[[rule]]\ntable = 'public.whole'\ndrop_columns = 'more'\n",
+    )?;
     replication.setup().await?;
     let changes = "\
         INSERT INTO both_ends SELECT n, n FROM generate_series(1, 9) n; UPDATE both_ends SET n = n + 1 WHERE id > 5;
@@ -304,7 +311,10 @@ async fn generated_columns_are_copied_and_may_be_published() -> Result<()> {
                        WITH (publish_via_partition_root = true, publish_generated_columns = stored)";
     replication.chain.a.sql(DATABASE, &format!("{rows} {publication}")).await?;
     replication.chain.wait_b_caught_up().await?;
-    replication.configure("[snapshot]\n")?;
+    replication.configure(
+        "[snapshot]\n[[rule]]\ntable = 'public.on_target'\ndrop_columns = 'twice'\n\
+         [[rule]]\ntable = 'public.virtual_on_c'\ndrop_columns = 'twice'\n",
+    )?;
     replication.setup().await?;
     replication.catch_up().await?;
     let names = tables.map(|table| format!("public.{table}"));

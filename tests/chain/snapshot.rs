@@ -294,7 +294,7 @@ async fn a_conflict_on_the_target_stops_the_copy() -> Result<()> {
     replication.configure(COPY)?;
     replication.setup().await?;
     let engine = replication.spawn()?;
-    let narrower = "column \"n\" is integer on the source and smallint on the target: the copy ends at a row";
+    let narrower = "column \"n\" is integer on the source and smallint on the target: rows that do not fit are refused";
     expect_end(&engine, 1, &[narrower, "table \"public\".\"t\"", "t_n_key", "23505"]).await?;
     replication.chain.c.sql(DATABASE, "ALTER TABLE t DROP CONSTRAINT t_n_key").await?;
     replication.catch_up().await?;

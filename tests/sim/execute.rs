@@ -16,7 +16,7 @@ use crate::postgres::quote_qualified;
 const PROGRESS_TYPES: [u32; 8] = [TEXT, INT4, TEXT, PG_LSN, PG_LSN, TIMESTAMPTZ, INT8, INT8];
 const CATALOG_TYPES: [u32; 19] = [
     TEXT, TEXT, OID, TEXT, TEXT, BOOL, BOOL, BOOL, TEXT, BOOL, BOOL, BOOL, OID, OID_ARRAY, BOOL, INT8, BOOL,
-    TEXT_ARRAY, BOOL,
+    TEXT_ARRAY, BOOL, INT4,
 ];
 
 #[derive(Debug)]
@@ -251,6 +251,8 @@ fn catalog(parameters: &[Value]) -> Answer {
                 flag(false),
                 (position == 0).then(|| wire::text_array(&unique_keys(table))),
                 (position == 0).then(|| vec![1]),
+                // No modifier.
+                Some((-1_i32).to_be_bytes().to_vec()),
             ]);
         }
     }

@@ -88,6 +88,7 @@ impl World {
         source.is_generous = random.happens(300);
         source.streams = random.happens(600);
         let options = Options {
+            source_generates: false,
             netting: random.happens(700),
             constraints_fire: random.happens(300),
             asynchronous_commit: random.happens(400),

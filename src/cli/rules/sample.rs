@@ -277,7 +277,12 @@ mod tests {
     /// Columns `id`, `region` and `note`, of which `key` is the replica identity; all of them under FULL.
     fn relation(replica_identity: ReplicaIdentity, key: &[&str]) -> Relation {
         let is_identity = |name: &str| replica_identity == ReplicaIdentity::Full || key.contains(&name);
-        let column = |name: &str| Column { name: name.to_owned(), type_oid: Oid(25), type_modifier: None, is_identity: is_identity(name) };
+        let column = |name: &str| Column {
+            name: name.to_owned(),
+            type_oid: Oid(25),
+            type_modifier: None,
+            is_identity: is_identity(name),
+        };
         Relation {
             id: Oid(1),
             version: 0,
