@@ -20,6 +20,7 @@ use crate::postgres;
 use crate::records::{self, TableConflicts};
 use crate::skips::{self, Skip};
 use crate::snapshot::{self, Deferred, DeferredKind};
+use crate::source::publication::Publication;
 use crate::source::slot::SlotState;
 use crate::trail::{self, WriterState};
 
@@ -142,6 +143,8 @@ pub struct TableStatus {
     pub source_bytes: u64,
     /// Of `source_bytes`; unknown for a table that was on the target before.
     pub percent: Option<u64>,
+    /// It is in the publication; unknown where the source cannot be asked.
+    pub published: Option<bool>,
     /// Dropped for the copy, and not made again yet.
     pub deferred_indexes: usize,
     /// Of this table, likewise.
@@ -211,6 +214,12 @@ struct SourceView {
     sent: Option<Lsn>,
     now: Option<SystemTime>,
     receiver_slot: Option<String>,
+    /// When the last transaction that it has replayed committed.
+    replayed_at: Option<SystemTime>,
+    /// The engine has said that nothing of what it has received is still to be applied.
+    nothing_in_flight: bool,
+    /// Tables of the publication, quoted.
+    published: Option<Vec<String>>,
 }
 
 /// What the primary says of its end of the first hop.
@@ -220,6 +229,25 @@ struct PrimaryView {
     position: Option<Lsn>,
     receive_delay_s: Option<f64>,
     now: Option<SystemTime>,
+}
+
+/// What is known of the server that takes writes.
+#[derive(Debug)]
+enum Primary {
+    /// The configuration names none: the source is all that is known.
+    None,
+    /// It cannot be asked.
+    Unknown,
+    Known(Box<PrimaryView>),
+}
+
+impl Primary {
+    fn view(&self) -> Option<&PrimaryView> {
+        match self {
+            Primary::Known(view) => Some(view),
+            Primary::None | Primary::Unknown => None,
+        }
+    }
 }
 
 impl PrimaryView {
@@ -252,15 +280,24 @@ pub async fn read(config: &Config) -> Status {
     let trail = config.trail.as_ref().and_then(|trail| trail_status(trail).map_err(&mut note).ok());
     let is_known = target.is_some();
     let TargetView { progress, tables, deferred, conflicts, skips } = target.unwrap_or_default();
-    let copying = tables.iter().any(snapshot::TableCopy::is_missing);
+    let published = source.as_ref().and_then(|source| source.published.clone());
+    let is_published =
+        |copy: &snapshot::TableCopy| published.as_ref().map(|names| names.contains(&copy.table.to_string()));
+    // One that has left the publication is copied only if it comes again.
+    let copying = tables.iter().any(|copy| copy.is_missing() && is_published(copy) != Some(false));
     let state = state(source.as_ref(), is_known.then_some(progress.as_ref()), copying);
+    let primary = match (&config.primary, primary) {
+        (None, _) => Primary::None,
+        (Some(_), None) => Primary::Unknown,
+        (Some(_), Some(view)) => Primary::Known(Box::new(view)),
+    };
+    let lag = lags(source.as_ref(), &primary, progress.as_ref());
     let source = source.unwrap_or_default();
-    let lag = lags(&source, primary.as_ref(), progress.as_ref());
     Status {
         name: config.name.to_string(),
         state,
         slot: source.slot.as_ref().map(|slot| slot_status(slot, source.position)),
-        primary_slot: primary.as_ref().and_then(PrimaryView::slot_status),
+        primary_slot: primary.view().and_then(PrimaryView::slot_status),
         progress: progress.map(|progress| ProgressStatus {
             end_lsn: Some(progress.end_lsn),
             commit_time: progress.commit_time.map(|time| humantime::format_rfc3339_micros(time).to_string()),
@@ -268,7 +305,13 @@ pub async fn read(config: &Config) -> Status {
             fallbacks: progress.fallbacks,
         }),
         lag,
-        tables: tables.into_iter().map(|table| table_status(table, &deferred)).collect(),
+        tables: tables
+            .into_iter()
+            .map(|table| {
+                let published = is_published(&table);
+                table_status(table, published, &deferred)
+            })
+            .collect(),
         conflicts,
         skips,
         trail,
@@ -291,7 +334,7 @@ fn trail_status(config: &TrailConfig) -> Result<TrailStatus, Error> {
     })
 }
 
-fn table_status(copy: snapshot::TableCopy, deferred: &[Deferred]) -> TableStatus {
+fn table_status(copy: snapshot::TableCopy, published: Option<bool>, deferred: &[Deferred]) -> TableStatus {
     let percent = copy.percent();
     let snapshot::TableCopy { table, state, snapshot_lsn, rows, bytes, source_bytes, .. } = copy;
     let of_table = deferred.iter().filter(|one| one.table == table);
@@ -306,6 +349,7 @@ fn table_status(copy: snapshot::TableCopy, deferred: &[Deferred]) -> TableStatus
         bytes,
         source_bytes,
         percent,
+        published,
         deferred_indexes,
         deferred_foreign_keys,
     }
@@ -336,34 +380,61 @@ fn slot_status(slot: &SlotState, position: Option<Lsn>) -> SlotStatus {
     }
 }
 
-fn lags(source: &SourceView, primary: Option<&PrimaryView>, progress: Option<&checkpoint::Progress>) -> Lags {
+fn lags(source: Option<&SourceView>, primary: &Primary, progress: Option<&checkpoint::Progress>) -> Lags {
     let end_lsn = progress.map(|progress| progress.end_lsn);
-    let head = if source.in_recovery { primary.and_then(|primary| primary.position) } else { source.position };
-    let (receive, replay) = if source.in_recovery {
-        let receive =
-            Lag { bytes: between(head, source.received), seconds: primary.and_then(|primary| primary.receive_delay_s) };
-        let bytes = between(source.received, source.position);
-        // Without new transactions the time of the last one says nothing about lag.
-        let seconds = if bytes == Some(0) { Some(0.0) } else { source.replay_delay_s };
-        (receive, Lag { bytes, seconds })
-    } else {
-        (Lag::default(), Lag::default())
+    let is_primary = source.is_some_and(|source| !source.in_recovery);
+    let position = source.and_then(|source| source.position);
+    // Where writes are: what a server that cannot be asked has written is not known.
+    let head = match primary {
+        _ if is_primary => position,
+        Primary::Known(view) => view.position,
+        Primary::Unknown => None,
+        Primary::None => position,
     };
-    let total_bytes = between(head.or(source.position), end_lsn);
-    Lags {
-        receive,
-        replay,
-        decode: Lag { bytes: between(source.position, source.sent), seconds: None },
-        apply: Lag { bytes: between(source.sent, end_lsn), seconds: None },
-        // The clock by which transactions are dated is that of whoever writes them.
-        total: Lag {
-            bytes: total_bytes,
-            seconds: total_seconds(total_bytes, primary.map_or(source.now, |primary| primary.now), progress),
-        },
+    let (mut receive, mut replay, mut decode, mut apply) =
+        (Lag::default(), Lag::default(), Lag::default(), Lag::default());
+    if let Some(source) = source {
+        if source.in_recovery {
+            receive.bytes = between(primary.view().and_then(|primary| primary.position), source.received);
+            receive.seconds = primary.view().and_then(|primary| primary.receive_delay_s);
+            replay.bytes = between(source.received, position);
+            // Without new transactions the time of the last one says nothing about lag.
+            replay.seconds = if replay.bytes == Some(0) { Some(0.0) } else { source.replay_delay_s };
+        }
+        decode.bytes = between(position, source.sent);
+        apply.bytes = between(source.sent, end_lsn);
     }
+    let bytes = between(head, end_lsn);
+    let seconds = match source {
+        // What is between the standby and its primary is all that is left.
+        Some(source) if has_all(source, decode, progress) => match (is_primary, primary) {
+            (true, _) | (false, Primary::None) => Some(0.0),
+            (false, Primary::Known(_) | Primary::Unknown) => {
+                receive.seconds.zip(replay.seconds).map(|(receive, replay)| receive.max(replay))
+            }
+        },
+        Some(_) | None => {
+            let now = match primary {
+                Primary::Known(view) => view.now,
+                Primary::Unknown => None,
+                Primary::None => source.and_then(|source| source.now),
+            };
+            total_seconds(bytes, now, progress)
+        }
+    };
+    Lags { receive, replay, decode, apply, total: Lag { bytes, seconds } }
 }
 
-/// The age of the last transaction that was applied, if anything came after it.
+/// All that the source shows is on the target, though WAL that changes nothing goes on: its last transaction is, or the engine has
+/// answered for all that it was sent.
+fn has_all(source: &SourceView, decode: Lag, progress: Option<&checkpoint::Progress>) -> bool {
+    let applied = progress.and_then(|progress| progress.commit_time);
+    let is_last = source.replayed_at.zip(applied).is_some_and(|(replayed, applied)| replayed <= applied);
+    is_last || source.nothing_in_flight && decode.bytes == Some(0)
+}
+
+/// The age of the last transaction that was applied, if anything came after it. The clock by which transactions are dated is that of
+/// whoever writes them.
 fn total_seconds(bytes: Option<u64>, now: Option<SystemTime>, progress: Option<&checkpoint::Progress>) -> Option<f64> {
     if bytes? == 0 {
         return Some(0.0);
@@ -399,11 +470,15 @@ async fn read_source(config: &Config) -> Result<SourceView, Error> {
                CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() END, \
                CASE WHEN pg_is_in_recovery() \
                     THEN extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8 END, \
-               r.sent_lsn, clock_timestamp(), (SELECT slot_name::text FROM pg_stat_wal_receiver) \
+               r.sent_lsn, clock_timestamp(), (SELECT slot_name::text FROM pg_stat_wal_receiver), \
+               CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() END, \
+               COALESCE(r.flush_lsn >= r.write_lsn, false) \
                FROM (SELECT) AS one LEFT JOIN pg_stat_replication r ON r.pid = $1";
     let active_pid = slot.as_ref().and_then(|slot| slot.active_pid);
     let failed = |error| Error::from_postgres(STAGE, Role::Source, error);
     let row = client.query_one(sql, &[&active_pid]).await.map_err(failed)?;
+    let publication = Publication::read(&client, Role::Source, &config.publication(), STAGE).await?;
+    let published = publication.map(|it| it.tables.iter().map(|one| one.table.to_string()).collect());
     let view = || -> Result<SourceView, tokio_postgres::Error> {
         Ok(SourceView {
             slot,
@@ -414,6 +489,9 @@ async fn read_source(config: &Config) -> Result<SourceView, Error> {
             sent: lsn(&row, 4)?,
             now: row.try_get(5)?,
             receiver_slot: row.try_get(6)?,
+            replayed_at: row.try_get(7)?,
+            nothing_in_flight: row.try_get(8)?,
+            published,
         })
     };
     view().map_err(failed)
@@ -422,6 +500,11 @@ async fn read_source(config: &Config) -> Result<SourceView, Error> {
 /// The primary's walsender that serves the source is known by the physical slot that it serves.
 async fn read_primary(endpoint: &Endpoint, receiver_slot: Option<&str>) -> Result<PrimaryView, Error> {
     let client: Client = postgres::connect(endpoint, STAGE).await?;
+    let only = match receiver_slot {
+        Some(_) => None,
+        None => only_physical_slot(&client).await?,
+    };
+    let receiver_slot = receiver_slot.or(only.as_deref());
     let sql = "SELECT pg_current_wal_lsn(), extract(epoch FROM r.write_lag)::float8, r.pid IS NOT NULL, \
                r.write_lsn = pg_current_wal_lsn(), clock_timestamp() \
                FROM (SELECT) AS one \
@@ -442,6 +525,17 @@ async fn read_primary(endpoint: &Endpoint, receiver_slot: Option<&str>) -> Resul
         receive_delay_s: lag.or(if caught_up == Some(true) { Some(0.0) } else { None }),
         now: row.try_get(4).map_err(failed)?,
     })
+}
+
+/// While the standby cannot be asked, or receives nothing: where there is one such slot, it is that of the standby.
+async fn only_physical_slot(client: &Client) -> Result<Option<String>, Error> {
+    let sql = "SELECT slot_name::text FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary LIMIT 2";
+    let failed = |error| Error::from_postgres(STAGE, Role::Primary, error);
+    let rows = client.query(sql, &[]).await.map_err(failed)?;
+    match rows.as_slice() {
+        [row] => row.try_get(0).map(Some).map_err(failed),
+        _ => Ok(None),
+    }
 }
 
 fn lsn(row: &Row, column: usize) -> Result<Option<Lsn>, tokio_postgres::Error> {

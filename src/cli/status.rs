@@ -141,6 +141,9 @@ fn shard_text(shard: &ShardStatus) -> String {
 }
 
 fn copy_text(table: &TableStatus) -> String {
+    if table.published == Some(false) {
+        return "not replicated any more; copied again if it comes back".to_owned();
+    }
     let copy = match (table.state, table.snapshot_lsn) {
         // It was there before the replication.
         (snapshot::State::Ready, None) => "ready".to_owned(),
