@@ -21,6 +21,7 @@ use crate::error::{Error, Kind, Stage};
 use crate::postgres;
 use crate::preflight;
 use crate::shards;
+use crate::source::server::Server;
 
 const STAGE: Stage = Stage::Checkpoint;
 
@@ -59,6 +60,7 @@ pub enum Asked {
 pub async fn ask(shards: &[Config], lsn: Lsn) -> Result<Asked, Error> {
     check_target(shards).await?;
     let client = connect(shards).await?;
+    check_is_written(shards, lsn).await?;
     let commit_lsn = PgLsn::from(lsn.as_u64());
     client.batch_execute(BEGIN).await.map_err(|error| match error.code() {
         Some(&SqlState::LOCK_NOT_AVAILABLE) => busy(),
@@ -85,6 +87,29 @@ pub async fn ask(shards: &[Config], lsn: Lsn) -> Result<Asked, Error> {
         );
     }
     Ok(if added > 0 { Asked::Now } else { Asked::Before })
+}
+
+/// # Errors
+/// A refusal if the source has no such WAL yet: a transaction that is still to come there has no LSN that anybody knows. A source that
+/// cannot be asked is no obstacle: the engine refuses what is no commit.
+async fn check_is_written(shards: &[Config], lsn: Lsn) -> Result<(), Error> {
+    let Some(config) = shards.first() else { return Ok(()) };
+    let position = match postgres::connect(&config.source, STAGE).await {
+        Ok(source) => Server::inspect(&source, Role::Source, STAGE).await.map(|server| server.position),
+        Err(error) => Err(error),
+    };
+    match position {
+        Ok(position) if lsn >= position => Err(Error::refused(
+            STAGE,
+            format!("{lsn} cannot be skipped: the source has WAL up to {position} only"),
+            "give the LSN that the message of a stop has behind `at LSN`",
+        )),
+        Ok(_) => Ok(()),
+        Err(error) => {
+            tracing::warn!(%error, "whether the source has this LSN is not known; the engine refuses it if not");
+            Ok(())
+        }
+    }
 }
 
 /// Takes it back.

@@ -70,7 +70,7 @@ enum Command {
     Schema(schema::SchemaArguments),
     /// Make the publication, the slot and the schema for progress; safe to run again
     Setup(setup::SetupArguments),
-    /// Replicate until stopped; SIGTERM and SIGINT end on a commit
+    /// Replicate until stopped; SIGTERM, SIGINT and SIGHUP end on a commit
     Run(run::RunArguments),
     /// Only write the trail, from which any number of `run` apply
     Capture(capture::CaptureArguments),
@@ -129,6 +129,8 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::from(EXIT_DONE),
+        // Whoever read has seen enough, as in `pgsluice tail | head`.
+        Err(error) if error.is_closed_output() => ExitCode::from(EXIT_DONE),
         Err(error) => {
             tracing::error!(stage = ?error.stage(), "{error}");
             ExitCode::from(error.exit_code())

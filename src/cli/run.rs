@@ -5,7 +5,7 @@ use clap::Args;
 use crossbeam_channel::{Receiver, TrySendError};
 use pgsluice_proto::Lsn;
 use serde::Serialize;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{ConfigArgument, Format, confirm, output};
@@ -102,9 +102,11 @@ fn ask_to_truncate(config: &Config) -> Result<(), Error> {
     confirm::confirm(Stage::Snapshot, &would, config.name.as_str())
 }
 
-/// A message for each SIGTERM or SIGINT.
+/// A message for each SIGTERM, SIGINT or SIGHUP. The last means that the terminal is gone, unless whoever started us has it ignored,
+/// as `nohup` does.
 pub fn stop_signals() -> Result<Receiver<()>, Error> {
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(output::failed)?;
+    let hangs_up = if is_ignored(SIGHUP) { None } else { Some(SIGHUP) };
+    let mut signals = Signals::new([SIGTERM, SIGINT].into_iter().chain(hangs_up)).map_err(output::failed)?;
     let (asked, stop) = crossbeam_channel::bounded(1);
     let forward = move || {
         for _ in signals.forever() {
@@ -117,4 +119,12 @@ pub fn stop_signals() -> Result<Receiver<()>, Error> {
     };
     thread::Builder::new().name("pgsluice-signals".to_owned()).spawn(forward).map_err(output::failed)?;
     Ok(stop)
+}
+
+/// By the mask of ignored signals, in which the first bit is that of signal 1 ("proc_pid_status").
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
 }

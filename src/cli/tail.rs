@@ -81,7 +81,12 @@ fn open(config: &Config) -> Result<(ReplicationStream, Lsn, Mapping), Error> {
         let server = Server::inspect(&client, Role::Source, Stage::Source).await?;
         let slot = SlotState::read(&client, Role::Source, &config.slot(), Stage::Source).await?;
         match slot {
-            Some(slot) => slot.check(&server.database, Stage::Source)?,
+            Some(slot) => {
+                slot.check(&server.database, Stage::Source)?;
+                if slot.active {
+                    return Err(in_use(config, &slot));
+                }
+            }
             None => {
                 let what = format!("slot \"{}\" does not exist on the source", config.slot());
                 return Err(Error::refused(Stage::Source, what, "run `pgsluice setup` first"));
@@ -101,6 +106,17 @@ fn open(config: &Config) -> Result<(ReplicationStream, Lsn, Mapping), Error> {
     };
     let stream = Connection::connect(&config.source)?.start(start, stream_options(config, &server))?;
     Ok((stream, server.position, mapping))
+}
+
+/// A slot serves one reader at a time.
+fn in_use(config: &Config, slot: &SlotState) -> Error {
+    let pid = slot.active_pid.map_or(String::new(), |pid| format!(", by process {pid} of the source"));
+    let what = format!("slot \"{}\" is being read{pid}: an engine is at work", config.slot());
+    let mend = match &config.trail {
+        Some(_) => "look into the trail instead: `pgsluice trail dump`",
+        None => "stop the engine first; it goes on where it was",
+    };
+    Error::refused(Stage::Source, what, mend)
 }
 
 /// For the tables of all shards, as in a session.

@@ -39,10 +39,25 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<RawConfig, ConfigError> {
     let keys = document.get_ref().clone();
     RawConfig::deserialize(toml::Deserializer::from(document)).map_err(|error| {
         match error.span().and_then(|span| Some((key_at(&keys, span.start)?, span))) {
-            Some((key, span)) => value_error(key, span, error.message().to_owned()),
+            Some((key, span)) => {
+                let message = match words_for(text, &span) {
+                    Some(words) if error.message().contains("wanted string or table") => {
+                        format!("expected {words}, in quotes")
+                    }
+                    Some(_) | None => error.message().to_owned(),
+                };
+                value_error(key, span, message)
+            }
             None => syntax(error),
         }
     })
+}
+
+/// The words that the value at `span` may be, where it is one of a few: what the parser says of a word that is none.
+fn words_for(text: &str, span: &Range<usize>) -> Option<String> {
+    let other = format!("{}\"\"{}", text.get(..span.start)?, text.get(span.end..)?);
+    let error = RawConfig::deserialize(toml::Deserializer::parse(&other).ok()?).err()?;
+    error.message().split_once("expected ").map(|(_, words)| words.to_owned())
 }
 
 fn comes_often(table: &str) -> bool {

@@ -110,7 +110,7 @@ impl Translator<'_> {
             Content::Transformation(transformation) => self.transformation(rule, transformation),
             Content::TableSettings(settings) => table_settings(settings),
             Content::Validation => Verdict::not_possible(
-                "there are no functions for validation; `pgsluice verify` compares rows as they are",
+                "there are no functions for validation; compare rows on both ends by a tool of your own",
             ),
             Content::ObjectMapping => {
                 Verdict::not_possible("object-mapping is for streaming targets, such as Kinesis and Kafka")

@@ -414,6 +414,11 @@ impl Error {
         matches!(self.0.kind, Kind::Server { .. })
     }
 
+    /// Nobody reads what is printed any more.
+    pub fn is_closed_output(&self) -> bool {
+        matches!(&self.0.kind, Kind::Output(source) if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+
     /// A disk of ours has no room.
     pub fn is_full_disk(&self) -> bool {
         matches!(&self.0.kind, Kind::Trail { source, .. }

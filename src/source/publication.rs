@@ -146,22 +146,41 @@ pub async fn select_tables(
                   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_toast'";
     let from = TableSource { from, filter, identity: "NULL::text" };
     let mut tables = query_tables(client, role, from, &[], stage).await?;
+    let is_there = |pattern: &Pattern| {
+        tables.iter().any(|published| pattern.matches(&published.table.schema, &published.table.name))
+    };
+    let there: Vec<_> = selection.includes().iter().map(is_there).collect();
     tables.retain(|published| selection.covers(&published.table.schema, &published.table.name));
     let matched = |pattern: &&Pattern| {
         tables.iter().any(|published| pattern.matches(&published.table.schema, &published.table.name))
     };
-    let unmatched: Vec<_> = selection
-        .includes()
-        .iter()
-        .filter(|pattern| !matched(pattern))
-        .map(|pattern| format!("\"{pattern}\""))
-        .collect();
-    if unmatched.is_empty() {
+    let unmatched = selection.includes().iter().zip(there).filter(|(pattern, _)| !matched(pattern));
+    let (excluded, unmatched): (Vec<_>, Vec<_>) = unmatched.partition(|(_, is_there)| *is_there);
+    let quoted =
+        |of: &[(&Pattern, bool)]| of.iter().map(|(pattern, _)| format!("\"{pattern}\"")).collect::<Vec<_>>().join(", ");
+    if unmatched.is_empty() && excluded.is_empty() {
         return Ok(tables);
+    }
+    if unmatched.is_empty() {
+        return Err(Error::refused(
+            stage,
+            format!(
+                "`exclude` in [tables] takes away every table on the {role} that {} of `include` matches",
+                quoted(&excluded)
+            ),
+            "narrow a pattern of `exclude`, or leave the pattern of `include` out",
+        ));
+    }
+    if unmatched.iter().any(|(pattern, _)| pattern.to_string().contains('%')) {
+        return Err(Error::refused(
+            stage,
+            format!("no table on the {role} matches {} of `include` in [tables]", quoted(&unmatched)),
+            "`%` is no wildcard here: write `*` for any characters, and `?` for one",
+        ));
     }
     Err(Error::refused(
         stage,
-        format!("no table on the {role} matches {} of `include` in [tables]", unmatched.join(", ")),
+        format!("no table on the {role} matches {} of `include` in [tables]", quoted(&unmatched)),
         "correct the pattern (names are compared exactly, upper and lower case included), or make the table",
     ))
 }
