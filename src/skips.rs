@@ -90,23 +90,25 @@ pub async fn ask(shards: &[Config], lsn: Lsn) -> Result<Asked, Error> {
 }
 
 /// # Errors
-/// A refusal if the source has no such WAL yet: a transaction that is still to come there has no LSN that anybody knows. A source that
-/// cannot be asked is no obstacle: the engine refuses what is no commit.
+/// A refusal if no such WAL is written yet: a transaction that is still to come has no LSN that anybody knows. The primary is asked
+/// where there is one, since a standby may have yet to replay the transaction. A server that cannot be asked is no obstacle: the
+/// engine refuses what is no commit.
 async fn check_is_written(shards: &[Config], lsn: Lsn) -> Result<(), Error> {
     let Some(config) = shards.first() else { return Ok(()) };
-    let position = match postgres::connect(&config.source, STAGE).await {
-        Ok(source) => Server::inspect(&source, Role::Source, STAGE).await.map(|server| server.position),
+    let publisher = config.publisher();
+    let position = match postgres::connect(publisher, STAGE).await {
+        Ok(client) => Server::inspect(&client, publisher.role, STAGE).await.map(|server| server.position),
         Err(error) => Err(error),
     };
     match position {
         Ok(position) if lsn >= position => Err(Error::refused(
             STAGE,
-            format!("{lsn} cannot be skipped: the source has WAL up to {position} only"),
+            format!("{lsn} cannot be skipped: the {} has WAL up to {position} only", publisher.role),
             "give the LSN that the message of a stop has behind `at LSN`",
         )),
         Ok(_) => Ok(()),
         Err(error) => {
-            tracing::warn!(%error, "whether the source has this LSN is not known; the engine refuses it if not");
+            tracing::warn!(%error, "whether there is WAL at this LSN is not known; the engine refuses it if not");
             Ok(())
         }
     }

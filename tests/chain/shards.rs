@@ -330,6 +330,7 @@ async fn shards_without_the_transaction_settle_a_skip_and_the_last_one_refuses()
     ensure!(list.matches("has nothing of it").count() == 1 && list.matches("skipped at").count() == 3, "{list}");
 
     let nowhere = replication.chain.a.scalar(DATABASE, "SELECT pg_current_wal_lsn() + 8").await?;
+    replication.chain.a.sql(DATABASE, "CREATE TABLE noise AS SELECT generate_series(1, 5000) n").await?;
     replication.succeed(&["skip", "--lsn", &nowhere, "--yes"]).await?;
     replication.run_each("INSERT INTO items VALUES (5, 0, ''); INSERT INTO orders VALUES (5, 0, '')").await?;
     for _ in 0..2 {

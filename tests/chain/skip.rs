@@ -124,10 +124,12 @@ async fn an_lsn_that_is_no_commit_is_refused() -> Result<()> {
     // Between the two, within the commit record of the last, and behind all of them.
     let misses = [Lsn::new(second.as_u64() - 8), Lsn::new(third.as_u64() + 8), Lsn::new(third.as_u64() + 4096)];
     for missed in misses.map(|lsn| lsn.to_string()) {
-        replication.succeed(&["skip", "--lsn", &missed, "--yes"]).await?;
         if missed == misses[2].to_string() {
             // More WAL than that, none of which is of these tables.
             replication.chain.a.sql(DATABASE, "CREATE TABLE noise AS SELECT generate_series(1, 5000) n").await?;
+        }
+        replication.succeed(&["skip", "--lsn", &missed, "--yes"]).await?;
+        if missed == misses[2].to_string() {
             replication.chain.a.sql(DATABASE, "INSERT INTO t VALUES (4, 'four')").await?;
         }
         for _ in 0..2 {
@@ -180,15 +182,18 @@ async fn an_engine_that_runs_notices_a_skip() -> Result<()> {
         Ok((c.scalar(DATABASE, waiting).await? == "1").then_some(()))
     })
     .await?;
-    let busy = replication.command(&["skip", "--lsn", "FF/0", "--yes"]).await?;
+    let last = commits(&replication).await?.last().context("a commit")?.to_string();
+    let busy = replication.command(&["skip", "--lsn", &last, "--yes"]).await?;
     ensure_said(&busy, 3, &["an engine is amid a transaction", "stop the engine first"])?;
     locker.batch_execute("ROLLBACK").await?;
     replication.wait_caught_up().await?;
 
     // One that is never met ends it, whether or not anything else comes.
+    b.sql(DATABASE, "SELECT pg_wal_replay_pause()").await?;
     let position = replication.chain.a.scalar(DATABASE, "SELECT pg_current_wal_lsn() + 8").await?;
-    replication.succeed(&["skip", "--lsn", &position, "--yes"]).await?;
     replication.chain.a.sql(DATABASE, "INSERT INTO t VALUES (4, 'four')").await?;
+    replication.succeed(&["skip", "--lsn", &position, "--yes"]).await?;
+    b.sql(DATABASE, "SELECT pg_wal_replay_resume()").await?;
     expect_end(&engine, 3, &[&format!("{position} is to be skipped")]).await?;
     replication.succeed(&["skip", "--cancel", "--lsn", &position]).await?;
     replication.catch_up().await?;

@@ -40,12 +40,12 @@ async fn a_transaction_that_is_still_to_come_cannot_be_skipped() -> Result<()> {
     let replication = Replication::start(DDL).await?;
     replication.setup().await?;
     let far = replication.command(&["skip", "--lsn", "FF/0", "--yes"]).await?;
-    ensure_said(&far, 3, &["FF/0 cannot be skipped", "the source has WAL up to"])?;
-    let [_, b, c] = replication.servers();
+    ensure_said(&far, 3, &["FF/0 cannot be skipped", "the primary has WAL up to"])?;
+    let [a, b, c] = replication.servers();
     ensure!(c.scalar(DATABASE, "SELECT count(*) FROM pgsluice.skips").await? == "0");
-    // A source that is away is no obstacle to what helps.
+    // A primary that is away is no obstacle to what helps.
     let lsn = b.scalar(DATABASE, "SELECT pg_last_wal_replay_lsn() + 1").await?;
-    b.stop_fast().await?;
+    a.stop_immediate().await?;
     let output = replication.command(&["skip", "--lsn", &lsn, "--yes"]).await?;
     ensure!(output.code == Some(0) && output.stderr.contains("is not known"), "{}", output.stderr);
     Ok(())
