@@ -471,6 +471,7 @@ impl Error {
             | Kind::Stopped { .. }
             | Kind::ProgressElsewhere { .. }
             | Kind::TablesToCopy(_)
+            | Kind::TablesReplaced { .. }
             | Kind::DeferredDue
             | Kind::SkipsChanged
             | Kind::SkipMissed { .. }
@@ -485,6 +486,8 @@ impl Error {
             | Kind::Incomplete(_)
             | Kind::Interrupted
             | Kind::Output(_)
+            | Kind::Suppressed { .. }
+            | Kind::KeyNotSent { .. }
             | Kind::Panicked => {}
         }
     }

@@ -4,7 +4,8 @@
 //! catalog to confirm. A message that is none of these is shown as the name of its SQLSTATE instead.
 //!
 //! `{v}` stands for a value and is never shown; `{r}`, `{c}`, `{k}`, `{t}`, `{s}` for the name of a relation, column, constraint
-//! or index, type, schema; `{n}` for a number, `{f}` for the path of a file, `{e}` for an encoding. What stands in brackets is left out.
+//! or index, type, schema; `{h}` for bytes in hexadecimal digits; `{n}` for a number, `{f}` for the path of a file, `{e}` for an
+//! encoding. What stands in brackets is left out.
 //! The texts are those of the server's source; under another `lc_messages` none of them matches.
 
 /// What a name is the name of.
@@ -84,7 +85,7 @@ const MESSAGES: &[(&str, &str)] = &[
     ("22P04", "missing data for column \"{c}\""),
     ("22P04", "extra data after last expected column"),
     ("22P04", "row field count is {n}, expected {n}"),
-    ("22P05", "character with byte sequence [{v} ]in encoding \"{e}\" has no equivalent in encoding \"{e}\""),
+    ("22P05", "character with byte sequence[ {h}] in encoding \"{e}\" has no equivalent in encoding \"{e}\""),
     ("22P05", "unsupported Unicode escape sequence"),
     ("2200L", "invalid XML document"),
     ("2200M", "invalid XML document"),
@@ -249,6 +250,7 @@ fn part(of: char, text: &str) -> Option<Part<'_>> {
         't' => Some(Part::Name(NameKind::Type, text)),
         's' => Some(Part::Name(NameKind::Schema, text)),
         'n' => all(|c| c.is_ascii_digit()).then_some(Part::Plain(text)),
+        'h' => all(|c| c.is_ascii_hexdigit() || "x ".contains(c)).then_some(Part::Value),
         'f' => all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c)).then_some(Part::Value),
         'e' => all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_').then_some(Part::Plain(text)),
         // Of a few that the server has.

@@ -56,6 +56,9 @@ pub(super) fn of(kind: &Kind) -> Verdict {
         | Kind::EarlyGivenUp
         | Kind::TrailBehind { .. }
         | Kind::Behind { .. } => RETRY,
+        // The client library is out of step after a COPY that the target refuses to start; a new session is not, and meets the refusal
+        // by another statement.
+        Kind::Protocol { role: Role::Target, .. } => RETRY,
         Kind::Spool { .. } | Kind::Trail { .. } => WAIT,
         Kind::Mismatch { .. } | Kind::LacksColumns(_) => Verdict { cause: Cause::Data, ..WAIT },
         Kind::RowCount { rows: 0, .. } | Kind::RowNotWhole { .. } => Verdict { cause: Cause::Row, ..HALT },
@@ -70,7 +73,7 @@ pub(super) fn of(kind: &Kind) -> Verdict {
         | Kind::Statement { .. }
         | Kind::Program { .. }
         | Kind::Decode(_)
-        | Kind::Protocol { .. }
+        | Kind::Protocol { role: Role::Source | Role::Primary, .. }
         | Kind::TrailDamaged { .. }
         | Kind::Row { .. }
         | Kind::TimedOut { .. }

@@ -40,7 +40,8 @@ async fn widening(config: &Config, target: &Client, error: &Error) -> Result<Opt
     let Some(of_target) = error.server().filter(|of_target| of_target.class() == "22") else { return Ok(None) };
     let (Some(table), Some(column)) = (error.relation(), of_target.shown_column()) else { return Ok(None) };
     let source = postgres::connect(&config.source, STAGE).await?;
-    let mapping = asked::read_mapping(config, &source).await?;
+    let publication = asked::of_ours(config, asked::read_publication(config, &source).await?)?;
+    let mapping = asked::mapping(config, &source, &publication).await?;
     let Some(on_target) = column_type(target, Role::Target, table, column).await? else { return Ok(None) };
     let place = mapping.tables().map(|source| mapping.target(source)).find(|place| place.to_string() == table);
     let origins = place.map_or_else(Vec::new, |place| mapping.origins(&place, column));

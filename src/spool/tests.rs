@@ -143,6 +143,7 @@ fn a_directory_that_is_none_is_named() {
 fn one_that_was_given_up_is_not_followed_again() {
     let mut spool = spool(1_000 * BLOCK, None);
     for (xid, text) in [(1, "the largest of all"), (2, "large"), (3, "")] {
+        spool.begin(Xid(xid));
         take(&mut spool, Xid(xid), Xid(xid), text);
     }
     for next in [Some(Xid(1)), Some(Xid(2)), Some(Xid(3)), None] {
@@ -154,6 +155,7 @@ fn one_that_was_given_up_is_not_followed_again() {
     }
     // Another one of this number is another one.
     spool.forget(Xid(2));
+    spool.begin(Xid(2));
     take(&mut spool, Xid(2), Xid(2), "again");
     assert_eq!(spool.largest(0), Some(Xid(2)));
 }

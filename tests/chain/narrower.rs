@@ -30,6 +30,7 @@ async fn a_type_that_a_widens_is_waited_for() -> Result<()> {
         .collect();
     let generated = "CREATE TABLE g (id int PRIMARY KEY, v int, made int GENERATED ALWAYS AS (v * 2) STORED);";
     let replication = Replication::start(&format!("{tables}{generated}")).await?;
+    replication.configure("[snapshot]\ncopy_data = true\n")?;
     replication.setup().await?;
     let engine = replication.spawn()?;
     wait_streaming(&engine, 1).await?;
@@ -48,7 +49,7 @@ async fn a_type_that_a_widens_is_waited_for() -> Result<()> {
         c.sql(DATABASE, &alter).await?;
         settle(&replication, &engine, &[table.as_str()]).await?;
     }
-    // A column that C goes on to compute.
+    // A column that C goes on to compute. Once C takes its values it is another column than before, and is copied.
     a.sql(DATABASE, "INSERT INTO g VALUES (1, 1)").await?;
     settle(&replication, &engine, &["public.g"]).await?;
     a.sql(DATABASE, "ALTER TABLE g ALTER made DROP EXPRESSION; INSERT INTO g VALUES (2, 2, 5)").await?;

@@ -64,6 +64,7 @@ const RULES: &str = r#"
     set = { b = "-b" }
     [[rule]]
     table = "public.other"
+    cast = { t = "text" }
     set = { v = "upper(v)", small = "i % 100", num = "round(num, 1)", c = "'c'" }
 "#;
 const PAIRS: [(&str, &str); 7] = [

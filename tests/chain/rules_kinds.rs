@@ -95,9 +95,13 @@ async fn deleted_rows_that_nothing_could_find_again_are_refused() -> Result<()> 
     .await?;
     let rule = "[[rule]]\ntable = 'public.people'\nsoft_delete = true\nset = { op = '$op' }\n";
     replication.configure(rule)?;
-    replication.setup().await?;
-    let output = replication.command(&["run", "--stop-at", "current"]).await?;
     let mend = "CREATE UNIQUE INDEX ON \"public\".\"people\" (\"id\")";
+    ensure_said(&replication.command(&["setup"]).await?, 3, &["no unique index of \"id\"", mend])?;
+    replication.chain.c.sql(DATABASE, mend).await?;
+    replication.setup().await?;
+    // Gone since: `run` refuses the same.
+    replication.chain.c.sql(DATABASE, "DROP INDEX people_id_idx1").await?;
+    let output = replication.command(&["run", "--stop-at", "current"]).await?;
     ensure_said(&output, 3, &["no unique index of \"id\"", mend])?;
     replication.chain.c.sql(DATABASE, mend).await?;
     replication.chain.a.sql(DATABASE, "INSERT INTO people VALUES (1, 'a', 1)").await?;
@@ -126,7 +130,7 @@ async fn rows_that_come_again_with_columns_that_cannot_be_set() -> Result<()> {
     ensure!(replication.chain.c.scalar(DATABASE, numbered).await? == "1 again I; 2 b D");
     replication.chain.a.sql(DATABASE, "INSERT INTO people VALUES (2, 'again', 7)").await?;
     let said = replication.halt().await?;
-    ensure!(said.contains("INSERT") && said.contains("people"), "{said}");
+    ensure!(said.contains("\"people\": column \"n\" is GENERATED ALWAYS AS IDENTITY"), "{said}");
     ensure!(people(&replication, "true").await? == "1 again 1 I; 2 b 2 D");
     Ok(())
 }

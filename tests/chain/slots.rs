@@ -145,14 +145,15 @@ async fn another_cluster_as_source_is_refused() -> Result<()> {
     let options = ChainOptions::default().c_conf("wal_level", "logical");
     let replication = Replication::start_with(options, LOG_TABLE).await?;
     set_up_with_a_row(&replication).await?;
-    let c = replication.chain.c.dsn(DATABASE);
-    replication.configure_servers(&c, None, &c, "")?;
+    // Another database of C's cluster: its own would be the target itself.
+    let [source, target] = ["postgres", DATABASE].map(|database| replication.chain.c.dsn(database));
+    replication.configure_servers(&source, None, &target, "")?;
     ensure_refused(&replication, &["another cluster"]).await?;
     // And though it has all by the same names.
-    let same = "CREATE PUBLICATION pgsluice_test FOR TABLE log";
-    replication.chain.c.sql(DATABASE, same).await?;
+    let same = format!("{LOG_TABLE}; CREATE PUBLICATION pgsluice_test FOR TABLE log");
+    replication.chain.c.sql("postgres", &same).await?;
     let slot = "SELECT pg_create_logical_replication_slot('pgsluice_test', 'pgoutput')";
-    replication.chain.c.sql(DATABASE, slot).await?;
+    replication.chain.c.sql("postgres", slot).await?;
     ensure_refused(&replication, &["another cluster"]).await
 }
 

@@ -257,7 +257,7 @@ async fn who_may_write_and_what_does_not_fit_is_said() -> Result<()> {
     let capture = trailed.capture()?;
     wait_log(&capture, "capturing starts", 1).await?;
     refused(&["capture"], &format!("is written by process {}", capture.pid())).await?;
-    refused(&["teardown", "--yes"], "written by another process").await?;
+    refused(&["teardown", "--yes"], "is in use by process").await?;
     stop(&capture).await?;
     refused(&["trail", "forget", "nobody"], "there are test").await?;
     trailed.configure("of = \"other\"\n")?;

@@ -14,7 +14,7 @@ use crate::copy_format::read::{Read, TextFields, binary_row};
 use crate::postgres::quote_qualified;
 
 const PROGRESS_TYPES: [u32; 8] = [TEXT, INT4, TEXT, PG_LSN, PG_LSN, TIMESTAMPTZ, INT8, INT8];
-const CATALOG_TYPES: [u32; 19] = [
+const CATALOG_TYPES: [u32; 20] = [
     TEXT, TEXT, OID, TEXT, TEXT, BOOL, BOOL, BOOL, TEXT, BOOL, BOOL, BOOL, OID, OID_ARRAY, BOOL, INT8, BOOL,
     TEXT_ARRAY, BOOL, INT4,
 ];
