@@ -5,7 +5,7 @@
 //!
 //! PostgreSQL asks this question about each table that a row lies in, so about each leaf of a partitioned table, and it asks it
 //! when the statement runs on the primary: `CheckCmdReplicaIdentity` in `src/backend/executor/execReplication.c`, with
-//! `RelationBuildPublicationDesc` and `pub_contains_invalid_column`. [`Leaf::objection`] gives the same answer beforehand; a test
+//! `RelationBuildPublicationDesc` and `pub_contains_invalid_column`. `Leaf::objection` gives the same answer beforehand; a test
 //! compares the two over many shapes of tables.
 //!
 //! The stream describes a partitioned table by its root, and old rows come as the leaf has them. So the leaf's replica identity
