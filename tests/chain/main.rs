@@ -9,6 +9,7 @@ mod commands;
 mod conflicts;
 mod constraints;
 mod crash;
+mod ddl_histories;
 mod deferred;
 mod expressions;
 mod failover;
