@@ -92,7 +92,10 @@ pub async fn tables(server: &Server, database: &str) -> Result<Vec<Table>> {
 
 /// Number and hash of a table's own rows in these columns, whatever their order; `Err` where it cannot be read so.
 pub async fn digest(server: &Server, database: &str, table: &Table) -> Result<String> {
-    let columns: Vec<_> = table.published_columns.iter().map(|column| format!("\"{column}\"")).collect();
+    let is_published = |column: &&Column| table.published_columns.contains(&column.name);
+    let published = table.columns.iter().filter(is_published);
+    // C may have a type of its own that holds the same values.
+    let columns: Vec<_> = published.map(|column| format!("\"{}\"::{}", column.name, column.type_name)).collect();
     let sql = format!(
         "SELECT count(*) || ' rows, ' || coalesce(md5(string_agg(r, chr(10) ORDER BY r COLLATE \"C\")), '') \
          FROM (SELECT ROW({})::text AS r FROM {}) s",
